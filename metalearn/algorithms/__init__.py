@@ -1,0 +1,1 @@
+"""One file per algorithm, in the order of its paper."""

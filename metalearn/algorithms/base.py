@@ -1,0 +1,72 @@
+"""The contract of a few-shot learner. T tasks, N ways, K shots, Q queries per class, D features.
+
+An algorithm is what happens inside tasks, for T of them at once; the outer loop, devices, files and logs are not its business. It keeps no
+state on itself between calls, so that adapting or predicting twice gives the same.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from metalearn import objective
+from metalearn.errors import UserError
+from metalearn.tasks import Examples, TaskBatch
+
+
+class MetaLoss(NamedTuple):
+    """What one batch of training tasks yields."""
+
+    loss: Tensor  # [T]; the gradient of its mean is the outer direction
+    metrics: dict[str, Tensor]  # tag -> [T], detached; logged as train/<tag>
+
+
+class Algorithm(nn.Module, ABC):
+    """Base of every algorithm; `self.training` tells training tasks from evaluation, as in any module."""
+
+    @abstractmethod
+    def adapt(self, support: Examples) -> Any:
+        """Whatever the paper learns from the support set, for each of the T tasks."""
+
+    @abstractmethod
+    def predict(self, adapted: Any, query_x: Tensor) -> Tensor:
+        """Logits [T, N*Q, N] for queries [T, N*Q, ...]; never sees their labels."""
+
+    def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
+        """By default the cross-entropy of the queries after adaptation."""
+        return self.query_loss(self.predict(self.adapt(tasks.support), tasks.query.x), tasks)
+
+    def adapt_stepwise(self, support: Examples) -> Iterator[Any]:
+        """What `adapt` yields before the first inner step and after each; by default only the end, for learners without steps."""
+        yield self.adapt(support)
+
+    @property
+    def transductive(self) -> bool:
+        """Whether, in evaluation, the prediction for one query depends on the other queries."""
+        return False
+
+    def set_transductive(self, transductive: bool) -> None:
+        """Makes evaluation transductive or not.
+
+        Raises:
+            UserError: this algorithm with this backbone cannot be evaluated so.
+        """
+        if transductive != self.transductive:
+            raise UserError(
+                f"eval.transductive={str(transductive).lower()}: this model normalises "
+                + (
+                    "with the statistics of the queries at hand (backbone.running_stats=false)"
+                    if self.transductive
+                    else "each query by itself"
+                )
+                + ", whatever is asked at evaluation"
+            )
+
+    @staticmethod
+    def query_loss(logits: Tensor, tasks: TaskBatch) -> MetaLoss:
+        """Cross-entropy and accuracy of query logits [T, N*Q, N]."""
+        y = tasks.query.y
+        return MetaLoss(objective.cross_entropy(logits, y), {"accuracy": objective.accuracy(logits.detach(), y)})

@@ -1,0 +1,102 @@
+"""Backbones: an image [n, c, H, W] -> a feature vector [n, D]; `feature_dim` is D.
+
+Each can be asked to normalise with the statistics of the examples at hand (`running_stats=False`), which makes the outcome for one example
+depend on the others: `uses_batch_statistics` says so, and evaluation reports it as transductive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def _norm(kind: str, channels: int, running_stats: bool, dims: int) -> nn.Module:
+    if kind == "batch":
+        layer = nn.BatchNorm2d if dims == 2 else nn.BatchNorm1d
+        return layer(channels, track_running_stats=running_stats)
+    if kind == "group":  # 8 channels to a group where that divides, else one group
+        return nn.GroupNorm(channels // 8 if channels % 8 == 0 else 1, channels)
+    return nn.Identity()
+
+
+def _feature_dim(backbone: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """D, by asking: one pass over blank images, in evaluation mode so that running statistics stay as they were."""
+    with torch.no_grad():
+        features: Tensor = backbone.eval()(torch.zeros(2, *image_shape))
+    backbone.train()
+    return features.shape[1]
+
+
+class Conv4(nn.Module):
+    """Four blocks of 3x3 convolution, normalisation, ReLU and halving.
+
+    Args:
+        image_shape: (channels, height, width); height and width at least 16.
+        filters: channels of every block.
+        downsample: "max_pool" (2x2 after each block) or "stride" (convolutions of stride 2).
+        norm: "batch", "group" or "none".
+        running_stats: for norm="batch": keep running statistics for evaluation.
+        pool: "flatten" or "mean" over the last feature map.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        filters: int,
+        downsample: str,
+        norm: str,
+        running_stats: bool,
+        pool: str,
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        if downsample == "max_pool" and min(height, width) < 16:
+            raise ValueError(f"conv4 halves the image four times: {height}x{width} pixels are too few (at least 16x16)")
+        stride = 2 if downsample == "stride" else 1
+        blocks: list[nn.Module] = []
+        for i in range(4):
+            blocks.append(nn.Conv2d(channels if i == 0 else filters, filters, 3, stride=stride, padding=1))
+            blocks.append(_norm(norm, filters, running_stats, dims=2))
+            blocks.append(nn.ReLU())
+            if downsample == "max_pool":
+                blocks.append(nn.MaxPool2d(2))
+        self.blocks = nn.Sequential(*blocks)
+        self.pool = pool
+        self.uses_batch_statistics = norm == "batch" and not running_stats
+        self.feature_dim = _feature_dim(self, image_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(x)  # [n, filters, h, w]
+        return x.mean((2, 3)) if self.pool == "mean" else x.flatten(1)
+
+
+class MLP(nn.Module):
+    """Fully connected blocks of linear, normalisation and ReLU on the flattened image.
+
+    Args:
+        image_shape: (channels, height, width).
+        hidden: the width of each block.
+        norm: "batch" or "none".
+        running_stats: for norm="batch": keep running statistics for evaluation.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], hidden: Sequence[int], norm: str, running_stats: bool
+    ) -> None:
+        super().__init__()
+        if not hidden or any(not isinstance(width, int) or width < 1 for width in hidden):
+            raise ValueError(f"backbone.hidden={list(hidden)}: a list of whole numbers >= 1 is needed")
+        channels, height, width = image_shape
+        widths = [channels * height * width, *hidden]
+        blocks: list[nn.Module] = [nn.Flatten()]
+        for before, after in zip(widths, widths[1:], strict=False):
+            blocks += [nn.Linear(before, after), _norm(norm, after, running_stats, dims=1), nn.ReLU()]
+        self.blocks = nn.Sequential(*blocks)
+        self.feature_dim = widths[-1]
+        self.uses_batch_statistics = norm == "batch" and not running_stats
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.blocks(x)
+        return features

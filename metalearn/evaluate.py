@@ -1,0 +1,139 @@
+"""Fixed tasks of one split -> mean accuracy with its 95 % interval; and `metalearn eval`, which does so for a finished run."""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metalearn import checkpoint, objective
+from metalearn.algorithms.base import Algorithm
+from metalearn.data.source import TaskSource
+from metalearn.errors import UserError
+
+
+class Scores(NamedTuple):
+    """Per-task results of T tasks, in task order."""
+
+    accuracy: Tensor  # [S, T]: after each of the S states of `adapt_stepwise`, the last one counts
+    loss: Tensor  # [T]
+
+    @property
+    def mean(self) -> float:
+        return float(self.accuracy[-1].mean())
+
+    @property
+    def ci95(self) -> float:
+        """Half the width of the 95 % interval of the mean over tasks."""
+        return interval95(self.accuracy[-1])
+
+
+def interval95(per_task: Tensor) -> float:
+    """1.96 standard errors of the mean: [T] -> half the interval's width."""
+    return 1.96 * float(per_task.std()) / math.sqrt(per_task.numel())
+
+
+@torch.no_grad()
+def evaluate(
+    algorithm: Algorithm, source: TaskSource, task: dict[str, Any], tasks: int, task_chunk: int, stepwise: bool
+) -> Scores:
+    """Scores tasks 0..tasks-1 of `source`, which every run with the same evaluation seed shares.
+
+    Args:
+        task: ways, shots and queries.
+        task_chunk: tasks at a time.
+        stepwise: also score the states before adaptation and after each inner step.
+    """
+    was_training = algorithm.training
+    algorithm.eval()
+    accuracies, losses = [], []
+    for first in range(0, tasks, task_chunk):
+        batch = source.tasks(first, min(task_chunk, tasks - first), task["ways"], task["shots"], task["queries"])
+        states = algorithm.adapt_stepwise(batch.support) if stepwise else [algorithm.adapt(batch.support)]
+        per_state = []
+        for adapted in states:
+            logits = algorithm.predict(adapted, batch.query.x)
+            per_state.append(objective.accuracy(logits, batch.query.y))
+        accuracies.append(torch.stack(per_state))  # [S, t]
+        losses.append(objective.cross_entropy(logits, batch.query.y))
+    algorithm.train(was_training)
+    return Scores(torch.cat(accuracies, dim=1).cpu(), torch.cat(losses).cpu())
+
+
+def test_record(algorithm: Algorithm, scores: Scores, checkpoint_name: str) -> dict[str, Any]:
+    """The `test` entry of results.json."""
+    steps = [float(accuracy) for accuracy in scores.accuracy.mean(1)]
+    record: dict[str, Any] = {
+        "accuracy": scores.mean,
+        "ci95": scores.ci95,
+        "tasks": scores.loss.numel(),
+        "loss": float(scores.loss.mean()),
+        "transductive": algorithm.transductive,
+        "checkpoint": checkpoint_name,
+        "adapt_steps": len(steps) - 1,
+    }
+    if len(steps) > 1:
+        record |= {"accuracy_before": steps[0], "per_step": steps}
+    return record
+
+
+def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Scores a run's checkpoint on test tasks as `config` describes them, prints the result and writes `eval-<time>.json` beside it.
+
+    Raises:
+        UserError: no usable checkpoint, or the run was trained on classes that are test classes now.
+    """
+    from metalearn import console, run_dir as files
+    from metalearn.build import build_algorithm, build_dataset, check_tasks, choose_device
+
+    started = time.perf_counter()
+    device = choose_device(config)
+    dataset = build_dataset(config)
+    check_tasks(dataset, config["task"], "test")
+    state = checkpoint.load(run_dir / f"{config['eval']['checkpoint']}.pt", device)
+    source = TaskSource(dataset, "test", config["eval"]["seed"], device)
+    refuse_seen_classes(state["train_classes"], source.class_names)
+    algorithm = build_algorithm(config, dataset).to(device)
+    try:
+        algorithm.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{run_dir}: the checkpoint does not fit this configuration: {' '.join(str(error).split())[:300]}"
+        ) from error
+    if config["eval"]["transductive"] is not None:
+        algorithm.set_transductive(config["eval"]["transductive"])
+    scores = evaluate(
+        algorithm, source, config["task"], config["eval"]["tasks"], config["eval"]["task_chunk"], stepwise=True
+    )
+    results = {
+        "status": "done",
+        "error": None,
+        "algorithm": config["names"]["algorithm"],
+        "dataset": config["names"]["dataset"],
+        "backbone": config["names"]["backbone"],
+        "seed": config["seed"],
+        "overrides": overrides,
+        "split": {"name": dataset.split.name, "sha256": dataset.split.sha256},
+        "task": {name: config["task"][name] for name in ("ways", "shots", "queries")},
+        "test": test_record(algorithm, scores, config["eval"]["checkpoint"]) | {"step": state["step"]},
+        "seconds": time.perf_counter() - started,
+        "environment": files.environment(str(device)),
+    }
+    files.write_json(run_dir / f"eval-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}.json", results)
+    console.result_panel({**results, "run_dir": str(run_dir)})
+    return results
+
+
+def refuse_seen_classes(train_classes: list[str], test_classes: tuple[str, ...]) -> None:
+    """Raises UserError where a test class, turned or not, was trained on."""
+    seen = {name.partition("@")[0] for name in train_classes} & {name.partition("@")[0] for name in test_classes}
+    if seen:
+        raise UserError(
+            f"dataset.split: {len(seen)} of these test classes were training classes of this run, '{min(seen)}' for one; "
+            "a number measured on them would mean nothing"
+        )

@@ -1,0 +1,84 @@
+"""Prototypical Networks by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metalearn.algorithms.protonet import ProtoNet
+from metalearn.backbones import Conv4
+from metalearn.errors import UserError
+from metalearn.tasks import Examples, TaskBatch
+
+
+class Flat(nn.Module):
+    """Embeds an example as itself."""
+
+    uses_batch_statistics = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+def test_prototypes_and_distances_by_hand() -> None:
+    algorithm = ProtoNet(Flat(), ways=2).eval()
+    support = Examples(
+        torch.tensor([[[0.0, 0.0], [2.0, 0.0], [0.0, 4.0], [0.0, 6.0]]]), torch.tensor([[0, 0, 1, 1]]), 2
+    )
+    prototypes = algorithm.adapt(support)
+    assert prototypes.tolist() == [[[1.0, 0.0], [0.0, 5.0]]]
+    query = torch.tensor([[[1.0, 1.0], [0.0, 3.0]]])
+    logits = algorithm.predict(prototypes, query)
+    # Squared distances: query 0 to (1,0) is 1, to (0,5) is 1 + 16; query 1 to (1,0) is 1 + 9, to (0,5) is 4.
+    expected = F.log_softmax(torch.tensor([[[-1.0, -17.0], [-10.0, -4.0]]]), dim=-1)
+    torch.testing.assert_close(F.log_softmax(logits, dim=-1), expected)
+
+
+def test_labels_and_not_positions_decide() -> None:
+    algorithm = ProtoNet(Flat(), ways=3).eval()
+    x, y = torch.rand(2, 6, 5), torch.tensor([[0, 0, 1, 1, 2, 2], [2, 1, 0, 2, 1, 0]])
+    order = torch.tensor([5, 2, 0, 4, 1, 3])
+    torch.testing.assert_close(
+        algorithm.adapt(Examples(x, y, 3)), algorithm.adapt(Examples(x[:, order], y[:, order], 3))
+    )
+
+
+def conv_protonet(running_stats: bool) -> ProtoNet:
+    torch.manual_seed(0)
+    return ProtoNet(Conv4((1, 16, 16), 8, "max_pool", "batch", running_stats, "flatten"), ways=3)
+
+
+def random_tasks() -> TaskBatch:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(3).repeat_interleave(2).expand(4, -1)
+    support, query = (Examples(torch.rand(4, 6, 1, 16, 16, generator=generator), y, 3) for _ in range(2))
+    return TaskBatch(support, query, torch.zeros(4, 3, dtype=torch.int64))
+
+
+def test_training_normalises_support_and_query_together_task_by_task() -> None:
+    tasks, algorithm = random_tasks(), conv_protonet(True)
+    losses = algorithm.meta_loss(tasks).loss
+    for task in range(4):
+        embedded = algorithm.backbone(torch.cat([tasks.support.x[task], tasks.query.x[task]]))
+        prototypes = embedded[:6].view(3, 2, -1).mean(1)
+        expected = F.cross_entropy(-torch.cdist(embedded[6:], prototypes).square(), tasks.query.y[task])
+        torch.testing.assert_close(losses[task], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_running_statistics_make_it_inductive_and_batch_statistics_transductive() -> None:
+    tasks = random_tasks()
+    for running_stats in (True, False):
+        algorithm = conv_protonet(running_stats).eval()
+        adapted = algorithm.adapt(tasks.support)
+        one, all_ = algorithm.predict(adapted, tasks.query.x[:, :2]), algorithm.predict(adapted, tasks.query.x)
+        assert algorithm.transductive is not running_stats
+        assert torch.allclose(one, all_[:, :2], atol=1e-4) is running_stats
+
+
+def test_what_it_is_not_cannot_be_asked_for() -> None:
+    with pytest.raises(UserError, match=r"eval\.transductive=true"):
+        conv_protonet(True).set_transductive(True)
+    with pytest.raises(UserError, match=r"eval\.transductive=false"):
+        conv_protonet(False).set_transductive(False)

@@ -1,0 +1,64 @@
+"""What tests share: where the real data is, and small datasets that need none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metalearn.data.image_classes import ClassSplit, ImageClasses
+from metalearn.data.source import TaskSource
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps tests out of the user's cache; a METALEARN_CACHE set from outside is shared between runs of the suite."""
+    os.environ.setdefault("METALEARN_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def omniglot_root() -> Path:
+    """The real Omniglot images, where this machine has them."""
+    root = Path(os.environ.get("METALEARN_DATA", "no-such-folder")) / "omniglot"
+    if not (root / "images_background.zip").is_file():
+        pytest.skip("needs Omniglot's two zips in $METALEARN_DATA/omniglot")
+    return root.resolve()
+
+
+def easy_classes(
+    classes: int = 30, images: int = 20, size: int = 16, noise: float = 0.5, seed: int = 0
+) -> ImageClasses:
+    """Classes that are random patterns, images that are the pattern with noise: any learner beats chance on them soon."""
+    rng = np.random.default_rng(seed)
+    patterns = rng.random((classes, 1, 1, size, size))
+    drawn = patterns * (1 - noise) + noise * rng.random((classes, images, 1, size, size))
+    names = tuple(f"class{i:03d}" for i in range(classes))
+    half, quarter = classes // 2, classes // 4
+    parts = {"train": names[:half], "val": names[half : half + quarter], "test": names[half + quarter :]}
+    return ImageClasses(
+        name="easy",
+        images=(drawn * 255).astype(np.uint8),
+        counts=np.full(classes, images),
+        class_names=names,
+        split=ClassSplit("fixed", parts),
+        rotations={"train": 1, "val": 1, "test": 1},
+    )
+
+
+@pytest.fixture(scope="session")
+def easy() -> ImageClasses:
+    return easy_classes()
+
+
+@pytest.fixture(scope="session")
+def source(easy: ImageClasses) -> Callable[..., TaskSource]:
+    def make(split: str = "train", seed: int = 0) -> TaskSource:
+        return TaskSource(easy, split, seed, torch.device("cpu"))
+
+    return make
