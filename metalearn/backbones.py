@@ -6,6 +6,7 @@ depend on the others: `uses_batch_statistics` says so, and evaluation reports it
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -29,7 +30,14 @@ def _feature_dim(backbone: nn.Module, image_shape: tuple[int, int, int]) -> int:
     return features.shape[1]
 
 
-class Conv4(nn.Module):
+class Backbone(nn.Module):
+    """What an algorithm may know of its backbone."""
+
+    feature_dim: int  # D
+    uses_batch_statistics: bool
+
+
+class Conv4(Backbone):
     """Four blocks of 3x3 convolution, normalisation, ReLU and halving.
 
     Args:
@@ -72,7 +80,7 @@ class Conv4(nn.Module):
         return x.mean((2, 3)) if self.pool == "mean" else x.flatten(1)
 
 
-class MLP(nn.Module):
+class MLP(Backbone):
     """Fully connected blocks of linear, normalisation and ReLU on the flattened image.
 
     Args:
@@ -91,7 +99,7 @@ class MLP(nn.Module):
         channels, height, width = image_shape
         widths = [channels * height * width, *hidden]
         blocks: list[nn.Module] = [nn.Flatten()]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             blocks += [nn.Linear(before, after), _norm(norm, after, running_stats, dims=1), nn.ReLU()]
         self.blocks = nn.Sequential(*blocks)
         self.feature_dim = widths[-1]

@@ -15,6 +15,7 @@ from metalearn import checkpoint, objective
 from metalearn.algorithms.base import Algorithm
 from metalearn.data.source import TaskSource
 from metalearn.errors import UserError
+from metalearn.host_memory import keep_freed_memory
 
 
 class Scores(NamedTuple):
@@ -88,11 +89,13 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
     Raises:
         UserError: no usable checkpoint, or the run was trained on classes that are test classes now.
     """
-    from metalearn import console, run_dir as files
+    from metalearn import console
+    from metalearn import run_dir as files
     from metalearn.build import build_algorithm, build_dataset, check_tasks, choose_device
 
     started = time.perf_counter()
     device = choose_device(config)
+    keep_freed_memory()
     dataset = build_dataset(config)
     check_tasks(dataset, config["task"], "test")
     state = checkpoint.load(run_dir / f"{config['eval']['checkpoint']}.pt", device)

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-from metalearn import checkpoint, console, run_dir as files
+from metalearn import checkpoint, console
+from metalearn import run_dir as files
 from metalearn.build import build_algorithm, build_dataset, check_tasks, choose_device
 from metalearn.config import config_hash
 from metalearn.data.source import TaskSource
 from metalearn.errors import Diverged
 from metalearn.evaluate import evaluate, test_record
+from metalearn.host_memory import keep_freed_memory
 from metalearn.tracking import Tracker
 from metalearn.train import Outcome, train
 
@@ -42,6 +44,7 @@ def run(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
         whatever went wrong, after results.json, run.log and the console said so.
     """
     device = choose_device(config)
+    keep_freed_memory()
     outcome = Outcome()
     results = _header(config, device)
     files.write_config(run_dir, config)

@@ -34,10 +34,11 @@ def forward_batched(module: nn.Module, parameters: dict[str, Tensor], x: Tensor)
     """`module` on x [T, n, ...] with parameters [T, ...] -> [T, n, ...]."""
     if x.shape[0] == 1:  # the plain loop's step: dense kernels, no batching rules
         one = {name: parameter[0] for name, parameter in parameters.items()}
-        return functional_call(module, one, (x[0],)).unsqueeze(0)
+        output: Tensor = functional_call(module, one, (x[0],))
+        return output.unsqueeze(0)
 
     def on_one_task(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        output: Tensor = functional_call(module, parameters, (x,))
-        return output
+        batched: Tensor = functional_call(module, parameters, (x,))
+        return batched
 
     return vmap(on_one_task)(parameters, x)

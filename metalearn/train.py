@@ -118,8 +118,8 @@ def train(
         if not (validate or keep or step % settings["log_every"] == 0):
             continue
         # Here, and only here, the host waits for the device; nothing is saved before the losses since last time were looked at.
-        values = {f"train/{tag}": value for tag, value in window.means().items()}
-        values |= {"train/lr": schedule.get_last_lr()[0], **window.times()}
+        values: dict[str, float] = {f"train/{tag}": value for tag, value in window.means().items()}
+        values |= {"train/lr": float(schedule.get_last_lr()[0]), **window.times()}
         outcome.steps, outcome.seconds, outcome.data_seconds = step, window.seconds, window.data_seconds
         if validate:
             scores = evaluate(

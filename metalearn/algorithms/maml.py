@@ -10,7 +10,7 @@ their step size 0.4 on 5 ways is `inner_lr=2.0` here); the norms' scale and shif
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.func import functional_call, vmap
 
 from metalearn import objective
 from metalearn.algorithms.base import Algorithm
+from metalearn.backbones import Backbone
 from metalearn.errors import UserError
 from metalearn.l2l import learn2learn
 from metalearn.task_batched import TaskBatched, forward_batched
@@ -48,7 +49,7 @@ class MAML(Algorithm):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         ways: int,
         inner_lr: float,
         inner_steps: int,
@@ -108,7 +109,7 @@ class MAML(Algorithm):
         # Nichol et al. 2018, section 6: without transduction, each query is normalised together with the support set only.
         self._support_statistics = self._transductive and not transductive
 
-    def _adapted(self, learner: nn.Module, support: Examples) -> Adapted:
+    def _adapted(self, learner: Any, support: Examples) -> Adapted:
         parameters = dict(learner.module.module.named_parameters())
         if not self.training:
             parameters = {name: parameter.detach() for name, parameter in parameters.items()}
@@ -124,7 +125,8 @@ class MAML(Algorithm):
             def on_one_query(
                 x: Tensor, parameters: dict[str, Tensor] = parameters, support_x: Tensor = support_x
             ) -> Tensor:
-                return functional_call(classifier, parameters, (torch.cat([support_x, x.unsqueeze(0)]),))[-1]
+                logits: Tensor = functional_call(classifier, parameters, (torch.cat([support_x, x.unsqueeze(0)]),))
+                return logits[-1]
 
             logits.append(vmap(on_one_query, chunk_size=_QUERIES_AT_ONCE)(query_x[task]))
         return torch.stack(logits)

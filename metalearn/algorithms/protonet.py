@@ -8,9 +8,10 @@ are those of the whole task; evaluation uses the running statistics, each query 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm, MetaLoss
+from metalearn.backbones import Backbone
 from metalearn.tasks import Examples, TaskBatch
 
 
@@ -20,7 +21,7 @@ class ProtoNet(Algorithm):
     ways: of the training tasks; unused, any number of classes has prototypes.
     """
 
-    def __init__(self, backbone: nn.Module, ways: int) -> None:
+    def __init__(self, backbone: Backbone, ways: int) -> None:
         super().__init__()
         self.backbone = backbone
 
@@ -39,7 +40,7 @@ class ProtoNet(Algorithm):
 
     @property
     def transductive(self) -> bool:
-        return bool(self.backbone.uses_batch_statistics)
+        return self.backbone.uses_batch_statistics
 
     def _embed(self, x: Tensor) -> Tensor:
         """[T, n, ...] -> [T, n, D]."""
@@ -47,7 +48,7 @@ class ProtoNet(Algorithm):
             # Task by task: each is normalised with its own statistics, so the outcome does not depend on which tasks come together.
             return torch.stack([self.backbone(task) for task in x])
         embedded: Tensor = self.backbone(x.flatten(0, 1))
-        return embedded.unflatten(0, x.shape[:2])
+        return embedded.view(*x.shape[:2], -1)
 
     @staticmethod
     def _prototypes(embedded: Tensor, support: Examples) -> Tensor:

@@ -55,7 +55,7 @@ def load_or_make(name: str, key: str, make: Callable[[], Stored]) -> Stored:
 def _read(folder: Path) -> Stored:
     index = json.loads((folder / "index.json").read_text())
     images = np.load(folder / "images.npy", mmap_mode="r")
-    if zlib.crc32(images.reshape(-1)) != index["crc32"]:
+    if zlib.crc32(images.reshape(-1).data) != index["crc32"]:
         raise ValueError("images.npy does not match its checksum")
     return Stored(images, np.asarray(index["counts"], dtype=np.int64), tuple(index["classes"]))
 
@@ -64,7 +64,7 @@ def _write(folder: Path, stored: Stored) -> None:
     index = {
         "classes": list(stored.class_names),
         "counts": stored.counts.tolist(),
-        "crc32": zlib.crc32(np.ascontiguousarray(stored.images).reshape(-1)),
+        "crc32": zlib.crc32(np.ascontiguousarray(stored.images).reshape(-1).data),
     }
     temporary = None
     try:

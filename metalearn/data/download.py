@@ -6,6 +6,7 @@ import hashlib
 import logging
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
 
 from metalearn.errors import UserError
 
@@ -33,6 +34,8 @@ def fetch(download: Download) -> None:
             raise UserError(f"{download.url}: {fault}; {_by_hand(download)}")
         part.replace(download.file)
     except (OSError, RuntimeError) as error:  # urllib's URLError is an OSError
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
         raise UserError(f"cannot fetch {download.url}: {error}; {_by_hand(download)}") from error
     finally:
         part.unlink(missing_ok=True)

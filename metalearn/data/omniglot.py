@@ -140,7 +140,7 @@ def _members(part: Path) -> Iterator[tuple[str, bytes]]:
 
 def _pixels(content: bytes, member: str, size: int, resize: str) -> np.ndarray:
     try:
-        image = Image.open(io.BytesIO(content))
+        image: Image.Image = Image.open(io.BytesIO(content))
         image.load()
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{member} is not a readable image ({error})") from error

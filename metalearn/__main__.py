@@ -1,0 +1,7 @@
+"""`python -m metalearn` is the console script `metalearn`."""
+
+from __future__ import annotations
+
+from metalearn.cli import main
+
+main()
