@@ -121,7 +121,7 @@ def _header(config: dict[str, Any], device: torch.device) -> dict[str, Any]:
         "backbone": names["backbone"],
         "experiment": names["experiment"],
         "seed": config["seed"],
-        "config_hash": config_hash(config),
+        "config_hash": config_hash(_what_matters(config)),
         "split": None,
         "task": {
             **{name: config["task"][name] for name in ("ways", "shots", "queries")},
@@ -132,6 +132,12 @@ def _header(config: dict[str, Any], device: torch.device) -> dict[str, Any]:
         "train": None,
         "environment": files.environment(str(device)),
     }
+
+
+def _what_matters(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what names places: two runs with equal rest ask the same question."""
+    dataset = {key: value for key, value in config["dataset"].items() if key not in ("root", "download")}
+    return {key: value for key, value in config.items() if key != "sweep_name"} | {"dataset": dataset}
 
 
 def _train_record(outcome: Outcome, config: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -81,10 +81,11 @@ class MAML(Algorithm):
         return last
 
     def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:
-        learner = self.learner.clone()
-        learner.module.expand(support.x.shape[0])
-        if support.ways != self.ways:
-            _resize_head(learner.module.module.head, support.ways)
+        with torch.enable_grad():  # evaluation turns gradients off, the inner loop lives on them
+            learner = self.learner.clone()
+            learner.module.expand(support.x.shape[0])
+            if support.ways != self.ways:
+                _resize_head(learner.module.module.head, support.ways)
         yield self._adapted(learner, support)
         for _ in range(self.inner_steps if self.training else self.test_inner_steps):
             with torch.enable_grad():

@@ -1,0 +1,157 @@
+"""What every algorithm owes, for each YAML in conf/algorithm: a new file is tested the moment it exists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from metalearn.algorithms.base import Algorithm
+from metalearn.build import build_algorithm
+from metalearn.config import choices
+from metalearn.data.image_classes import ImageClasses
+from metalearn.data.source import TaskSource
+from metalearn.evaluate import evaluate
+from metalearn.tasks import Examples, TaskBatch
+from metalearn.train import meta_gradient
+from tests.compose import SMALL, compose
+
+pytestmark = pytest.mark.parametrize("name", choices("algorithm"))
+
+Source = Callable[..., TaskSource]
+
+
+def make(name: str, dataset: ImageClasses, *overrides: str) -> Algorithm:
+    config = compose(f"algorithm={name}", *SMALL, *overrides)
+    return build_algorithm(config, dataset)
+
+
+def tasks_of(source: Source, count: int = 4) -> TaskBatch:
+    return source("train").tasks(0, count, 5, 1, 5)
+
+
+def state(algorithm: Algorithm) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in algorithm.state_dict().items()}
+
+
+def test_is_reproducible(name: str, easy: ImageClasses, source: Source) -> None:
+    losses = []
+    for _ in range(2):
+        algorithm = make(name, easy).train()
+        meta_gradient(algorithm, tasks_of(source), 4, "fp32")
+        torch.optim.SGD(algorithm.parameters(), lr=0.1).step()
+        losses.append(algorithm.meta_loss(tasks_of(source)).loss.detach())
+    assert torch.equal(losses[0], losses[1])
+
+
+def test_seeds_differ(name: str, easy: ImageClasses) -> None:
+    first, second = (list(make(name, easy, f"seed={seed}").parameters()) for seed in (0, 1))
+    assert any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_the_global_generator_is_left_alone(name: str, easy: ImageClasses) -> None:
+    before = torch.random.get_rng_state()
+    make(name, easy)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_every_parameter_gets_a_finite_gradient(name: str, easy: ImageClasses, source: Source) -> None:
+    algorithm = make(name, easy).train()
+    meta_gradient(algorithm, tasks_of(source), 4, "fp32")
+    for parameter_name, parameter in algorithm.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert torch.isfinite(parameter.grad).all(), parameter_name
+    assert any(
+        bool(parameter.grad.abs().max() > 0) for parameter in algorithm.parameters() if parameter.grad is not None
+    )
+
+
+def test_meta_loss_is_per_task(name: str, easy: ImageClasses, source: Source) -> None:
+    algorithm, tasks = make(name, easy).train(), tasks_of(source, 3)
+    outcome = algorithm.meta_loss(tasks)
+    assert outcome.loss.shape == (3,)
+    assert all(values.shape == (3,) and not values.requires_grad for values in outcome.metrics.values())
+
+
+@pytest.mark.parametrize("task_chunk", [1, 3])
+def test_chunks_do_not_change_the_gradient(name: str, easy: ImageClasses, source: Source, task_chunk: int) -> None:
+    gradients = []
+    for size in (task_chunk, 4):
+        algorithm = make(name, easy).double().train()
+        tasks = tasks_of(source)
+        support, query = (Examples(part.x.double(), part.y, part.ways) for part in (tasks.support, tasks.query))
+        meta_gradient(algorithm, TaskBatch(support, query, tasks.classes), size, "fp32")
+        gradients.append([p.grad for p in algorithm.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-8)
+
+
+def test_adapt_and_predict_change_nothing(name: str, easy: ImageClasses, source: Source) -> None:
+    algorithm, tasks = make(name, easy).eval(), tasks_of(source)
+    before = state(algorithm)
+    with torch.no_grad():
+        first = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)
+        second = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)
+    assert torch.equal(first, second)
+    assert first.shape == (4, 25, 5)
+    after = algorithm.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_evaluation_changes_nothing_and_goes_back_to_training(name: str, easy: ImageClasses, source: Source) -> None:
+    algorithm = make(name, easy).train()
+    before = state(algorithm)
+    scores = evaluate(algorithm, source("val"), {"ways": 5, "shots": 1, "queries": 5}, 6, 4, stepwise=True)
+    assert scores.accuracy.shape[1] == scores.loss.numel() == 6
+    assert algorithm.training
+    assert all(torch.equal(before[key], tensor) for key, tensor in algorithm.state_dict().items())
+
+
+def test_queries_influence_each_other_only_where_that_is_stated(name: str, easy: ImageClasses, source: Source) -> None:
+    algorithm, tasks = make(name, easy).eval(), tasks_of(source)
+    with torch.no_grad():
+        adapted = algorithm.adapt(tasks.support)
+        whole = algorithm.predict(adapted, tasks.query.x)
+        part = algorithm.predict(adapted, tasks.query.x[:, :3])
+    independent = torch.allclose(whole[:, :3], part, atol=1e-4)
+    assert independent is not algorithm.transductive
+
+
+def test_tasks_do_not_influence_each_other(name: str, easy: ImageClasses, source: Source) -> None:
+    algorithm, tasks = make(name, easy).eval(), tasks_of(source)
+    alone = tasks.chunks(1)[2]
+    with torch.no_grad():
+        together = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)[2:3]
+        by_itself = algorithm.predict(algorithm.adapt(alone.support), alone.query.x)
+    torch.testing.assert_close(together, by_itself, atol=1e-4, rtol=1e-4)
+
+
+def test_other_ways_and_shots_can_be_evaluated(name: str, easy: ImageClasses, source: Source) -> None:
+    algorithm = make(name, easy).eval()
+    scores = evaluate(algorithm, source("train"), {"ways": 9, "shots": 3, "queries": 2}, 3, 3, stepwise=False)
+    assert scores.accuracy.shape == (1, 3)
+
+
+def test_beats_chance_after_a_few_dozen_steps(name: str, easy: ImageClasses, source: Source) -> None:
+    algorithm = make(name, easy).train()
+    optimizer = torch.optim.Adam(algorithm.parameters(), lr=3e-3)
+    tasks = source("train")
+    for step in range(40):
+        optimizer.zero_grad(set_to_none=True)
+        meta_gradient(algorithm, tasks.tasks(4 * step, 4, 5, 1, 5), 4, "fp32")
+        optimizer.step()
+    scores = evaluate(algorithm, source("test"), {"ways": 5, "shots": 1, "queries": 5}, 50, 25, stepwise=False)
+    assert scores.mean - scores.ci95 > 0.5, "chance is 0.2"
+
+
+def test_bf16_trains(name: str, easy: ImageClasses, source: Source) -> None:
+    algorithm = make(name, easy).train()
+    exact = float(meta_gradient(algorithm, tasks_of(source), 4, "fp32")["loss"])
+    algorithm.zero_grad(set_to_none=True)
+    rounded = float(meta_gradient(algorithm, tasks_of(source), 4, "bf16")["loss"])
+    assert rounded == pytest.approx(exact, rel=0.1)
+    assert all(
+        p.grad is not None and p.dtype == torch.float32 and torch.isfinite(p.grad).all() for p in algorithm.parameters()
+    )
