@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,9 @@ class TestGitCommit:
         (tmp_path / "git").chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.setattr(files, "_GIT_SECONDS", 0.2)
+        started = time.monotonic()
         assert files.git_commit(tmp_path) is None
+        assert 0.2 <= time.monotonic() - started < 4
 
 
 def test_peak_memory_sees_an_allocation_and_does_not_forget_it() -> None:

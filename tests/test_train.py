@@ -1,0 +1,195 @@
+"""The outer loop: what it writes, when it stops, and that it is the same twice."""
+
+from __future__ import annotations
+
+import gc
+import math
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from metalearn import checkpoint
+from metalearn.algorithms.base import MetaLoss
+from metalearn.algorithms.protonet import ProtoNet
+from metalearn.build import build_algorithm
+from metalearn.data.image_classes import ImageClasses
+from metalearn.data.source import TaskSource
+from metalearn.errors import Diverged
+from metalearn.tasks import TaskBatch
+from metalearn.train import Outcome, make_schedule, train
+from tests.compose import SMALL, compose
+
+Source = Callable[..., TaskSource]
+Rows = list[tuple[int, dict[str, float]]]
+
+FEW = (
+    "train.steps=12",
+    "train.meta_batch_size=4",
+    "train.log_every=3",
+    "train.val_every=4",
+    "train.val_tasks=8",
+    "train.checkpoint_every=4",
+    "train.task_chunk=2",
+)
+
+
+def settings(*overrides: str, algorithm: str = "protonet") -> dict[str, Any]:
+    return compose(f"algorithm={algorithm}", *SMALL, *FEW, *overrides)
+
+
+def run(
+    config: dict[str, Any], dataset: ImageClasses, source: Source, run_dir: Path, **changes: Any
+) -> tuple[Outcome, Rows, Any]:
+    algorithm = changes.get("algorithm") or build_algorithm(config, dataset)
+    outcome, rows = Outcome(), []
+    train(
+        config,
+        algorithm,
+        source("train"),
+        source("val"),
+        run_dir,
+        outcome,
+        lambda step, values: rows.append((step, values)),
+    )
+    return outcome, rows, algorithm
+
+
+@pytest.mark.parametrize("algorithm", ["protonet", "maml"])
+def test_two_runs_are_equal_to_the_bit(algorithm: str, easy: ImageClasses, source: Source, tmp_path: Path) -> None:
+    logged, states = [], []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        _, rows, trained = run(settings(algorithm=algorithm), easy, source, tmp_path / name)
+        logged.append(
+            [(step, {tag: v for tag, v in values.items() if not tag.startswith("time/")}) for step, values in rows]
+        )
+        states.append(trained.state_dict())
+    assert logged[0] == logged[1]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_rows_come_when_they_should(easy: ImageClasses, source: Source, tmp_path: Path) -> None:
+    outcome, rows, _ = run(settings(), easy, source, tmp_path)
+    assert [step for step, _ in rows] == [3, 4, 6, 8, 9, 12]
+    assert [step for step, values in rows if "val/accuracy" in values] == [4, 8, 12]
+    assert {"train/loss", "train/accuracy", "train/lr", "time/tasks_per_second"} <= set(rows[0][1])
+    assert outcome.steps == 12
+    assert 0 < outcome.data_seconds < outcome.seconds
+
+
+def test_best_is_the_best_and_last_is_the_last(easy: ImageClasses, source: Source, tmp_path: Path) -> None:
+    outcome, rows, trained = run(settings(), easy, source, tmp_path)
+    validations = {step: values["val/accuracy"] for step, values in rows if "val/accuracy" in values}
+    best_step = max(validations, key=lambda step: (validations[step], -step))
+    assert outcome.best["step"] == best_step
+    assert outcome.best["accuracy"] == validations[best_step]
+    best, last = (checkpoint.load(tmp_path / f"{name}.pt", torch.device("cpu")) for name in ("best", "last"))
+    assert best["step"] == best_step
+    assert last["step"] == 12
+    assert all(torch.equal(last["model"][key], value) for key, value in trained.state_dict().items())
+    assert last["train_classes"] == list(source("train").class_names)
+
+
+def test_a_later_worse_validation_does_not_replace_the_best(
+    easy: ImageClasses, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metalearn.evaluate import Scores
+
+    script = iter([0.5, 0.9, 0.7])
+    monkeypatch.setattr(
+        "metalearn.train.evaluate", lambda *a, **k: Scores(torch.full((1, 8), next(script)), torch.zeros(8))
+    )
+    outcome, _, _ = run(settings(), easy, source, tmp_path)
+    assert outcome.best["step"] == 8
+    assert checkpoint.load(tmp_path / "best.pt", torch.device("cpu"))["step"] == 8
+
+
+def test_early_stop_counts_validations_without_gain(
+    easy: ImageClasses, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metalearn.evaluate import Scores
+
+    script = iter([0.5, 0.4, 0.6, 0.6, 0.5, 0.9])
+    monkeypatch.setattr(
+        "metalearn.train.evaluate", lambda *a, **k: Scores(torch.full((1, 8), next(script)), torch.zeros(8))
+    )
+    outcome, _, _ = run(settings("train.steps=40", "train.early_stop=2"), easy, source, tmp_path)
+    assert outcome.steps == 20
+    assert outcome.best["step"] == 12
+    assert checkpoint.load(tmp_path / "last.pt", torch.device("cpu"))["step"] == 20
+
+
+class Breaking(ProtoNet):
+    """Its loss becomes `bad` in its sixth step."""
+
+    def __init__(self, whole: ProtoNet, bad: float) -> None:
+        super().__init__(whole.backbone, ways=5)
+        self.calls, self.bad = 0, bad
+
+    def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
+        self.calls += 1
+        outcome = super().meta_loss(tasks)
+        worse: Tensor = outcome.loss * self.bad if self.calls > 10 else outcome.loss  # two chunks a step
+        return MetaLoss(worse, outcome.metrics)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e9])
+def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(
+    easy: ImageClasses, source: Source, tmp_path: Path, bad: float
+) -> None:
+    config = settings()
+    whole = build_algorithm(config, easy)
+    assert isinstance(whole, ProtoNet)
+    with pytest.raises(Diverged) as error:
+        run(config, easy, source, tmp_path, algorithm=Breaking(whole, bad))
+    assert error.value.step == 6
+    last = checkpoint.load(tmp_path / "last.pt", torch.device("cpu"))
+    assert last["step"] == 4
+    assert all(bool(torch.isfinite(value).all()) for value in last["model"].values())
+
+
+def test_schedules() -> None:
+    def rates(**changes: Any) -> list[float]:
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.Adam([parameter], lr=1.0)
+        schedule = make_schedule(optimizer, {"steps": 4, "schedule_every": 2, "schedule_gamma": 0.5, **changes})
+        seen = []
+        for _ in range(4):
+            seen.append(schedule.get_last_lr()[0])
+            optimizer.step()
+            schedule.step()
+        return seen
+
+    assert rates(schedule="constant") == [1, 1, 1, 1]
+    assert rates(schedule="step") == [1, 1, 0.5, 0.5]
+    assert rates(schedule="cosine") == pytest.approx([(1 + math.cos(math.pi * i / 4)) / 2 for i in range(4)])
+
+
+def test_clipping_bounds_the_gradient_and_logs_its_norm(easy: ImageClasses, source: Source, tmp_path: Path) -> None:
+    _, rows, trained = run(settings("train.clip_norm=1e-3"), easy, source, tmp_path)
+    assert all(values["train/grad_norm"] > 1e-3 for _, values in rows)
+    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in trained.parameters() if p.grad is not None))
+    assert norm == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("algorithm", ["protonet", "maml"])
+def test_memory_does_not_grow(algorithm: str, easy: ImageClasses, source: Source, tmp_path: Path) -> None:
+    """From step 50 to step 500: neither tensors that live on nor the process."""
+    config = settings(
+        "train.steps=500", "train.val_every=500", "train.log_every=50", "train.meta_batch_size=2", algorithm=algorithm
+    )
+    seen: dict[int, tuple[int, int]] = {}
+
+    def report(step: int, values: dict[str, float]) -> None:
+        gc.collect()
+        tensors = sum(1 for item in gc.get_objects() if isinstance(item, Tensor))
+        seen[step] = tensors, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+    train(config, build_algorithm(config, easy), source("train"), source("val"), tmp_path, Outcome(), report)
+    assert seen[450][0] <= seen[50][0]
+    assert seen[450][1] - seen[50][1] < 16, "MiB"
