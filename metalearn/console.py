@@ -20,6 +20,8 @@ from rich.panel import Panel
 from rich.text import Text
 
 log = logging.getLogger("metalearn")
+# What is logged here goes to run.log alone: the console gets one line about a failure, not its traceback.
+file_log = logging.getLogger("metalearn.file")
 
 _SHOWN = {  # of the metrics, while training goes on
     "train/loss": "loss {:.3f}",
@@ -81,7 +83,9 @@ CONSOLE = Console(file=cast("IO[str]", _STDOUT), highlight=False)
 
 def handler() -> logging.Handler:
     """The console's logging handler, for conf/hydra/job_logging: through rich on a terminal, else plain flushed lines."""
-    return _TerminalHandler() if _on_terminal() else _PlainHandler(_STDOUT)
+    made: logging.Handler = _TerminalHandler() if _on_terminal() else _PlainHandler(_STDOUT)
+    made.addFilter(lambda record: record.name != file_log.name)
+    return made
 
 
 class Progress:
@@ -125,9 +129,11 @@ class Progress:
 
 
 def result_panel(results: dict[str, Any]) -> None:
-    """Prints the final result: `results` is what results.json holds, and `run_dir`."""
+    """Prints the final result and puts it into run.log: `results` is what results.json holds, and `run_dir`."""
     run_dir = Path(results["run_dir"]).absolute()
     numbers = _result_lines(results["task"], results["test"])
+    for line in numbers:
+        file_log.info(line)
     # Outside the frame, so that they can be copied whole.
     places = [f"run directory: {_shown(run_dir)}", f"tensorboard --logdir {shlex.quote(_shown(run_dir.parent))}"]
     if _on_terminal():

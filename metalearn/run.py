@@ -56,7 +56,7 @@ def run(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     except BaseException as error:
         results["status"] = _status(error)
         results["error"] = f"{type(error).__name__}: {error}"
-        log.debug("", exc_info=error)
+        console.file_log.error("%s: %s", results["status"], results["error"], exc_info=error)
         console.error_line(
             f"{results['status']} at step {getattr(error, 'step', outcome.steps)}: {results['error']} ({run_dir})"
         )
@@ -74,6 +74,8 @@ def _train_and_test(
     config: dict[str, Any], run_dir: Path, device: torch.device, outcome: Outcome, tracker: Tracker
 ) -> dict[str, Any]:
     _set_precision(config["precision"])
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # of the jobs before this one in a sweep
     dataset = build_dataset(config)
     train_tasks = TaskSource(dataset, "train", config["seed"], device)
     val_tasks = TaskSource(dataset, "val", config["eval"]["seed"], device)

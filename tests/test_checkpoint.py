@@ -65,7 +65,7 @@ def test_code_in_it_is_not_run(tmp_path: Path, how: str) -> None:
     if how == "torch":
         torch.save({"format": checkpoint.FORMAT, "model": Payload(victim)}, file)
     else:
-        file.write_bytes(pickle.dumps(Payload(victim)))
+        file.write_bytes(pickle.dumps(Payload(victim), protocol=2))
     with pytest.raises(UserError, match="not an intact checkpoint"):
         checkpoint.load(file, CPU)
     assert not victim.exists()

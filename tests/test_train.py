@@ -187,7 +187,7 @@ def test_memory_does_not_grow(algorithm: str, easy: ImageClasses, source: Source
 
     def report(step: int, values: dict[str, float]) -> None:
         gc.collect()
-        tensors = sum(1 for item in gc.get_objects() if isinstance(item, Tensor))
+        tensors = sum(1 for item in gc.get_objects() if issubclass(type(item), Tensor))
         seen[step] = tensors, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
     train(config, build_algorithm(config, easy), source("train"), source("val"), tmp_path, Outcome(), report)

@@ -57,7 +57,7 @@ def load(classes: int, drawers: int, size: int, seed: int, val_classes: int, tes
         raise UserError(
             f"dataset.val_classes={val_classes} and dataset.test_classes={test_classes} leave no training class of dataset.classes={classes}"
         )
-    names = tuple(f"glyph{i:0{len(str(classes - 1))}d}" for i in range(classes))
+    names = tuple(f"seed{seed}/glyph{i:0{len(str(classes - 1))}d}" for i in range(classes))
 
     def make() -> Stored:
         return Stored(draw(classes, drawers, size, seed), np.full(classes, drawers), names)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -17,7 +18,7 @@ CONTENT = bytes(range(256)) * 64
 
 
 class Handler(BaseHTTPRequestHandler):
-    answers = {
+    answers: ClassVar = {
         "/good.zip": (200, CONTENT),
         "/page.zip": (200, b"<!DOCTYPE html><html>Quota exceeded</html>"),
         "/half.zip": (200, CONTENT[: len(CONTENT) // 2]),
