@@ -180,9 +180,15 @@ def test_clipping_bounds_the_gradient_and_logs_its_norm(easy: ImageClasses, sour
 @pytest.mark.parametrize("algorithm", ["protonet", "maml"])
 def test_memory_does_not_grow(algorithm: str, easy: ImageClasses, source: Source, tmp_path: Path) -> None:
     """From step 50 to step 500: neither tensors that live on nor the process."""
-    config = settings(
-        "train.steps=500", "train.val_every=500", "train.log_every=50", "train.meta_batch_size=2", algorithm=algorithm
+    small = (
+        "backbone.filters=4",
+        "task.train.queries=1",
+        "task.train.ways=2",
+        "train.meta_batch_size=1",
+        "train.val_tasks=2",
     )
+    every = ("train.steps=500", "train.val_every=500", "train.checkpoint_every=500", "train.log_every=50")
+    config = settings(*small, *every, algorithm=algorithm)
     seen: dict[int, tuple[int, int]] = {}
 
     def report(step: int, values: dict[str, float]) -> None:
