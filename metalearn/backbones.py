@@ -13,6 +13,15 @@ import torch
 from torch import Tensor, nn
 
 
+def embed_tasks(backbone: nn.Module, x: Tensor, training: bool) -> Tensor:
+    """The examples of T tasks through one backbone: [T, n, ...] -> [T, n, D]."""
+    if training or backbone.uses_batch_statistics:
+        # Task by task: each is normalised with its own statistics, so the outcome does not depend on which tasks come together.
+        return torch.stack([backbone(task) for task in x])
+    embedded: Tensor = backbone(x.flatten(0, 1))
+    return embedded.view(*x.shape[:2], -1)
+
+
 def _norm(kind: str, channels: int, running_stats: bool, dims: int) -> nn.Module:
     if kind == "batch":
         layer = nn.BatchNorm2d if dims == 2 else nn.BatchNorm1d

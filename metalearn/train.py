@@ -50,11 +50,20 @@ def meta_gradient(algorithm: Algorithm, tasks: TaskBatch, task_chunk: int, preci
     return sums
 
 
+def make_optimizer(algorithm: Algorithm, settings: dict[str, Any]) -> torch.optim.Optimizer:
+    """`train.optimizer`, the outer one."""
+    if settings["optimizer"] == "sgd":
+        return torch.optim.SGD(algorithm.parameters(), lr=settings["lr"])
+    return torch.optim.Adam(algorithm.parameters(), lr=settings["lr"])
+
+
 def make_schedule(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> LRScheduler:
     """`train.schedule`, stepped once per outer step."""
     schedulers = torch.optim.lr_scheduler
     if settings["schedule"] == "cosine":
         return schedulers.CosineAnnealingLR(optimizer, T_max=settings["steps"])
+    if settings["schedule"] == "linear":
+        return schedulers.LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=settings["steps"])
     if settings["schedule"] == "step":
         return schedulers.StepLR(optimizer, settings["schedule_every"], settings["schedule_gamma"])
     return schedulers.ConstantLR(optimizer, factor=1.0)
@@ -76,7 +85,7 @@ def train(
     """
     settings, shape = config["train"], config["task"]["train"]
     meta_batch_size = settings["meta_batch_size"]
-    optimizer = torch.optim.Adam(algorithm.parameters(), lr=settings["lr"])
+    optimizer = make_optimizer(algorithm, settings)
     schedule = make_schedule(optimizer, settings)
 
     def batch(step: int) -> TaskBatch:

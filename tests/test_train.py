@@ -21,7 +21,7 @@ from metalearn.data.image_classes import ImageClasses
 from metalearn.data.source import TaskSource
 from metalearn.errors import Diverged
 from metalearn.tasks import TaskBatch
-from metalearn.train import Outcome, make_schedule, train
+from metalearn.train import Outcome, make_optimizer, make_schedule, meta_gradient, train
 from tests.compose import SMALL, compose
 
 Source = Callable[..., TaskSource]
@@ -167,7 +167,45 @@ def test_schedules() -> None:
 
     assert rates(schedule="constant") == [1, 1, 1, 1]
     assert rates(schedule="step") == [1, 1, 0.5, 0.5]
+    assert rates(schedule="linear") == pytest.approx([1, 0.75, 0.5, 0.25])
     assert rates(schedule="cosine") == pytest.approx([(1 + math.cos(math.pi * i / 4)) / 2 for i in range(4)])
+
+
+def test_the_last_linear_step_is_small_and_none_would_follow() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    schedule = make_schedule(optimizer, {"schedule": "linear", "steps": 1000})
+    for _ in range(999):
+        optimizer.step()
+        schedule.step()
+    assert schedule.get_last_lr()[0] == pytest.approx(0.002)
+    schedule.step()
+    assert schedule.get_last_lr()[0] == 0
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])
+def test_outer_optimizers(name: str, kind: type[torch.optim.Optimizer], easy: ImageClasses) -> None:
+    config = settings(f"train.optimizer={name}", "train.lr=0.25")
+    optimizer = make_optimizer(build_algorithm(config, easy), config["train"])
+    assert type(optimizer) is kind
+    assert optimizer.param_groups[0]["lr"] == 0.25
+
+
+def test_sgd_takes_plain_steps_at_the_scheduled_rate(easy: ImageClasses, source: Source, tmp_path: Path) -> None:
+    config = settings("train.optimizer=sgd", "train.schedule=linear", "train.lr=0.5", "train.steps=2")
+    _, rows, trained = run(config, easy, source, tmp_path)
+    by_hand = build_algorithm(config, easy).train()
+    shape = config["task"]["train"]
+    for step, rate in enumerate((0.5, 0.25)):
+        by_hand.zero_grad()
+        tasks = source("train").tasks(4 * step, 4, shape["ways"], shape["shots"], shape["queries"])
+        meta_gradient(by_hand, tasks, 2, "fp32")
+        with torch.no_grad():
+            for parameter in by_hand.parameters():
+                assert parameter.grad is not None
+                parameter -= rate * parameter.grad
+    for ours, expected in zip(trained.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected)
+    assert rows[-1][1]["train/lr"] == 0
 
 
 def test_clipping_bounds_the_gradient_and_logs_its_norm(easy: ImageClasses, source: Source, tmp_path: Path) -> None:

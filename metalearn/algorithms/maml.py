@@ -14,19 +14,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from metalearn import objective
 from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import Backbone
-from metalearn.errors import UserError
 from metalearn.l2l import learn2learn
-from metalearn.task_batched import TaskBatched, forward_batched
-from metalearn.tasks import Examples
-
-_QUERIES_AT_ONCE = (
-    25  # of one task, when each is normalised with a copy of the support set: bounds the memory of those copies
+from metalearn.task_batched import (
+    TaskBatched,
+    forward_batched,
+    forward_one_by_one,
+    refuse_running_statistics,
+    resized_head,
 )
+from metalearn.tasks import Examples
 
 
 class Adapted(NamedTuple):
@@ -57,11 +57,7 @@ class MAML(Algorithm):
         first_order: bool,
     ) -> None:
         super().__init__()
-        if any(getattr(module, "track_running_stats", False) for module in backbone.modules()):
-            raise UserError(
-                "backbone.running_stats=true: an inner loop cannot use running statistics, they fit no task's own parameters "
-                "(false normalises with the task at hand)"
-            )
+        refuse_running_statistics(backbone)
         classifier = nn.Sequential()
         classifier.add_module("backbone", backbone)
         classifier.add_module("head", nn.Linear(backbone.feature_dim, ways))
@@ -85,7 +81,9 @@ class MAML(Algorithm):
             learner = self.learner.clone()
             learner.module.expand(support.x.shape[0])
             if support.ways != self.ways:
-                _resize_head(learner.module.module.head, support.ways)
+                head = learner.module.module.head
+                for name, parameter in head._parameters.items():
+                    head._parameters[name] = resized_head(parameter, support.ways)
         yield self._adapted(learner, support)
         for _ in range(self.inner_steps if self.training else self.test_inner_steps):
             with torch.enable_grad():
@@ -97,7 +95,7 @@ class MAML(Algorithm):
     def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
         classifier = self.learner.module.module
         if self._support_statistics and not self.training:
-            return self._predict_one_by_one(classifier, adapted, query_x)
+            return forward_one_by_one(classifier, adapted.parameters, adapted.support_x, query_x)
         return forward_batched(classifier, adapted.parameters, query_x)
 
     @property
@@ -115,31 +113,3 @@ class MAML(Algorithm):
         if not self.training:
             parameters = {name: parameter.detach() for name, parameter in parameters.items()}
         return Adapted(parameters, support.x)
-
-    @staticmethod
-    def _predict_one_by_one(classifier: nn.Module, adapted: Adapted, query_x: Tensor) -> Tensor:
-        logits = []
-        for task in range(query_x.shape[0]):
-            parameters = {name: parameter[task] for name, parameter in adapted.parameters.items()}
-            support_x = adapted.support_x[task]
-
-            def on_one_query(
-                x: Tensor, parameters: dict[str, Tensor] = parameters, support_x: Tensor = support_x
-            ) -> Tensor:
-                logits: Tensor = functional_call(classifier, parameters, (torch.cat([support_x, x.unsqueeze(0)]),))
-                return logits[-1]
-
-            logits.append(vmap(on_one_query, chunk_size=_QUERIES_AT_ONCE)(query_x[task]))
-        return torch.stack(logits)
-
-
-def _resize_head(head: nn.Module, ways: int) -> None:
-    """Lets a head trained for another number of ways start on `ways` classes: each from the mean of the trained rows.
-
-    Labels are permuted in every training task, so the rows' differences carry no meaning (Ye and Chao 2022, "How to Train Your MAML to
-    Excel in Few-Shot Classification", section 5).
-    """
-    for name, parameter in head._parameters.items():
-        assert parameter is not None
-        mean = parameter.mean(1, keepdim=True)  # [T, 1, ...]
-        head._parameters[name] = mean.expand(-1, ways, *parameter.shape[2:])  # type: ignore[assignment]

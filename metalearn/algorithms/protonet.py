@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm, MetaLoss
-from metalearn.backbones import Backbone
+from metalearn.backbones import Backbone, embed_tasks
 from metalearn.tasks import Examples, TaskBatch
 
 
@@ -43,12 +43,7 @@ class ProtoNet(Algorithm):
         return self.backbone.uses_batch_statistics
 
     def _embed(self, x: Tensor) -> Tensor:
-        """[T, n, ...] -> [T, n, D]."""
-        if self.training or self.backbone.uses_batch_statistics:
-            # Task by task: each is normalised with its own statistics, so the outcome does not depend on which tasks come together.
-            return torch.stack([self.backbone(task) for task in x])
-        embedded: Tensor = self.backbone(x.flatten(0, 1))
-        return embedded.view(*x.shape[:2], -1)
+        return embed_tasks(self.backbone, x, self.training)
 
     @staticmethod
     def _prototypes(embedded: Tensor, support: Examples) -> Tensor:

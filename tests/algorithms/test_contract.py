@@ -85,7 +85,8 @@ def test_chunks_do_not_change_the_gradient(name: str, easy: ImageClasses, source
         meta_gradient(algorithm, TaskBatch(support, query, tasks.classes), size, "fp32")
         gradients.append([p.grad for p in algorithm.parameters()])
     for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-8)
+        # Not less: an Adam in the inner loop enlarges the rounding errors of gradients that are zero.
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-8)
 
 
 def test_adapt_and_predict_change_nothing(name: str, easy: ImageClasses, source: Source) -> None:

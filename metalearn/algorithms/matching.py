@@ -1,0 +1,117 @@
+"""Matching Networks (Vinyals, Blundell, Lillicrap, Kavukcuoglu and Wierstra 2016, https://arxiv.org/abs/1606.04080).
+
+A query's label distribution is the attention-weighted mean of the support labels (eq. 1); attention is the softmax over the support set of the
+similarity of embeddings (section 2.1.1). With `full_context` the support examples are embedded by a bidirectional LSTM over the support set,
+each query by an LSTM that reads the support set K times (section 2.1.2, appendix A).
+
+Departures: the similarity may be the negative squared Euclidean distance. As in ProtoNet here, support and query examples of a training task
+pass the network together. Where the paper leaves it open: the LSTMs start from zeros, and the order of the support set, which the
+bidirectional one depends on, is the order given, by label. There is no fine-tuning on the support set.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metalearn.algorithms.base import Algorithm, MetaLoss
+from metalearn.backbones import Backbone, embed_tasks
+from metalearn.tasks import Examples, TaskBatch
+
+
+class Adapted(NamedTuple):
+    embedded: Tensor  # [T, N*K, D], g(x_i, S)
+    y: Tensor  # [T, N*K]
+    ways: int
+
+
+class MatchingNet(Algorithm):
+    """Args:
+    backbone: [n, c, H, W] -> [n, D].
+    ways: of the training tasks; unused, any number of classes can be attended to.
+    distance: "cosine" or "squared_euclidean".
+    full_context: embed every example in the light of the whole support set.
+    processing_steps: of `full_context`, K: how often a query's LSTM reads the support set.
+    """
+
+    def __init__(self, backbone: Backbone, ways: int, distance: str, full_context: bool, processing_steps: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.distance = distance
+        self.support_context = SupportContext(backbone.feature_dim) if full_context else None
+        self.query_context = QueryContext(backbone.feature_dim, processing_steps) if full_context else None
+
+    def adapt(self, support: Examples) -> Adapted:
+        return self._adapted(embed_tasks(self.backbone, support.x, self.training), support)
+
+    def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
+        return self._logits(adapted, embed_tasks(self.backbone, query_x, self.training))
+
+    def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
+        support, query = tasks.support, tasks.query
+        embedded = embed_tasks(self.backbone, torch.cat([support.x, query.x], dim=1), self.training)
+        adapted = self._adapted(embedded[:, : support.x.shape[1]], support)
+        return self.query_loss(self._logits(adapted, embedded[:, support.x.shape[1] :]), tasks)
+
+    @property
+    def transductive(self) -> bool:
+        return self.backbone.uses_batch_statistics
+
+    def _adapted(self, embedded: Tensor, support: Examples) -> Adapted:
+        """From g' [T, N*K, D]."""
+        if self.support_context is not None:
+            embedded = self.support_context(embedded)
+        return Adapted(embedded, support.y, support.ways)
+
+    def _logits(self, adapted: Adapted, queries: Tensor) -> Tensor:
+        """From f' [T, n, D]: the log of eq. 1's label probabilities, [T, n, N]."""
+        if self.query_context is not None:
+            queries = self.query_context(queries, adapted.embedded)
+        log_attention = self.similarities(adapted.embedded, queries).log_softmax(-1)  # [T, n, N*K]
+        others = ~F.one_hot(adapted.y, adapted.ways).bool()  # [T, N*K, N]
+        # Eq. 1: P(y) = sum of a(x, x_i) over the x_i labelled y; in logarithms, as distant classes' attention underflows.
+        by_class = log_attention.unsqueeze(-1).masked_fill(others.unsqueeze(1), -torch.inf)  # [T, n, N*K, N]
+        return by_class.logsumexp(2)
+
+    def similarities(self, support: Tensor, queries: Tensor) -> Tensor:
+        """[T, m, D], [T, n, D] -> [T, n, m]; up to a constant per query, which cancels in the softmax."""
+        if self.distance == "cosine":
+            return F.normalize(queries, dim=-1) @ F.normalize(support, dim=-1).transpose(1, 2)
+        return 2 * queries @ support.transpose(1, 2) - support.square().sum(-1).unsqueeze(1)
+
+
+class SupportContext(nn.Module):
+    """g(x_i, S), a bidirectional LSTM over the support set, in its order (appendix A.2): g' [T, m, D] -> g [T, m, D]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(dim, dim, batch_first=True, bidirectional=True)
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        both: Tensor = self.lstm(embedded)[0]  # [T, m, 2D]
+        forward, backward = both.chunk(2, dim=-1)
+        return forward + backward + embedded  # g' goes round the LSTM
+
+
+class QueryContext(nn.Module):
+    """f(x, S), an LSTM that attends to the support set (appendix A.1): f' [T, n, D], g [T, m, D] -> f [T, n, D]."""
+
+    def __init__(self, dim: int, steps: int) -> None:
+        super().__init__()
+        # The paper appends the read-out r to the hidden state, which would make it twice as wide as the cell; appended to the input instead, it
+        # enters the gates through the same linear map.
+        self.cell = nn.LSTMCell(2 * dim, dim)
+        self.steps = steps
+
+    def forward(self, queries: Tensor, support: Tensor) -> Tensor:
+        hidden = cell = torch.zeros_like(queries).flatten(0, 1)  # [T*n, D]
+        flat = queries.flatten(0, 1)
+        for _ in range(self.steps):
+            attention = (hidden.view_as(queries) @ support.transpose(1, 2)).softmax(-1)  # eq. 6, [T, n, m]
+            read = (attention @ support).flatten(0, 1)  # eq. 5
+            lstm_hidden, cell = self.cell(torch.cat([flat, read], dim=1), (hidden, cell))  # eq. 3
+            hidden = lstm_hidden + flat  # eq. 4
+        return hidden.view_as(queries)
