@@ -81,9 +81,7 @@ def main() -> None:
     root = Path(os.environ.get("METALEARN_DATA", "no-such-folder")) / "omniglot"
     if root.is_dir():
         turned = dict.fromkeys(("train", "val", "test"), 4)
-        rows.append(
-            measure("omniglot", lambda: omniglot.load(str(root), False, "vinyals", 0, 28, "antialias", turned))
-        )
+        rows.append(measure("omniglot", lambda: omniglot.load(str(root), False, "vinyals", 0, 28, "antialias", turned)))
     started = time.perf_counter()
     glyphs.draw(500, 20, 28, 0)
     drawing = time.perf_counter() - started

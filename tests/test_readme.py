@@ -20,7 +20,14 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 def test_the_example_algorithm_learns_and_predicts() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     code = "\n".join(line.removeprefix("   ") for line in example.splitlines())
-    names = {"Algorithm": Algorithm, "Backbone": Backbone, "Tensor": Tensor, "Examples": Examples, "torch": torch, "F": F}
+    names = {
+        "Algorithm": Algorithm,
+        "Backbone": Backbone,
+        "Tensor": Tensor,
+        "Examples": Examples,
+        "torch": torch,
+        "F": F,
+    }
     exec(code, names)
     algorithm = names["NearestExample"](Conv4((1, 28, 28), 8, "stride", "batch", True, "flatten"), ways=3).eval()
     support = Examples(torch.rand(2, 6, 1, 28, 28), torch.tensor([[0, 0, 1, 1, 2, 2]] * 2), 3)
