@@ -43,7 +43,15 @@ def build_algorithm(config: Config, dataset: ImageClasses) -> Algorithm:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         backbone = build(config["backbone"], "backbone", image_shape=dataset.image_shape)
-        algorithm = build(config["algorithm"], "algorithm", backbone=backbone, ways=config["task"]["train"]["ways"])
+        algorithm = build(
+            config["algorithm"],
+            "algorithm",
+            optional={
+                "backbone": backbone,
+                "ways": config["task"]["train"]["ways"],
+                "train_classes": len(dataset.split.classes["train"]) * dataset.rotations["train"],
+            },
+        )
     assert isinstance(algorithm, Algorithm)
     return algorithm
 

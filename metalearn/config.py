@@ -84,8 +84,9 @@ def config_hash(plain: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def build(node: dict[str, Any], kind: str, **extra: Any) -> Any:
-    """Calls the class or function of metalearn that `node["_target_"]` names with the node's other keys and `extra`.
+def build(node: dict[str, Any], kind: str, optional: dict[str, Any] | None = None, **extra: Any) -> Any:
+    """Calls the class or function of metalearn that `node["_target_"]` names with the node's other keys, `extra`, and those of `optional` it
+    has parameters for.
 
     A configuration may come from a stranger's run directory, so nothing but metalearn's own definitions can be named:
     not what metalearn's modules merely import.
@@ -101,9 +102,11 @@ def build(node: dict[str, Any], kind: str, **extra: Any) -> Any:
     own = (inspect.isclass(made) or inspect.isfunction(made)) and made.__module__.startswith("metalearn.")
     if not own:
         raise UserError(f"{kind}._target_={target} is not allowed (a class or function of metalearn)")
+    signature = inspect.signature(made)
+    extra |= {key: value for key, value in (optional or {}).items() if key in signature.parameters}
     arguments = {key: value for key, value in node.items() if key != "_target_"}
     try:
-        inspect.signature(made).bind(**arguments, **extra)
+        signature.bind(**arguments, **extra)
     except TypeError as error:
         raise UserError(f"{kind}: {target}: {error}") from error
     return made(**arguments, **extra)

@@ -217,8 +217,14 @@ def _result_lines(task: dict[str, Any], test: dict[str, Any]) -> list[str]:
         f"{'transductive' if test['transductive'] else 'not transductive'})"
     ]
     if "per_step" in test:
-        after = ", ".join(f"{100 * accuracy:.1f}" for accuracy in test["per_step"][1:])
-        lines.append(f"before adaptation {100 * test['accuracy_before']:.1f} %; after each inner step {after} %")
+        after = [f"{100 * accuracy:.1f}" for accuracy in test["per_step"][1:]]
+        if len(after) > 10:  # the first and the last tell
+            after = [*after[:5], "...", *after[-3:]]
+        lines.append(
+            f"before adaptation {100 * test['accuracy_before']:.1f} %; after each inner step {', '.join(after)} %"
+        )
+    for name, score in test.get("further", {}).items():
+        lines.append(f"{name.replace('_', ' ')}: {100 * score['mean']:.2f} ± {100 * score['ci95']:.2f} %")
     return lines
 
 

@@ -23,6 +23,7 @@ class Scores(NamedTuple):
 
     accuracy: Tensor  # [S, T]: after each of the S states of `adapt_stepwise`, the last one counts
     loss: Tensor  # [T]
+    further: dict[str, Tensor]  # what else the algorithm's paper reports: name -> [T]
 
     @property
     def mean(self) -> float:
@@ -48,11 +49,12 @@ def evaluate(
     Args:
         task: ways, shots and queries.
         task_chunk: tasks at a time.
-        stepwise: also score the states before adaptation and after each inner step.
+        stepwise: the full report: also score the states before adaptation and after each inner step, and what else the paper reports.
     """
     was_training = algorithm.training
     algorithm.eval()
     accuracies, losses = [], []
+    further: dict[str, list[Tensor]] = {}
     for first in range(0, tasks, task_chunk):
         batch = source.tasks(first, min(task_chunk, tasks - first), task["ways"], task["shots"], task["queries"])
         states = algorithm.adapt_stepwise(batch.support) if stepwise else [algorithm.adapt(batch.support)]
@@ -62,8 +64,14 @@ def evaluate(
             per_state.append(objective.accuracy(logits, batch.query.y))
         accuracies.append(torch.stack(per_state))  # [S, t]
         losses.append(objective.cross_entropy(logits, batch.query.y))
+        for name, values in (algorithm.further_scores(batch) if stepwise else {}).items():
+            further.setdefault(name, []).append(values)
     algorithm.train(was_training)
-    return Scores(torch.cat(accuracies, dim=1).cpu(), torch.cat(losses).cpu())
+    return Scores(
+        torch.cat(accuracies, dim=1).cpu(),
+        torch.cat(losses).cpu(),
+        {name: torch.cat(values).cpu() for name, values in further.items()},
+    )
 
 
 def test_record(algorithm: Algorithm, scores: Scores, checkpoint_name: str) -> dict[str, Any]:
@@ -80,6 +88,10 @@ def test_record(algorithm: Algorithm, scores: Scores, checkpoint_name: str) -> d
     }
     if len(steps) > 1:
         record |= {"accuracy_before": steps[0], "per_step": steps}
+    if scores.further:
+        record["further"] = {
+            name: {"mean": float(values.mean()), "ci95": interval95(values)} for name, values in scores.further.items()
+        }
     return record
 
 

@@ -104,8 +104,10 @@ def _train_and_test(
     )
     step = int(outcome.best["step"]) if chosen == "best" else outcome.steps
     test = test_record(algorithm, scores, chosen) | {"step": step, "seconds": time.perf_counter() - started}
+    further = {f"test/{name}": score["mean"] for name, score in test.get("further", {}).items()}
     tracker.log(
-        outcome.steps, {"test/accuracy": test["accuracy"], "test/ci95": test["ci95"], "test/loss": test["loss"]}
+        outcome.steps,
+        {"test/accuracy": test["accuracy"], "test/ci95": test["ci95"], "test/loss": test["loss"], **further},
     )
     return {
         "split": {"name": dataset.split.name, "sha256": dataset.split.sha256},

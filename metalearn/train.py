@@ -111,6 +111,7 @@ def train(
     validations_without_gain = 0
     for step in range(1, settings["steps"] + 1):
         started = time.perf_counter()
+        algorithm.outer_step = step - 1
         tasks = batch(step - 1)
         made = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)

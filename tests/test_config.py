@@ -211,6 +211,14 @@ def test_build_refuses_what_is_not_ours(target: str | None, tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+def test_build_gives_what_is_optional_only_to_those_who_ask() -> None:
+    made = build({"_target_": "metalearn.errors.Diverged", "step": 3}, "algorithm", optional={"loss": 2.0, "ways": 5})
+    assert (made.step, str(made)) == (
+        3,
+        str(build({"_target_": "metalearn.errors.Diverged", "step": 3, "loss": 2.0}, "algorithm")),
+    )
+
+
 def test_build_names_a_setting_that_the_constructor_does_not_know() -> None:
     with pytest.raises(UserError, match="Diverged: got an unexpected keyword argument 'foo'"):
         build({"_target_": "metalearn.errors.Diverged", "step": 1, "loss": 0.5, "foo": 1}, "algorithm")

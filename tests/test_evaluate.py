@@ -7,13 +7,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from metalearn.algorithms.protonet import ProtoNet
 from metalearn.build import build_algorithm
 from metalearn.data.image_classes import ImageClasses
 from metalearn.data.source import TaskSource
 from metalearn.errors import UserError
 from metalearn.evaluate import evaluate, interval95, refuse_seen_classes
 from metalearn.evaluate import test_record as record_of
+from metalearn.tasks import TaskBatch
 from tests.compose import SMALL, compose
 
 TASK = {"ways": 5, "shots": 1, "queries": 5}
@@ -60,3 +63,19 @@ def test_trained_classes_are_refused_turned_or_not() -> None:
     refuse_seen_classes(["a:x", "a:x@90"], ("a:y", "b:x"))
     with pytest.raises(UserError, match="1 of these test classes were training classes of this run, 'a:x'"):
         refuse_seen_classes(["a:x@90"], ("a:x@180", "a:y"))
+
+
+def test_what_else_the_paper_reports_is_scored_for_every_task(
+    easy: ImageClasses, source: Callable[..., TaskSource]
+) -> None:
+    class Reporting(ProtoNet):
+        def further_scores(self, tasks: TaskBatch) -> dict[str, Tensor]:
+            return {"first_label": tasks.support.y[:, 0] + tasks.classes[:, 0] * 1.0}
+
+    algorithm = Reporting(build_algorithm(compose("algorithm=protonet", *SMALL), easy).get_submodule("backbone"))  # type: ignore[arg-type]
+    scores = evaluate(algorithm, source("test"), TASK, 7, 3, stepwise=True)
+    expected = source("test").tasks(0, 7, 5, 1, 5).classes[:, 0].float()
+    assert torch.equal(scores.further["first_label"], expected)
+    entry = record_of(algorithm, scores, "best")["further"]["first_label"]
+    assert entry == pytest.approx({"mean": float(expected.mean()), "ci95": interval95(expected)})
+    assert evaluate(algorithm, source("test"), TASK, 7, 3, stepwise=False).further == {}

@@ -29,7 +29,7 @@ def test_the_example_algorithm_learns_and_predicts() -> None:
         "F": F,
     }
     exec(code, names)
-    algorithm = names["NearestExample"](Conv4((1, 28, 28), 8, "stride", "batch", True, "flatten"), ways=3).eval()
+    algorithm = names["NearestExample"](Conv4((1, 28, 28), 8, "stride", "batch", True, "flatten")).eval()
     support = Examples(torch.rand(2, 6, 1, 28, 28), torch.tensor([[0, 0, 1, 1, 2, 2]] * 2), 3)
     logits = algorithm.predict(algorithm.adapt(support), support.x)
     assert logits.shape == (2, 6, 3)

@@ -102,7 +102,7 @@ def test_a_later_worse_validation_does_not_replace_the_best(
 
     script = iter([0.5, 0.9, 0.7])
     monkeypatch.setattr(
-        "metalearn.train.evaluate", lambda *a, **k: Scores(torch.full((1, 8), next(script)), torch.zeros(8))
+        "metalearn.train.evaluate", lambda *a, **k: Scores(torch.full((1, 8), next(script)), torch.zeros(8), {})
     )
     outcome, _, _ = run(settings(), easy, source, tmp_path)
     assert outcome.best["step"] == 8
@@ -116,7 +116,7 @@ def test_early_stop_counts_validations_without_gain(
 
     script = iter([0.5, 0.4, 0.6, 0.6, 0.5, 0.9])
     monkeypatch.setattr(
-        "metalearn.train.evaluate", lambda *a, **k: Scores(torch.full((1, 8), next(script)), torch.zeros(8))
+        "metalearn.train.evaluate", lambda *a, **k: Scores(torch.full((1, 8), next(script)), torch.zeros(8), {})
     )
     outcome, _, _ = run(settings("train.steps=40", "train.early_stop=2"), easy, source, tmp_path)
     assert outcome.steps == 20
@@ -128,13 +128,14 @@ class Breaking(ProtoNet):
     """Its loss becomes `bad` in its sixth step."""
 
     def __init__(self, whole: ProtoNet, bad: float) -> None:
-        super().__init__(whole.backbone, ways=5)
+        super().__init__(whole.backbone)
         self.calls, self.bad = 0, bad
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
+        assert self.outer_step == self.calls // 2  # two chunks a step
         self.calls += 1
         outcome = super().meta_loss(tasks)
-        worse: Tensor = outcome.loss * self.bad if self.calls > 10 else outcome.loss  # two chunks a step
+        worse: Tensor = outcome.loss * self.bad if self.calls > 10 else outcome.loss
         return MetaLoss(worse, outcome.metrics)
 
 

@@ -2,6 +2,9 @@
 
 An algorithm is what happens inside tasks, for T of them at once; the outer loop, devices, files and logs are not its business. It keeps no
 state on itself between calls, so that adapting or predicting twice gives the same.
+
+Its constructor is given the settings of its YAML file and, of the following, what it asks for by name: `backbone`; `ways`, of the training
+tasks; `train_classes`, how many classes the training split has, rotations counted.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ class MetaLoss(NamedTuple):
 class Algorithm(nn.Module, ABC):
     """Base of every algorithm; `self.training` tells training tasks from evaluation, as in any module."""
 
+    outer_step: int = 0  # outer steps done, set by the outer loop: for what a paper anneals while training
+
     @abstractmethod
     def adapt(self, support: Examples) -> Any:
         """Whatever the paper learns from the support set, for each of the T tasks."""
@@ -42,6 +47,10 @@ class Algorithm(nn.Module, ABC):
     def adapt_stepwise(self, support: Examples) -> Iterator[Any]:
         """What `adapt` yields before the first inner step and after each; by default only the end, for learners without steps."""
         yield self.adapt(support)
+
+    def further_scores(self, tasks: TaskBatch) -> dict[str, Tensor]:
+        """What the paper reports of test tasks beside the accuracy of their queries: name -> [T]; by default nothing."""
+        return {}
 
     @property
     def transductive(self) -> bool:

@@ -10,31 +10,20 @@ their step size 0.4 on 5 ways is `inner_lr=2.0` here); the norms' scale and shif
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metalearn import objective
-from metalearn.algorithms.base import Algorithm
+from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_classifier
 from metalearn.backbones import Backbone
 from metalearn.l2l import learn2learn
-from metalearn.task_batched import (
-    TaskBatched,
-    forward_batched,
-    forward_one_by_one,
-    refuse_running_statistics,
-    resized_head,
-)
+from metalearn.task_batched import TaskBatched, resized_head
 from metalearn.tasks import Examples
 
 
-class Adapted(NamedTuple):
-    parameters: dict[str, Tensor]  # name -> [T, ...]
-    support_x: Tensor  # [T, N*K, ...], for evaluation that is not transductive
-
-
-class MAML(Algorithm):
+class MAML(InnerLoopLearner):
     """Args:
     backbone: [n, c, H, W] -> [n, D].
     ways: outputs of the linear head.
@@ -56,27 +45,24 @@ class MAML(Algorithm):
         test_inner_steps: int,
         first_order: bool,
     ) -> None:
-        super().__init__()
-        refuse_running_statistics(backbone)
-        classifier = nn.Sequential()
-        classifier.add_module("backbone", backbone)
-        classifier.add_module("head", nn.Linear(backbone.feature_dim, ways))
+        super().__init__(backbone, ways)
         # allow_nograd takes the branch of learn2learn's adapt that does not swallow a RuntimeError; nothing here lacks a gradient.
         self.learner = learn2learn().algorithms.MAML(
-            TaskBatched(classifier), lr=inner_lr, first_order=first_order, allow_unused=False, allow_nograd=True
+            TaskBatched(linear_classifier(backbone, ways)),
+            lr=inner_lr,
+            first_order=first_order,
+            allow_unused=False,
+            allow_nograd=True,
         )
-        self.ways = ways
         self.inner_steps = inner_steps
         self.test_inner_steps = test_inner_steps
-        self._transductive = bool(backbone.uses_batch_statistics)
-        self._support_statistics = False
 
-    def adapt(self, support: Examples) -> Adapted:
-        """Parameters after the last inner step; part of the graph in training, detached in evaluation."""
-        *_, last = self.adapt_stepwise(support)
-        return last
+    def classifier(self) -> nn.Module:
+        module: nn.Module = self.learner.module.module
+        return module
 
     def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:
+        """Parameters that are part of the graph in training, detached in evaluation."""
         with torch.enable_grad():  # evaluation turns gradients off, the inner loop lives on them
             learner = self.learner.clone()
             learner.module.expand(support.x.shape[0])
@@ -91,22 +77,6 @@ class MAML(Algorithm):
                 loss = objective.cross_entropy(learner(support.x), support.y).sum()
                 learner.adapt(loss, first_order=learner.first_order or not self.training)
             yield self._adapted(learner, support)
-
-    def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
-        classifier = self.learner.module.module
-        if self._support_statistics and not self.training:
-            return forward_one_by_one(classifier, adapted.parameters, adapted.support_x, query_x)
-        return forward_batched(classifier, adapted.parameters, query_x)
-
-    @property
-    def transductive(self) -> bool:
-        return self._transductive and not self._support_statistics
-
-    def set_transductive(self, transductive: bool) -> None:
-        if transductive and not self._transductive:
-            super().set_transductive(transductive)
-        # Nichol et al. 2018, section 6: without transduction, each query is normalised together with the support set only.
-        self._support_statistics = self._transductive and not transductive
 
     def _adapted(self, learner: Any, support: Examples) -> Adapted:
         parameters = dict(learner.module.module.named_parameters())

@@ -31,13 +31,12 @@ class Adapted(NamedTuple):
 class MatchingNet(Algorithm):
     """Args:
     backbone: [n, c, H, W] -> [n, D].
-    ways: of the training tasks; unused, any number of classes can be attended to.
     distance: "cosine" or "squared_euclidean".
     full_context: embed every example in the light of the whole support set.
     processing_steps: of `full_context`, K: how often a query's LSTM reads the support set.
     """
 
-    def __init__(self, backbone: Backbone, ways: int, distance: str, full_context: bool, processing_steps: int) -> None:
+    def __init__(self, backbone: Backbone, distance: str, full_context: bool, processing_steps: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.distance = distance

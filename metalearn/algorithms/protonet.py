@@ -18,10 +18,9 @@ from metalearn.tasks import Examples, TaskBatch
 class ProtoNet(Algorithm):
     """Args:
     backbone: [n, c, H, W] -> [n, D].
-    ways: of the training tasks; unused, any number of classes has prototypes.
     """
 
-    def __init__(self, backbone: Backbone, ways: int) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 

@@ -12,26 +12,21 @@ that adapting twice gives the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from metalearn import objective
-from metalearn.algorithms.base import Algorithm, MetaLoss
+from metalearn.algorithms.base import MetaLoss
+from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_classifier
 from metalearn.backbones import Backbone
-from metalearn.task_batched import forward_batched, forward_one_by_one, refuse_running_statistics, resized_head
+from metalearn.task_batched import forward_batched, resized_head
 from metalearn.tasks import Examples, TaskBatch
 
 _BETA2, _EPSILON = 0.999, 1e-8  # of the inner Adam; its beta1 is 0: no momentum from one mini-batch to the next
 
 
-class Adapted(NamedTuple):
-    parameters: dict[str, Tensor]  # name -> [T, ...], detached
-    support_x: Tensor  # [T, N*K, ...], for evaluation that is not transductive
-
-
-class Reptile(Algorithm):
+class Reptile(InnerLoopLearner):
     """Args:
     backbone: [n, c, H, W] -> [n, D].
     ways: outputs of the linear head.
@@ -57,30 +52,22 @@ class Reptile(Algorithm):
         test_inner_steps: int,
         test_inner_batch: int,
     ) -> None:
-        super().__init__()
-        refuse_running_statistics(backbone)
-        self.classifier = nn.Sequential()
-        self.classifier.add_module("backbone", backbone)
-        self.classifier.add_module("head", nn.Linear(backbone.feature_dim, ways))
-        self.ways = ways
+        super().__init__(backbone, ways)
+        self.network = linear_classifier(backbone, ways)
         self.inner_optimizer = inner_optimizer
         self.inner_lr = inner_lr
         self.inner_steps, self.inner_batch = inner_steps, inner_batch
         self.test_inner_steps, self.test_inner_batch = test_inner_steps, test_inner_batch
-        self._transductive = bool(backbone.uses_batch_statistics)
-        self._support_statistics = False
 
-    def adapt(self, support: Examples) -> Adapted:
-        """Parameters after the last inner step, detached: no gradient flows through the inner loop."""
-        for state in self.adapt_stepwise(support):  # one state in memory at a time
-            last = state
-        return last
+    def classifier(self) -> nn.Module:
+        return self.network
 
     def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:
+        """Detached parameters: no gradient flows through the inner loop."""
         tasks, examples = support.y.shape
         parameters = {
             name: parameter.detach().expand(tasks, *parameter.shape)
-            for name, parameter in self.classifier.named_parameters()
+            for name, parameter in self.network.named_parameters()
         }
         if support.ways != self.ways:
             for name in ("head.weight", "head.bias"):
@@ -103,39 +90,24 @@ class Reptile(Algorithm):
             parameters = updated
             yield Adapted(parameters, support.x)
 
-    def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
-        if self._support_statistics and not self.training:
-            return forward_one_by_one(self.classifier, adapted.parameters, adapted.support_x, query_x)
-        return forward_batched(self.classifier, adapted.parameters, query_x)
-
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         adapted = self.adapt(tasks.support)
         with torch.no_grad():
             after = self.query_loss(self.predict(adapted, tasks.query.x), tasks)
         inner_products = [
             (theta * (theta.detach() - adapted.parameters[name])).flatten(1).sum(1)
-            for name, theta in self.classifier.named_parameters()
+            for name, theta in self.network.named_parameters()
         ]
         surrogate = torch.stack(inner_products).sum(
             0
         )  # [T]: <theta, theta - theta'>, with the second factor held constant
         return MetaLoss(after.loss + (surrogate - surrogate.detach()), after.metrics)
 
-    @property
-    def transductive(self) -> bool:
-        return self._transductive and not self._support_statistics
-
-    def set_transductive(self, transductive: bool) -> None:
-        if transductive and not self._transductive:
-            super().set_transductive(transductive)
-        # Section 6: without transduction, each query is normalised together with the support set only.
-        self._support_statistics = self._transductive and not transductive
-
     @torch.enable_grad()
     def _gradients(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Of each task's mean loss on its mini-batch: the SUM over tasks gives each task's parameters just that."""
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
-        loss = objective.cross_entropy(forward_batched(self.classifier, leaves, x), y).sum()
+        loss = objective.cross_entropy(forward_batched(self.network, leaves, x), y).sum()
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 

@@ -36,7 +36,7 @@ def matching(
     backbone: Backbone | None = None,
 ) -> MatchingNet:
     torch.manual_seed(0)
-    return MatchingNet(backbone or Flat(), 2, distance, full_context, steps)
+    return MatchingNet(backbone or Flat(), distance, full_context, steps)
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -158,7 +158,7 @@ def test_full_context_embeds_the_support_set_and_then_the_queries_with_it() -> N
 def conv_matching(running_stats: bool = True, full_context: bool = False) -> MatchingNet:
     torch.manual_seed(0)
     backbone = Conv4((1, 16, 16), 8, "max_pool", "batch", running_stats, "flatten")
-    return MatchingNet(backbone, 3, "squared_euclidean", full_context, 2)
+    return MatchingNet(backbone, "squared_euclidean", full_context, 2)
 
 
 def random_tasks() -> TaskBatch:

@@ -23,7 +23,7 @@ class Flat(nn.Module):
 
 
 def test_prototypes_and_distances_by_hand() -> None:
-    algorithm = ProtoNet(Flat(), ways=2).eval()
+    algorithm = ProtoNet(Flat()).eval()
     support = Examples(
         torch.tensor([[[0.0, 0.0], [2.0, 0.0], [0.0, 4.0], [0.0, 6.0]]]), torch.tensor([[0, 0, 1, 1]]), 2
     )
@@ -37,7 +37,7 @@ def test_prototypes_and_distances_by_hand() -> None:
 
 
 def test_labels_and_not_positions_decide() -> None:
-    algorithm = ProtoNet(Flat(), ways=3).eval()
+    algorithm = ProtoNet(Flat()).eval()
     x, y = torch.rand(2, 6, 5), torch.tensor([[0, 0, 1, 1, 2, 2], [2, 1, 0, 2, 1, 0]])
     order = torch.tensor([5, 2, 0, 4, 1, 3])
     torch.testing.assert_close(
@@ -47,7 +47,7 @@ def test_labels_and_not_positions_decide() -> None:
 
 def conv_protonet(running_stats: bool) -> ProtoNet:
     torch.manual_seed(0)
-    return ProtoNet(Conv4((1, 16, 16), 8, "max_pool", "batch", running_stats, "flatten"), ways=3)
+    return ProtoNet(Conv4((1, 16, 16), 8, "max_pool", "batch", running_stats, "flatten"))
 
 
 def random_tasks() -> TaskBatch:

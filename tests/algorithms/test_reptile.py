@@ -44,7 +44,7 @@ def reptile(optimizer: str = "adam", backbone: str = "mlp", dtype: torch.dtype =
 
 def plain_loop(algorithm: Reptile, tasks: TaskBatch, task: int) -> list[Tensor]:
     """theta' of one task."""
-    network = copy.deepcopy(algorithm.classifier)
+    network = copy.deepcopy(algorithm.network)
     optimizer: torch.optim.Optimizer
     if algorithm.inner_optimizer == "adam":
         optimizer = torch.optim.Adam(network.parameters(), lr=algorithm.inner_lr, betas=(0.0, 0.999))
@@ -71,7 +71,7 @@ def test_the_gradient_is_the_way_back_from_where_the_tasks_end(optimizer: str, b
         expected = theta.detach() - torch.stack(theta_prime).mean(0)
         assert theta.grad is not None, name
         torch.testing.assert_close(theta.grad, expected, atol=1e-9, rtol=0)
-        if (name, backbone) != ("classifier.backbone.blocks.1.bias", "mlp_norm"):  # batch norm takes it out again
+        if (name, backbone) != ("network.backbone.blocks.1.bias", "mlp_norm"):  # batch norm takes it out again
             assert float(expected.abs().max()) > 1e-4, name
 
 
@@ -82,7 +82,7 @@ def test_one_sgd_step_at_rate_one_goes_to_the_mean_of_the_tasks(optimizer: str) 
     outer = torch.optim.SGD(algorithm.parameters(), lr=1.0)
     meta_gradient(algorithm, tasks, TASKS, "fp32")
     outer.step()
-    for name, parameter in algorithm.classifier.named_parameters():
+    for name, parameter in algorithm.network.named_parameters():
         torch.testing.assert_close(parameter.detach(), adapted.parameters[name].mean(0), atol=1e-12, rtol=0)
 
 
@@ -90,7 +90,7 @@ def test_the_logged_loss_and_accuracy_are_those_of_the_queries_after_adaptation(
     tasks, algorithm = random_tasks(), reptile().train()
     outcome = algorithm.meta_loss(tasks)
     for task in range(TASKS):
-        network = copy.deepcopy(algorithm.classifier)
+        network = copy.deepcopy(algorithm.network)
         for parameter, end in zip(network.parameters(), plain_loop(algorithm, tasks, task), strict=True):
             parameter.data = end
         logits = network(tasks.query.x[task])
@@ -125,7 +125,7 @@ def test_evaluation_has_its_own_steps_and_mini_batches() -> None:
     assert len(states) == 5
     in_evaluation = list(algorithm.eval().adapt_stepwise(tasks.support))
     assert len(in_evaluation) == 7
-    for name, theta in algorithm.classifier.named_parameters():
+    for name, theta in algorithm.network.named_parameters():
         assert torch.equal(states[0].parameters[name], theta.detach().expand(TASKS, *theta.shape))
         assert not in_evaluation[-1].parameters[name].requires_grad
     assert not torch.equal(states[1].parameters["head.weight"], in_evaluation[1].parameters["head.weight"])
@@ -168,7 +168,7 @@ def test_without_transduction_a_query_sees_only_the_support_set() -> None:
     task, query = 1, 4
     batch = torch.cat([tasks.support.x[task], tasks.query.x[task, query : query + 1]])
     parameters = {name: parameter[task] for name, parameter in adapted.parameters.items()}
-    by_hand = torch.func.functional_call(algorithm.classifier, parameters, (batch,))[-1]
+    by_hand = torch.func.functional_call(algorithm.network, parameters, (batch,))[-1]
     torch.testing.assert_close(whole[task, query], by_hand)
     algorithm.set_transductive(True)
     assert not torch.allclose(algorithm.predict(adapted, tasks.query.x), whole, atol=1e-3)
