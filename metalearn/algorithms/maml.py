@@ -4,7 +4,7 @@ field uses of MAML++ (Antoniou, Edwards and Storkey 2019, "How to train your MAM
 Algorithm 2, lines 5 to 10: every task takes gradient steps from the shared initialisation on its support set (section 2.2; `adapt_stepwise`); the
 initialisation moves so that the queries are classified well after those steps (eq. 1; `meta_loss`), differentiating through them (second
 order) unless `first_order` (section 5.2). MAML++, section 4: the multi-step loss is `meta_loss` with `step_weights`; derivative-order annealing
-is `first_order_until`; the learned rates, one per parameter tensor and inner step, are `rates`, applied by `step_at`.
+is `first_order_until`; the learned rates, one per parameter tensor and inner step, are `rates`, applied by `_take_step`.
 
 Departures from MAML's authors' code: the inner loss is the mean over the support set, theirs the sum over classes of the mean over shots (so
 their step size 0.4 on 5 ways is `inner_lr=2.0` here); the norms' scale and shift are adapted too, as learn2learn does.
@@ -73,8 +73,8 @@ class MAML(InnerLoopLearner):
         )
         self.inner_steps = inner_steps
         self.test_inner_steps = test_inner_steps
-        shape = inner_steps, sum(1 for _ in self.classifier().parameters())
-        self.rates = nn.Parameter(torch.full(shape, inner_lr)) if learn_rates else None
+        tensors = len(list(self.classifier().parameters()))
+        self.rates = nn.Parameter(torch.full((inner_steps, tensors), float(inner_lr))) if learn_rates else None
         self.multi_step_loss_until = multi_step_loss_until
         self.first_order_until = first_order_until
 
@@ -92,17 +92,26 @@ class MAML(InnerLoopLearner):
                 for name, parameter in head._parameters.items():
                     head._parameters[name] = resized_head(parameter, support.ways)
         yield self._adapted(learner, support)
-        first_order = self.learner.first_order or not self.training or self.outer_step < self.first_order_until
         for step in range(self.inner_steps if self.training else self.test_inner_steps):
             with torch.enable_grad():
                 # The SUM over tasks: each task's parameters receive just that task's gradient (eq. 1).
                 loss = objective.cross_entropy(learner(support.x), support.y).sum()
-                if self.rates is None:
-                    learner.adapt(loss, first_order=first_order)
-                else:
-                    rates = self.rates[min(step, self.inner_steps - 1)]
-                    step_at(rates if self.training else rates.detach(), learner, loss, first_order)
+                self._take_step(learner, loss, step)
             yield self._adapted(learner, support)
+
+    def _take_step(self, learner: Any, loss: Tensor, step: int) -> None:
+        """Inner step number `step`, from 0 on, along the gradient of `loss`."""
+        first_order = self.learner.first_order or not self.training or self.outer_step < self.first_order_until
+        if self.rates is None:
+            learner.adapt(loss, first_order=first_order)
+            return
+        # What learn2learn's `adapt` does with one rate for all, with one for each parameter tensor.
+        rates = self.rates[min(step, self.inner_steps - 1)]
+        if not self.training:
+            rates = rates.detach()  # no graph through the steps
+        gradients = torch.autograd.grad(loss, list(learner.module.parameters()), create_graph=not first_order)
+        updates = [-rate * gradient for rate, gradient in zip(rates, gradients, strict=True)]
+        learner.module = learn2learn().utils.update_module(learner.module, updates=updates)
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         """The queries' loss after the last inner step or, until `multi_step_loss_until`, the weighted sum of those after each."""
@@ -119,13 +128,6 @@ class MAML(InnerLoopLearner):
         if not self.training:
             parameters = {name: parameter.detach() for name, parameter in parameters.items()}
         return Adapted(parameters, support.x)
-
-
-def step_at(rates: Tensor, learner: Any, loss: Tensor, first_order: bool) -> None:
-    """What learn2learn's `MAML.adapt` does with one rate, with one for each of the P parameter tensors: rates [P]."""
-    gradients = torch.autograd.grad(loss, list(learner.module.parameters()), create_graph=not first_order)
-    updates = [-rate * gradient for rate, gradient in zip(rates, gradients, strict=True)]
-    learner.module = learn2learn().utils.update_module(learner.module, updates=updates)
 
 
 def step_weights(steps: int, progress: float) -> list[float]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from metalearn import checkpoint
 from metalearn.algorithms.maml import MAML, step_weights
+from metalearn.backbones import MLP
 from metalearn.cli import main
 from metalearn.tasks import TaskBatch
 from tests.algorithms.test_maml import TASKS, check_finite_differences, gradients, maml, random_tasks
@@ -156,6 +157,15 @@ def test_equal_rates_are_one_rate() -> None:
     _, plain = gradients(maml(dtype=torch.float64), tasks, TASKS)
     for our, their in zip(ours, plain, strict=True):
         torch.testing.assert_close(our, their, atol=1e-12, rtol=1e-10)
+
+
+def test_a_whole_number_is_a_rate_too() -> None:
+    network = MLP((1, 16, 16), hidden=[6], norm="none", running_stats=False)
+    algorithm = MAML(
+        network, 3, 1, 2, 2, first_order=False, learn_rates=True, multi_step_loss_until=0, first_order_until=0
+    )
+    assert algorithm.rates is not None
+    assert torch.equal(algorithm.rates, torch.ones(2, 4))
 
 
 def test_steps_beyond_training_take_the_last_rates() -> None:
