@@ -2,16 +2,19 @@
 
 A task is one sequence: at step t the network sees an example x_t and the label y_{t-1} of the example before (section 2.1), and predicts y_t.
 Nothing is adapted but the state of an LSTM and of an external memory that it reads and writes. The memory is addressed by content and written
-where it was last read or least used (LRUA, section 3.2), or as in Neural Turing Machines (Graves, Wayne and Danihelka 2014,
-https://arxiv.org/abs/1410.5401). The loss is the mean of the cross-entropies of all steps (the paper's sum, divided by the number of steps).
+where it was last read or least used (LRUA, section 3.2), or addressed as in Neural Turing Machines (Graves, Wayne and Danihelka 2014,
+https://arxiv.org/abs/1410.5401). To score queries after a support set, the support set is presented with its labels, and each query as the one
+next step from the state there.
 
-Where the paper leaves it open: every read head has its own key and write gate, while all share the least used slots; the memory is written before
-it is read, as the indices of the equations have it; memory, weights and usage start at zero. To score a query after a support set, the support
-set is presented with its labels and the query as the one next step, from the state there; no query's writing is seen by another.
+Departures: the cosine is multiplied by a learned strength, as in Neural Turing Machines, before the softmax, which over 128 slots is otherwise
+nearly flat (`key_strength=null` is the paper). A step reads the memory as the step before left it, then writes; by the indices of eq. 4 and 8
+it would read what it has just written. The loss is the mean of the cross-entropies of all steps, the paper's is their sum. Where the paper
+leaves it open: every read head has its own key and write gate, all share the least used slots; memory, weights and usage start at zero.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -25,20 +28,18 @@ from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch
 
 _EPSILON = 1e-8  # of squared norms: an empty slot has the cosine 0 with every key
-_QUERIES_AT_ONCE = 25  # of one task: each has a copy of the memory for its one step
 _ORDER, _UNITS = 1, 2  # what is drawn for a task
 
 
 class State(NamedTuple):
-    hidden: Tensor  # [T, C], h_t of the LSTM
+    carried: Tensor  # [T, C + R*W], h_t of the LSTM and r_t
     cell: Tensor  # [T, C]
-    read: Tensor  # [T, R*W], r_t
-    memory: tuple[Tensor, ...]  # what the addressing keeps: the first is M_t [T, M, W]
+    memory: tuple[Tensor, ...]  # what the addressing keeps: M_t [T, M, W] and more
 
 
 class Adapted(NamedTuple):
     state: State  # after the support set
-    last_label: Tensor  # [T], still to be presented
+    last_label: Tensor  # [T, 1], to be presented with the next example
     ways: int
 
 
@@ -53,6 +54,7 @@ class MANN(Algorithm):
         memory_slots: M.
         memory_width: W.
         read_heads: R.
+        key_strength: what the cosine of key and slot is multiplied with at first, learned from there; None for the cosine itself.
         usage_decay: gamma, of addressing="lrua".
         addressing: "lrua" or "ntm".
         instances: at most so many examples of each class make a training sequence.
@@ -70,6 +72,7 @@ class MANN(Algorithm):
         memory_slots: int,
         memory_width: int,
         read_heads: int,
+        key_strength: float | None,
         usage_decay: float,
         addressing: str,
         instances: int,
@@ -79,7 +82,7 @@ class MANN(Algorithm):
         self.label_units = label_units
         self.instances = instances
         self._refuse_too_many(ways)
-        shape = (memory_slots, memory_width, read_heads)
+        shape = (memory_slots, memory_width, read_heads, key_strength)
         self.addressing: Addressing = NTM(*shape) if addressing == "ntm" else LRUA(*shape, usage_decay)
         output_size = controller_size + read_heads * memory_width
         self.inputs = nn.Linear(backbone.feature_dim + label_units, 4 * controller_size)
@@ -102,26 +105,18 @@ class MANN(Algorithm):
             0
         ]  # y starts with 0: the same order for every task
         x, y = support.x[:, order], support.y[:, order]
-        features = embed_tasks(self.backbone, x, self.training)
-        _, state = self._unroll(features, self._offset(y), self._start(y.shape[0]))
-        return Adapted(state, y[:, -1], support.ways)
+        _, state = self._unroll(self._gate_terms(x, self._offset(y)))
+        return Adapted(state, y[:, -1:], support.ways)
 
     def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
-        features = embed_tasks(self.backbone, query_x, self.training)  # [T, n, D]
-        previous = F.one_hot(adapted.last_label, self.label_units).to(features.dtype)  # [T, L]
-        logits = []
-        for part in features.split(_QUERIES_AT_ONCE, dim=1):
-            tasks, queries, _ = part.shape
-            hidden, cell, read, *memory = (
-                tensor.repeat_interleave(queries, 0) for tensor in (*adapted.state[:3], *adapted.state.memory)
-            )
-            outputs, _ = self._unroll(
-                part.flatten(0, 1).unsqueeze(1),
-                previous.repeat_interleave(queries, 0).unsqueeze(1),
-                State(hidden, cell, read, tuple(memory)),
-            )
-            logits.append(self.outputs(outputs).view(tasks, queries, -1)[..., : adapted.ways])
-        return torch.cat(logits, dim=1)
+        """Every query is the step after the support set. It would be written into the memory after it is read, so all can read the same one."""
+        state = adapted.state
+        last_label = F.one_hot(adapted.last_label, self.label_units).expand(-1, query_x.shape[1], -1)
+        gates = self._gate_terms(query_x, last_label) + self.recurrent(state.carried).unsqueeze(1)  # [T, N*Q, 4C]
+        hidden, _ = lstm_step(gates, state.cell.unsqueeze(1))
+        read, _ = self.addressing.read(self.heads(hidden), state.memory)
+        logits: Tensor = self.outputs(torch.cat([hidden, read], dim=-1))
+        return logits[..., : adapted.ways]
 
     def further_scores(self, tasks: TaskBatch) -> dict[str, Tensor]:
         """Table 1: the accuracy at each class's 1st, 2nd, ... instance in a sequence like those of training."""
@@ -139,8 +134,7 @@ class MANN(Algorithm):
         x, y = self._sequence(tasks)
         # Which label unit stands for which label: a random choice for every task, so that all units are trained.
         units = shuffled(tasks.classes, self.label_units, _UNITS)[:, :ways]  # [T, N]
-        features = embed_tasks(self.backbone, x, self.training)
-        outputs, _ = self._unroll(features, self._offset(units.gather(1, y)), self._start(y.shape[0]))
+        outputs, _ = self._unroll(self._gate_terms(x, self._offset(units.gather(1, y))))
         logits: Tensor = self.outputs(outputs)  # [T, S, L]
         return logits.gather(2, units.unsqueeze(1).expand(-1, y.shape[1], -1)), y
 
@@ -159,43 +153,36 @@ class MANN(Algorithm):
 
     def _offset(self, units: Tensor) -> Tensor:
         """Section 2.1: the one-hot label of the step before, and nothing at the first: [T, S] -> [T, S, L]."""
-        one_hot = F.one_hot(units, self.label_units)
-        return F.pad(one_hot[:, :-1], (0, 0, 1, 0)).to(self.outputs.weight.dtype)
+        return F.pad(F.one_hot(units, self.label_units)[:, :-1], (0, 0, 1, 0))
 
-    def _start(self, tasks: int) -> State:
-        like = self.outputs.weight
-        controller_size = self.heads.in_features
-        read_size = self.outputs.in_features - controller_size
-        hidden, cell, read = (like.new_zeros(tasks, size) for size in (controller_size, controller_size, read_size))
-        return State(hidden, cell, read, self.addressing.start(like, tasks))
+    def _gate_terms(self, x: Tensor, labels: Tensor) -> Tensor:
+        """What the LSTM's gates get from outside: images [T, n, ...] and one-hot labels [T, n, L] -> [T, n, 4C]."""
+        features = embed_tasks(self.backbone, x, self.training)
+        terms: Tensor = self.inputs(torch.cat([features, labels.to(features.dtype)], dim=-1))
+        return terms.to(self.inputs.weight.dtype)
 
-    def _unroll(self, features: Tensor, previous: Tensor, state: State) -> tuple[Tensor, State]:
-        """(h_t, r_t) [T, S, C + R*W] of all steps and the state after the last, from x_t [T, S, D] and y_{t-1} [T, S, L]."""
-        dtype = self.recurrent.weight.dtype
-        read_inputs: list[Tensor] = []
-        head_inputs: list[Tensor] = []
-        # What does not depend on the state, for all steps at once.
-        gate_terms = self.inputs(torch.cat([features, previous.to(features.dtype)], dim=-1)).to(dtype)
-        head_terms = self.heads.bias.expand(*features.shape[:2], -1)
-        gate_terms = _DeferredGradient.apply(gate_terms, self.recurrent.weight, read_inputs)
-        head_terms = _DeferredGradient.apply(head_terms, self.heads.weight, head_inputs)
+    def _unroll(self, gate_terms: Tensor) -> tuple[Tensor, State]:
+        """From [T, S, 4C]: (h_t, r_t) [T, S, C + R*W] of all steps, and the state after the last."""
+        tasks, steps, _ = gate_terms.shape
+        carried_before: list[Tensor] = []
+        hidden_states: list[Tensor] = []
+        gate_terms = _DeferredGradient.apply(gate_terms, self.recurrent.weight, carried_before)
+        head_terms = _DeferredGradient.apply(self.heads.bias.expand(tasks, steps, -1), self.heads.weight, hidden_states)
         recurrent, heads = self.recurrent.weight.detach().t(), self.heads.weight.detach().t()
-        hidden, cell, read, memory = state
-        carried = torch.cat([hidden, read], dim=1)
+        carried = gate_terms.new_zeros(tasks, self.outputs.in_features)
+        cell = gate_terms.new_zeros(tasks, self.heads.in_features)
+        memory = self.addressing.start(gate_terms)
         outputs = []
         for gate_term, head_term in zip(gate_terms.unbind(1), head_terms.unbind(1), strict=True):
-            read_inputs.append(carried.detach())
-            sigmoids, candidate = torch.addmm(gate_term, carried, recurrent).split(
-                [3 * cell.shape[1], cell.shape[1]], dim=1
-            )
-            forget, write, show = sigmoids.sigmoid().chunk(3, dim=1)
-            cell = forget * cell + write * candidate.tanh()
-            hidden = show * cell.tanh()
-            head_inputs.append(hidden.detach())
-            read, memory = self.addressing.step(torch.addmm(head_term, hidden, heads).to(dtype), memory)
-            carried = torch.cat([hidden, read], dim=1)
+            carried_before.append(carried.detach())
+            hidden, cell = lstm_step(torch.addmm(gate_term, carried, recurrent), cell)
+            hidden_states.append(hidden.detach())
+            interface = torch.addmm(head_term, hidden, heads)
+            read, access = self.addressing.read(interface.unsqueeze(1), memory)
+            memory = self.addressing.write(access, memory)
+            carried = torch.cat([hidden, read.squeeze(1)], dim=1)
             outputs.append(carried)
-        return torch.stack(outputs, dim=1), State(hidden, cell, read, memory)
+        return torch.stack(outputs, dim=1), State(carried, cell, memory)
 
     def _refuse_too_many(self, ways: int) -> None:
         if ways > self.label_units:
@@ -205,88 +192,124 @@ class MANN(Algorithm):
             )
 
 
+def lstm_step(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., 4C], c_{t-1} [..., C] -> h_t, c_t [..., C]."""
+    size = cell.shape[-1]
+    sigmoids, candidate = gates.split([3 * size, size], dim=-1)
+    forget, write, show = sigmoids.sigmoid().chunk(3, dim=-1)
+    cell = forget * cell + write * candidate.tanh()
+    return show * cell.tanh(), cell
+
+
 class Addressing(Protocol):
-    """How a memory is accessed: R read vectors and a new memory for each step."""
+    """How a memory is accessed. `read` serves n steps that all start from the same memory, `write` is for one step."""
 
     head_size: int  # what a step needs of the controller
 
-    def start(self, like: Tensor, tasks: int) -> tuple[Tensor, ...]:
-        """The memory before the first step, of the dtype and device of `like`."""
+    def start(self, like: Tensor) -> tuple[Tensor, ...]:
+        """The memory before the first step, for as many tasks as `like` [T, ...] has."""
 
-    def step(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """heads [T, head_size] -> r_t [T, R*W] and the memory after the step."""
+    def read(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """heads [T, n, head_size] -> r_t [T, n, R*W] and what `write` needs to know."""
+
+    def write(self, access: tuple[Tensor, ...], memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The memory after the step."""
 
 
 class LRUA:
     """Section 3.2, least recently used access. The memory: M_t [T, M, W], w^r_t [T, R, M], w^u_t [T, M]."""
 
-    def __init__(self, slots: int, width: int, heads: int, decay: float) -> None:
+    def __init__(self, slots: int, width: int, heads: int, key_strength: float | None, decay: float) -> None:
         self.slots, self.width, self.heads, self.decay = slots, width, heads, decay
-        self.head_size = heads * (width + 1)
+        self.similarity = Similarity(width, heads, key_strength)
+        self.head_size = self.similarity.head_size + heads
 
-    def start(self, like: Tensor, tasks: int) -> tuple[Tensor, ...]:
-        return (
-            like.new_zeros(tasks, self.slots, self.width),
-            like.new_zeros(tasks, self.heads, self.slots),
-            like.new_zeros(tasks, self.slots),
-        )
+    def start(self, like: Tensor) -> tuple[Tensor, ...]:
+        tasks = like.shape[0]
+        content = like.new_zeros(tasks, self.slots, self.width)
+        return content, like.new_zeros(tasks, self.heads, self.slots), like.new_zeros(tasks, self.slots)
 
-    def step(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        content, read_weights, usage = memory
-        keys, gates = heads.split([self.heads * self.width, self.heads], dim=1)
-        keys = keys.tanh().unflatten(1, (self.heads, self.width))
-        # w^lu, eq. 6: one at the n = R least used slots, zero elsewhere. No gradient passes through it, so usage needs none.
+    def read(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        content = memory[0]
+        addresses, gates = heads.split([self.similarity.head_size, self.heads], dim=-1)
+        similarities, keys = self.similarity(addresses, content)
+        weights = similarities.softmax(-1)  # w^r, eq. 3
+        return read_out(weights, content), (keys, gates, weights)
+
+    def write(self, access: tuple[Tensor, ...], memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        keys, gates, read_weights = (part.squeeze(1) for part in access)
+        content, last_read, usage = memory
+        # w^lu_{t-1}, eq. 6: one at the n = R least used slots, zero elsewhere; no gradient passes through it, so usage needs none.
         least = usage.topk(self.heads, largest=False).indices
         least_used = torch.zeros_like(usage).scatter_(1, least, 1.0).unsqueeze(1)
-        # w^w, eq. 7
-        write_weights = torch.lerp(least_used.expand_as(read_weights), read_weights, gates.sigmoid().unsqueeze(-1))
-        # M_t, eq. 8: the least used slot is set to zero before.
-        kept = torch.ones_like(usage).scatter_(1, least[:, :1], 0.0).unsqueeze(-1)
-        content = (content * kept).baddbmm_(write_weights.transpose(1, 2), keys)
-        # w^r and r_t, eq. 2 to 4
-        read_weights = cosines(keys, content).softmax(-1)
-        read = read_weights @ content
-        with torch.no_grad():  # w^u, eq. 5
-            usage = self.decay * usage + (read_weights + write_weights).sum(1)
-        return read.flatten(1), (content, read_weights, usage)
-
-
-def cosines(keys: Tensor, content: Tensor) -> Tensor:
-    """[T, n, W], [T, M, W] -> [T, n, M]."""
-    lengths = [(vectors.square().sum(-1) + _EPSILON).rsqrt() for vectors in (keys, content)]
-    return (keys @ content.transpose(1, 2)) * lengths[0].unsqueeze(2) * lengths[1].unsqueeze(1)
+        weights = torch.lerp(least_used.expand_as(last_read), last_read, gates.sigmoid().unsqueeze(-1))  # w^w, eq. 7
+        kept = torch.ones_like(usage).scatter_(1, least[:, :1], 0.0).unsqueeze(-1)  # the least used slot is set to zero
+        content = (content * kept).baddbmm_(weights.transpose(1, 2), keys)  # eq. 8
+        with torch.no_grad():
+            usage = self.decay * usage + (read_weights + weights).sum(1)  # eq. 5
+        return content, read_weights, usage
 
 
 class NTM:
     """Graves et al. 2014, section 3: R read heads and one write head. The memory: M_t [T, M, W], w_t [T, R+1, M], the write head last.
 
-    A step reads M_{t-1} and then writes. The weights start on the first slot.
+    All weights start on the first slot.
     """
 
-    def __init__(self, slots: int, width: int, heads: int) -> None:
-        self.slots, self.width, self.heads = slots, width, heads
-        self.parts = [(heads + 1) * size for size in (width, 1, 1, 3, 1)] + [width, width]
+    def __init__(self, slots: int, width: int, heads: int, key_strength: float | None) -> None:
+        self.slots, self.width, self.heads = slots, width, heads + 1
+        self.similarity = Similarity(width, self.heads, key_strength)
+        self.parts = [self.similarity.head_size, self.heads, 3 * self.heads, self.heads, width, width]
         self.head_size = sum(self.parts)
 
-    def start(self, like: Tensor, tasks: int) -> tuple[Tensor, ...]:
-        weights = like.new_zeros(tasks, self.heads + 1, self.slots)
+    def start(self, like: Tensor) -> tuple[Tensor, ...]:
+        weights = like.new_zeros(like.shape[0], self.heads, self.slots)
         weights[:, :, 0] = 1
-        return like.new_zeros(tasks, self.slots, self.width), weights
+        return like.new_zeros(like.shape[0], self.slots, self.width), weights
 
-    def step(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        content, weights = memory
-        keys, strengths, gates, shifts, exponents, erase, add = heads.split(self.parts, dim=1)
-        strengths, gates, exponents = (part.unsqueeze(-1) for part in (strengths, gates, exponents))
-        keys = keys.tanh().unflatten(1, (-1, self.width))
-        by_content = (F.softplus(strengths) * cosines(keys, content)).softmax(-1)  # eq. 5 and 6
-        gated = torch.lerp(weights, by_content, gates.sigmoid())  # eq. 7
-        back, stay, forth = shifts.unflatten(1, (-1, 3)).softmax(-1).split(1, dim=-1)
+    def read(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        content, last = memory
+        addresses, gates, shifts, exponents, erase, add = heads.split(self.parts, dim=-1)
+        by_content = self.similarity(addresses, content)[0].softmax(-1)  # eq. 5
+        gate = gates.sigmoid().unsqueeze(-1)
+        gated = gate * by_content + (1 - gate) * last.unsqueeze(1)  # eq. 7
+        back, stay, forth = shifts.unflatten(-1, (-1, 3)).softmax(-1).split(1, dim=-1)
         shifted = back * gated.roll(-1, -1) + stay * gated + forth * gated.roll(1, -1)  # eq. 8
-        weights = ((1 + F.softplus(exponents)) * (shifted + _EPSILON).log()).softmax(-1)  # eq. 9
-        read = weights[:, :-1] @ content  # eq. 2
-        where = weights[:, -1:].transpose(1, 2)  # [T, M, 1]
-        content = content * (1 - where * erase.sigmoid().unsqueeze(1)) + where * add.tanh().unsqueeze(1)  # eq. 3 and 4
-        return read.flatten(1), (content, weights)
+        exponent = 1 + F.softplus(exponents).unsqueeze(-1)
+        weights = (exponent * (shifted + _EPSILON).log()).softmax(-1)  # eq. 9
+        return read_out(weights[:, :, :-1], content), (weights, erase, add)  # eq. 2
+
+    def write(self, access: tuple[Tensor, ...], memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        weights, erase, add = access
+        where = weights[:, 0, -1].unsqueeze(-1)  # [T, M, 1]
+        content = memory[0] * (1 - where * erase.sigmoid()) + where * add.tanh()  # eq. 3 and 4
+        return content, weights.squeeze(1)
+
+
+class Similarity:
+    """The cosine of a key with every slot (eq. 2), times a strength that the controller sets, around `strength` to begin with."""
+
+    def __init__(self, width: int, heads: int, strength: float | None) -> None:
+        self.sizes = [heads * width, 0 if strength is None else heads]
+        self.head_size = sum(self.sizes)
+        self.shape = (heads, width)
+        self.offset = None if strength is None else math.log(math.expm1(strength))
+
+    def __call__(self, heads: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
+        """heads [T, n, head_size], M [T, M, W] -> similarities [T, n, H, M] and keys [T, n, H, W]."""
+        keys, strengths = heads.split(self.sizes, dim=-1)
+        keys = keys.tanh().unflatten(-1, self.shape)
+        products = (keys.flatten(1, 2) @ content.transpose(1, 2)).unflatten(1, keys.shape[1:3])
+        lengths = (keys.square().sum(-1, keepdim=True) + _EPSILON).rsqrt()
+        if self.offset is not None:
+            lengths = lengths * F.softplus(strengths + self.offset).unsqueeze(-1)  # Graves et al., eq. 5
+        slot_lengths = (content.square().sum(-1) + _EPSILON).rsqrt()[:, None, None]  # [T, 1, 1, M]
+        return products * lengths * slot_lengths, keys
+
+
+def read_out(weights: Tensor, content: Tensor) -> Tensor:
+    """Eq. 4: w [T, n, R, M], M [T, M, W] -> [T, n, R*W]."""
+    return (weights.flatten(1, 2) @ content).view(*weights.shape[:2], -1)
 
 
 class _DeferredGradient(torch.autograd.Function):

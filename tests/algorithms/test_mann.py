@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from metalearn.tasks import Examples, TaskBatch
 
 WAYS, SHOTS, QUERIES, TASKS = 3, 1, 4, 4
 SHAPE = (1, 4, 4)
-CONTROLLER, SLOTS, WIDTH, HEADS, DECAY = 7, 6, 5, 2, 0.9
+CONTROLLER, SLOTS, WIDTH, HEADS, DECAY, STRENGTH = 7, 6, 5, 2, 0.9, 1.5
+OFFSET = math.log(math.exp(STRENGTH) - 1)  # softplus(OFFSET) is STRENGTH
 
 
 def mann(
@@ -24,6 +26,7 @@ def mann(
     label_units: int = WAYS,
     instances: int = SHOTS + QUERIES,
     backbone: Backbone | None = None,
+    key_strength: float | None = STRENGTH,
 ) -> MANN:
     torch.manual_seed(1)
     algorithm = MANN(
@@ -34,6 +37,7 @@ def mann(
         SLOTS,
         WIDTH,
         HEADS,
+        key_strength,
         DECAY,
         addressing,
         instances,
@@ -71,7 +75,7 @@ def lstm(algorithm: MANN, x: Tensor, hidden: Tensor, read: Tensor, cell: Tensor)
     return show.sigmoid() * cell.tanh(), cell
 
 
-def slow_lrua(algorithm: MANN, inputs: Tensor) -> list[Tensor]:
+def slow_lrua(algorithm: MANN, inputs: Tensor, strengths: bool = True) -> list[Tensor]:
     """Santoro et al. 2016, eq. 2 to 8: inputs [S, D + L] -> the logits [L] of every step of one task."""
     zeros = torch.zeros(SLOTS, dtype=torch.float64)
     hidden, cell = torch.zeros(2, CONTROLLER, dtype=torch.float64)
@@ -81,17 +85,22 @@ def slow_lrua(algorithm: MANN, inputs: Tensor) -> list[Tensor]:
     logits = []
     for x in inputs:
         hidden, cell = lstm(algorithm, x, hidden, read, cell)
-        interface = algorithm.heads(hidden)
-        keys, alphas = interface[: HEADS * WIDTH].tanh().split(WIDTH), interface[HEADS * WIDTH :]
+        interface = algorithm.heads(hidden).split([HEADS * WIDTH, HEADS if strengths else 0, HEADS])
+        keys, alphas = interface[0].tanh().split(WIDTH), interface[2].sigmoid()
+        betas = F.softplus(interface[1] + OFFSET) if strengths else [1.0] * HEADS
+        last_reads = reads
+        reads = [
+            torch.stack(softmax([beta * cosine(key, slot) for slot in memory]))
+            for key, beta in zip(keys, betas, strict=True)
+        ]  # eq. 2 and 3, with a strength
+        read = torch.cat([sum((w[i] * memory[i] for i in range(SLOTS)), torch.zeros(WIDTH)) for w in reads])  # eq. 4
         by_usage = sorted(range(SLOTS), key=lambda i: float(usage[i].detach()))
         least_used = torch.tensor([1.0 if i in by_usage[:HEADS] else 0.0 for i in range(SLOTS)]).double()  # eq. 6
-        writes = [a.sigmoid() * w + (1 - a.sigmoid()) * least_used for a, w in zip(alphas, reads, strict=True)]  # eq. 7
+        writes = [a * w + (1 - a) * least_used for a, w in zip(alphas, last_reads, strict=True)]  # eq. 7
         memory[by_usage[0]] = torch.zeros(WIDTH, dtype=torch.float64)
         for i in range(SLOTS):  # eq. 8
             for key, write in zip(keys, writes, strict=True):
                 memory[i] = memory[i] + write[i] * key
-        reads = [torch.stack(softmax([cosine(key, slot) for slot in memory])) for key in keys]  # eq. 2 and 3
-        read = torch.cat([sum((w[i] * memory[i] for i in range(SLOTS)), torch.zeros(WIDTH)) for w in reads])  # eq. 4
         usage = DECAY * usage + sum(reads) + sum(writes)  # eq. 5
         logits.append(algorithm.outputs(torch.cat([hidden, read])))
     return logits
@@ -110,7 +119,11 @@ def slow_ntm(algorithm: MANN, inputs: Tensor) -> list[Tensor]:
         keys, strengths, gates, shifts, exponents, erase, add = parts
         for head in range(n):
             key, shift = keys.split(WIDTH)[head].tanh(), shifts.split(3)[head].softmax(0)
-            beta, g, gamma = F.softplus(strengths[head]), gates[head].sigmoid(), 1 + F.softplus(exponents[head])
+            beta, g, gamma = (
+                F.softplus(strengths[head] + OFFSET),
+                gates[head].sigmoid(),
+                1 + F.softplus(exponents[head]),
+            )
             content = torch.stack(softmax([beta * cosine(key, slot) for slot in memory]))  # eq. 5
             gated = g * content + (1 - g) * weights[head]  # eq. 7
             turned = [
@@ -169,6 +182,15 @@ def test_the_loss_is_that_of_the_papers_equations(addressing: str) -> None:
         assert float(outcome.metrics["accuracy"][task]) == pytest.approx(sum(later) / len(later))
 
 
+def test_without_a_key_strength_reads_are_the_papers() -> None:
+    tasks, algorithm = random_tasks(), mann(key_strength=None).train()
+    assert algorithm.heads.out_features == HEADS * (WIDTH + 1)
+    x, y = in_order(tasks, 0)
+    labels = shuffled(tasks.classes, WAYS, 2)[0][y]
+    logits = torch.stack(slow_lrua(algorithm, presented(x, labels.tolist()), strengths=False))
+    torch.testing.assert_close(algorithm.meta_loss(tasks).loss[0], F.cross_entropy(logits, labels), atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("addressing", SLOW)
 def test_a_query_is_the_step_after_the_support_set(addressing: str) -> None:
     tasks, algorithm = random_tasks(shots=2), mann(addressing).eval()
@@ -209,7 +231,7 @@ def test_a_label_is_seen_one_step_later(addressing: str) -> None:
     changed[0, 4] = 2
 
     def outputs(labels: Tensor) -> Tensor:
-        return algorithm._unroll(x, algorithm._offset(labels), algorithm._start(1))[0][0]
+        return algorithm._unroll(algorithm._gate_terms(x, algorithm._offset(labels)))[0][0]
 
     before, after = outputs(y), outputs(changed)
     assert torch.equal(before[:5], after[:5]), "at step 4 and before, the label of step 4 is unknown"
