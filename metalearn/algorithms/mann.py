@@ -177,7 +177,7 @@ class MANN(Algorithm):
             carried_before.append(carried.detach())
             hidden, cell = lstm_step(torch.addmm(gate_term, carried, recurrent), cell)
             hidden_states.append(hidden.detach())
-            interface = torch.addmm(head_term, hidden, heads)
+            interface = torch.addmm(head_term, hidden, heads).to(cell.dtype)  # the memory is kept in full precision
             read, access = self.addressing.read(interface.unsqueeze(1), memory)
             memory = self.addressing.write(access, memory)
             carried = torch.cat([hidden, read.squeeze(1)], dim=1)
@@ -188,7 +188,7 @@ class MANN(Algorithm):
         if ways > self.label_units:
             raise UserError(
                 f"algorithm.label_units={self.label_units}: a task of {ways} ways needs a label unit for each; "
-                f"train with algorithm.label_units={ways} or more"
+                f"{ways} or more, set before training, allow it"
             )
 
 
