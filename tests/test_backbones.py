@@ -6,6 +6,10 @@ import pytest
 import torch
 
 from metalearn.backbones import MLP, Backbone, Conv4, Pixels
+from metalearn.build import build_algorithm
+from metalearn.data.image_classes import ImageClasses
+from metalearn.errors import UserError
+from tests.compose import compose
 
 IMAGE = (1, 28, 28)
 
@@ -38,6 +42,11 @@ def test_pixels_are_the_image_itself() -> None:
     assert backbone.feature_dim == 60
     assert not backbone.uses_batch_statistics
     assert list(backbone.parameters()) == []
+
+
+def test_pixels_need_an_algorithm_with_parameters_of_its_own(easy: ImageClasses) -> None:
+    with pytest.raises(UserError, match="backbone=pixels has no parameters and algorithm=protonet none"):
+        build_algorithm(compose("backbone=pixels", "algorithm=protonet"), easy)
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])

@@ -143,7 +143,7 @@ class MANN(Algorithm):
         ways = tasks.support.ways
 
         def by_class(support: Tensor, query: Tensor) -> Tensor:
-            blocks = [part.unflatten(1, (ways, -1)) for part in (support, query)]
+            blocks = [torch.unflatten(part, 1, (ways, -1)) for part in (support, query)]
             return torch.cat(blocks, dim=2)[:, :, : self.instances].flatten(1, 2)
 
         x, y = by_class(tasks.support.x, tasks.query.x), by_class(tasks.support.y, tasks.query.y)
@@ -195,7 +195,7 @@ class MANN(Algorithm):
 def lstm_step(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """[..., 4C], c_{t-1} [..., C] -> h_t, c_t [..., C]."""
     size = cell.shape[-1]
-    sigmoids, candidate = gates.split([3 * size, size], dim=-1)
+    sigmoids, candidate = torch.split(gates, [3 * size, size], dim=-1)
     forget, write, show = sigmoids.sigmoid().chunk(3, dim=-1)
     cell = forget * cell + write * candidate.tanh()
     return show * cell.tanh(), cell
@@ -231,7 +231,7 @@ class LRUA:
 
     def read(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         content = memory[0]
-        addresses, gates = heads.split([self.similarity.head_size, self.heads], dim=-1)
+        addresses, gates = torch.split(heads, [self.similarity.head_size, self.heads], dim=-1)
         similarities, keys = self.similarity(addresses, content)
         weights = similarities.softmax(-1)  # w^r, eq. 3
         return read_out(weights, content), (keys, gates, weights)
@@ -269,11 +269,11 @@ class NTM:
 
     def read(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         content, last = memory
-        addresses, gates, shifts, exponents, erase, add = heads.split(self.parts, dim=-1)
+        addresses, gates, shifts, exponents, erase, add = torch.split(heads, self.parts, dim=-1)
         by_content = self.similarity(addresses, content)[0].softmax(-1)  # eq. 5
         gate = gates.sigmoid().unsqueeze(-1)
         gated = gate * by_content + (1 - gate) * last.unsqueeze(1)  # eq. 7
-        back, stay, forth = shifts.unflatten(-1, (-1, 3)).softmax(-1).split(1, dim=-1)
+        back, stay, forth = torch.unflatten(shifts, -1, (-1, 3)).softmax(-1).unsqueeze(-2).unbind(-1)
         shifted = back * gated.roll(-1, -1) + stay * gated + forth * gated.roll(1, -1)  # eq. 8
         exponent = 1 + F.softplus(exponents).unsqueeze(-1)
         weights = (exponent * (shifted + _EPSILON).log()).softmax(-1)  # eq. 9
@@ -297,9 +297,9 @@ class Similarity:
 
     def __call__(self, heads: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
         """heads [T, n, head_size], M [T, M, W] -> similarities [T, n, H, M] and keys [T, n, H, W]."""
-        keys, strengths = heads.split(self.sizes, dim=-1)
-        keys = keys.tanh().unflatten(-1, self.shape)
-        products = (keys.flatten(1, 2) @ content.transpose(1, 2)).unflatten(1, keys.shape[1:3])
+        keys, strengths = torch.split(heads, self.sizes, dim=-1)
+        keys = torch.unflatten(keys.tanh(), -1, self.shape)
+        products = torch.unflatten(keys.flatten(1, 2) @ content.transpose(1, 2), 1, keys.shape[1:3])
         lengths = (keys.square().sum(-1, keepdim=True) + _EPSILON).rsqrt()
         if self.offset is not None:
             lengths = lengths * F.softplus(strengths + self.offset).unsqueeze(-1)  # Graves et al., eq. 5
@@ -324,7 +324,7 @@ class _DeferredGradient(torch.autograd.Function):
         return terms.view_as(terms)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         inputs = torch.stack(ctx.inputs, dim=1).to(gradient.dtype)  # [T, S, m]
         return gradient, gradient.flatten(0, 1).t() @ inputs.flatten(0, 1), None
 
@@ -333,7 +333,7 @@ def instance_accuracy(logits: Tensor, y: Tensor) -> Tensor:
     """The share of classes recognised at their 1st, 2nd, ... instance: logits [T, S, N], y [T, S] with S = N*I -> [T, I]."""
     by_class = y.argsort(dim=1, stable=True)  # each class's steps in their order
     right = (logits.argmax(-1) == y).float().gather(1, by_class)
-    return right.unflatten(1, (logits.shape[2], -1)).mean(1)
+    return torch.unflatten(right, 1, (logits.shape[2], -1)).mean(1)
 
 
 def shuffled(seeds: Tensor, n: int, draw: int) -> Tensor:
