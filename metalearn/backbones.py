@@ -7,6 +7,7 @@ depend on the others: `uses_batch_statistics` says so, and evaluation reports it
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -122,3 +123,20 @@ class MLP(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.blocks(x)
         return features
+
+
+class Pixels(Backbone):
+    """The flattened image itself; without parameters.
+
+    Args:
+        image_shape: (channels, height, width).
+    """
+
+    uses_batch_statistics = False
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.feature_dim = math.prod(image_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)

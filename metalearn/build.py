@@ -38,7 +38,11 @@ def _dataset(node: str) -> ImageClasses:
 
 
 def build_algorithm(config: Config, dataset: ImageClasses) -> Algorithm:
-    """The algorithm around its backbone, on the CPU, with initial parameters that depend on `seed` alone."""
+    """The algorithm around its backbone, on the CPU, with initial parameters that depend on `seed` alone.
+
+    Raises:
+        UserError: neither has a parameter.
+    """
     # torch's initialisers know only the global generator: seed a copy of it and leave the original as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
@@ -53,6 +57,11 @@ def build_algorithm(config: Config, dataset: ImageClasses) -> Algorithm:
             },
         )
     assert isinstance(algorithm, Algorithm)
+    if not list(algorithm.parameters()):
+        names = config["names"]
+        raise UserError(
+            f"backbone={names['backbone']} has no parameters and algorithm={names['algorithm']} none of its own: nothing to learn"
+        )
     return algorithm
 
 

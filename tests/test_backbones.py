@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metalearn.backbones import MLP, Backbone, Conv4
+from metalearn.backbones import MLP, Backbone, Conv4, Pixels
+from metalearn.build import build_algorithm
+from metalearn.data.image_classes import ImageClasses
+from metalearn.errors import UserError
+from tests.compose import compose
 
 IMAGE = (1, 28, 28)
 
@@ -30,6 +34,19 @@ def test_mlp_has_the_papers_sizes() -> None:
     assert backbone(torch.rand(3, *IMAGE)).shape == (3, 64)
     linear = sum(a * b + b for a, b in [(784, 256), (256, 128), (128, 64), (64, 64)])
     assert sum(p.numel() for p in backbone.parameters()) == linear + 2 * (256 + 128 + 64 + 64)
+
+
+def test_pixels_are_the_image_itself() -> None:
+    backbone, x = Pixels((3, 4, 5)), torch.rand(2, 3, 4, 5)
+    assert torch.equal(backbone(x), x.reshape(2, 60))
+    assert backbone.feature_dim == 60
+    assert not backbone.uses_batch_statistics
+    assert list(backbone.parameters()) == []
+
+
+def test_pixels_need_an_algorithm_with_parameters_of_its_own(easy: ImageClasses) -> None:
+    with pytest.raises(UserError, match="backbone=pixels has no parameters and algorithm=protonet none"):
+        build_algorithm(compose("backbone=pixels", "algorithm=protonet"), easy)
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])

@@ -1,0 +1,358 @@
+"""Memory-Augmented Neural Networks (Santoro, Bartunov, Botvinick, Wierstra and Lillicrap 2016, https://arxiv.org/abs/1605.06065).
+
+A task is one sequence: at step t the network sees an example x_t and the label y_{t-1} of the example before (section 2.1), and predicts y_t.
+Nothing is adapted but the state of an LSTM and of an external memory that it reads and writes. The memory is addressed by content and written
+where it was last read or least used (LRUA, section 3.2), or addressed as in Neural Turing Machines (Graves, Wayne and Danihelka 2014,
+https://arxiv.org/abs/1410.5401). To score queries after a support set, the support set is presented with its labels, and each query as the one
+next step from the state there.
+
+Departures: the cosine is multiplied by a learned strength, as in Neural Turing Machines, before the softmax, which over 128 slots is otherwise
+nearly flat (`key_strength=null` is the paper). A step reads the memory as the step before left it, then writes; by the indices of eq. 4 and 8
+it would read what it has just written. The loss is the mean of the cross-entropies of all steps, the paper's is their sum. Where the paper
+leaves it open: every read head has its own key and write gate, all share the least used slots; memory, weights and usage start at zero.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metalearn import objective
+from metalearn.algorithms.base import Algorithm, MetaLoss
+from metalearn.backbones import Backbone, embed_tasks
+from metalearn.errors import UserError
+from metalearn.tasks import Examples, TaskBatch
+
+_EPSILON = 1e-8  # of squared norms: an empty slot has the cosine 0 with every key
+_ORDER, _UNITS = 1, 2  # what is drawn for a task
+
+
+class State(NamedTuple):
+    carried: Tensor  # [T, C + R*W], h_t of the LSTM and r_t
+    cell: Tensor  # [T, C]
+    memory: tuple[Tensor, ...]  # what the addressing keeps: M_t [T, M, W] and more
+
+
+class Adapted(NamedTuple):
+    state: State  # after the support set
+    last_label: Tensor  # [T, 1], to be presented with the next example
+    ways: int
+
+
+class MANN(Algorithm):
+    """C units of the controller, M memory slots of width W, R read heads, L label units, S steps.
+
+    Args:
+        backbone: [n, c, H, W] -> [n, D].
+        ways: N, of the training tasks.
+        label_units: L, the length of a one-hot label and the largest number of ways; a training task's classes take N of them at random.
+        controller_size: C.
+        memory_slots: M.
+        memory_width: W.
+        read_heads: R.
+        key_strength: what the cosine of key and slot is multiplied with at first, learned from there; None for the cosine itself.
+        usage_decay: gamma, of addressing="lrua".
+        addressing: "lrua" or "ntm".
+        instances: at most so many examples of each class make a training sequence.
+
+    Raises:
+        UserError: fewer label units than ways.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        ways: int,
+        label_units: int,
+        controller_size: int,
+        memory_slots: int,
+        memory_width: int,
+        read_heads: int,
+        key_strength: float | None,
+        usage_decay: float,
+        addressing: str,
+        instances: int,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.label_units = label_units
+        self.instances = instances
+        self._refuse_too_many(ways)
+        shape = (memory_slots, memory_width, read_heads, key_strength)
+        self.addressing: Addressing = NTM(*shape) if addressing == "ntm" else LRUA(*shape, usage_decay)
+        output_size = controller_size + read_heads * memory_width
+        self.inputs = nn.Linear(backbone.feature_dim + label_units, 4 * controller_size)
+        self.recurrent = nn.Linear(output_size, 4 * controller_size, bias=False)
+        self.heads = nn.Linear(controller_size, self.addressing.head_size)
+        self.outputs = nn.Linear(output_size, label_units)
+        with torch.no_grad():
+            self.inputs.bias[:controller_size] += 1  # of the forget gates: remember, to begin with
+
+    def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
+        """The mean cross-entropy of the sequence. `accuracy` is that of all instances but each class's first, which can only be guessed."""
+        logits, y = self._sequence_logits(tasks)
+        scores = instance_accuracy(logits.detach(), y)  # [T, I]
+        shown = {f"instance_{i}": scores[:, i - 1] for i in (1, 2, 5, 10) if i <= scores.shape[1]}
+        return MetaLoss(objective.cross_entropy(logits, y), {"accuracy": scores[:, 1:].mean(1), **shown})
+
+    def adapt(self, support: Examples) -> Adapted:
+        self._refuse_too_many(support.ways)
+        order = shuffled(support.y[:1, :1], support.y.shape[1], _ORDER)[
+            0
+        ]  # y starts with 0: the same order for every task
+        x, y = support.x[:, order], support.y[:, order]
+        _, state = self._unroll(self._gate_terms(x, self._offset(y)))
+        return Adapted(state, y[:, -1:], support.ways)
+
+    def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
+        """Every query is the step after the support set. It would be written into the memory after it is read, so all can read the same one."""
+        state = adapted.state
+        last_label = F.one_hot(adapted.last_label, self.label_units).expand(-1, query_x.shape[1], -1)
+        gates = self._gate_terms(query_x, last_label) + self.recurrent(state.carried).unsqueeze(1)  # [T, N*Q, 4C]
+        hidden, _ = lstm_step(gates, state.cell.unsqueeze(1))
+        read, _ = self.addressing.read(self.heads(hidden), state.memory)
+        logits: Tensor = self.outputs(torch.cat([hidden, read], dim=-1))
+        return logits[..., : adapted.ways]
+
+    def further_scores(self, tasks: TaskBatch) -> dict[str, Tensor]:
+        """Table 1: the accuracy at each class's 1st, 2nd, ... instance in a sequence like those of training."""
+        scores = instance_accuracy(*self._sequence_logits(tasks))
+        return {f"instance_{i}": scores[:, i - 1] for i in (1, 2, 3, 4, 5, 10) if i <= scores.shape[1]}
+
+    @property
+    def transductive(self) -> bool:
+        return self.backbone.uses_batch_statistics
+
+    def _sequence_logits(self, tasks: TaskBatch) -> tuple[Tensor, Tensor]:
+        """Logits [T, S, N] and labels [T, S] of the whole task as one sequence."""
+        ways = tasks.support.ways
+        self._refuse_too_many(ways)
+        x, y = self._sequence(tasks)
+        # Which label unit stands for which label: a random choice for every task, so that all units are trained.
+        units = shuffled(tasks.classes, self.label_units, _UNITS)[:, :ways]  # [T, N]
+        outputs, _ = self._unroll(self._gate_terms(x, self._offset(units.gather(1, y))))
+        logits: Tensor = self.outputs(outputs)  # [T, S, L]
+        return logits.gather(2, units.unsqueeze(1).expand(-1, y.shape[1], -1)), y
+
+    def _sequence(self, tasks: TaskBatch) -> tuple[Tensor, Tensor]:
+        """The first `instances` examples of each class, support before query, in an order of each task's own: [T, S, ...], [T, S]."""
+        ways = tasks.support.ways
+
+        def by_class(support: Tensor, query: Tensor) -> Tensor:
+            blocks = [torch.unflatten(part, 1, (ways, -1)) for part in (support, query)]
+            return torch.cat(blocks, dim=2)[:, :, : self.instances].flatten(1, 2)
+
+        x, y = by_class(tasks.support.x, tasks.query.x), by_class(tasks.support.y, tasks.query.y)
+        order = shuffled(tasks.classes, y.shape[1], _ORDER)
+        rows = torch.arange(y.shape[0], device=y.device).unsqueeze(1)
+        return x[rows, order], y[rows, order]
+
+    def _offset(self, units: Tensor) -> Tensor:
+        """Section 2.1: the one-hot label of the step before, and nothing at the first: [T, S] -> [T, S, L]."""
+        return F.pad(F.one_hot(units, self.label_units)[:, :-1], (0, 0, 1, 0))
+
+    def _gate_terms(self, x: Tensor, labels: Tensor) -> Tensor:
+        """What the LSTM's gates get from outside: images [T, n, ...] and one-hot labels [T, n, L] -> [T, n, 4C]."""
+        features = embed_tasks(self.backbone, x, self.training)
+        terms: Tensor = self.inputs(torch.cat([features, labels.to(features.dtype)], dim=-1))
+        return terms.to(self.inputs.weight.dtype)
+
+    def _unroll(self, gate_terms: Tensor) -> tuple[Tensor, State]:
+        """From [T, S, 4C]: (h_t, r_t) [T, S, C + R*W] of all steps, and the state after the last."""
+        tasks, steps, _ = gate_terms.shape
+        carried_before: list[Tensor] = []
+        hidden_states: list[Tensor] = []
+        gate_terms = _DeferredGradient.apply(gate_terms, self.recurrent.weight, carried_before)
+        head_terms = _DeferredGradient.apply(self.heads.bias.expand(tasks, steps, -1), self.heads.weight, hidden_states)
+        recurrent, heads = self.recurrent.weight.detach().t(), self.heads.weight.detach().t()
+        carried = gate_terms.new_zeros(tasks, self.outputs.in_features)
+        cell = gate_terms.new_zeros(tasks, self.heads.in_features)
+        memory = self.addressing.start(gate_terms)
+        outputs = []
+        for gate_term, head_term in zip(gate_terms.unbind(1), head_terms.unbind(1), strict=True):
+            carried_before.append(carried.detach())
+            hidden, cell = lstm_step(torch.addmm(gate_term, carried, recurrent), cell)
+            hidden_states.append(hidden.detach())
+            interface = torch.addmm(head_term, hidden, heads).to(cell.dtype)  # the memory is kept in full precision
+            read, access = self.addressing.read(interface.unsqueeze(1), memory)
+            memory = self.addressing.write(access, memory)
+            carried = torch.cat([hidden, read.squeeze(1)], dim=1)
+            outputs.append(carried)
+        return torch.stack(outputs, dim=1), State(carried, cell, memory)
+
+    def _refuse_too_many(self, ways: int) -> None:
+        if ways > self.label_units:
+            raise UserError(
+                f"algorithm.label_units={self.label_units}: a task of {ways} ways needs a label unit for each; "
+                f"{ways} or more, set before training, allow it"
+            )
+
+
+def lstm_step(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., 4C], c_{t-1} [..., C] -> h_t, c_t [..., C]."""
+    size = cell.shape[-1]
+    sigmoids, candidate = torch.split(gates, [3 * size, size], dim=-1)
+    forget, write, show = sigmoids.sigmoid().chunk(3, dim=-1)
+    cell = forget * cell + write * candidate.tanh()
+    return show * cell.tanh(), cell
+
+
+class Addressing(Protocol):
+    """How a memory is accessed. `read` serves n steps that all start from the same memory, `write` is for one step."""
+
+    head_size: int  # what a step needs of the controller
+
+    def start(self, like: Tensor) -> tuple[Tensor, ...]:
+        """The memory before the first step, for as many tasks as `like` [T, ...] has."""
+
+    def read(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """heads [T, n, head_size] -> r_t [T, n, R*W] and what `write` needs to know."""
+
+    def write(self, access: tuple[Tensor, ...], memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The memory after the step."""
+
+
+class LRUA:
+    """Section 3.2, least recently used access. The memory: M_t [T, M, W], w^r_t [T, R, M], w^u_t [T, M]."""
+
+    def __init__(self, slots: int, width: int, heads: int, key_strength: float | None, decay: float) -> None:
+        self.slots, self.width, self.heads, self.decay = slots, width, heads, decay
+        self.similarity = Similarity(width, heads, key_strength)
+        self.head_size = self.similarity.head_size + heads
+
+    def start(self, like: Tensor) -> tuple[Tensor, ...]:
+        tasks = like.shape[0]
+        content = like.new_zeros(tasks, self.slots, self.width)
+        return content, like.new_zeros(tasks, self.heads, self.slots), like.new_zeros(tasks, self.slots)
+
+    def read(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        content = memory[0]
+        addresses, gates = torch.split(heads, [self.similarity.head_size, self.heads], dim=-1)
+        similarities, keys = self.similarity(addresses, content)
+        weights = similarities.softmax(-1)  # w^r, eq. 3
+        return read_out(weights, content), (keys, gates, weights)
+
+    def write(self, access: tuple[Tensor, ...], memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        keys, gates, read_weights = (part.squeeze(1) for part in access)
+        content, last_read, usage = memory
+        # w^lu_{t-1}, eq. 6: one at the n = R least used slots, zero elsewhere; no gradient passes through it, so usage needs none.
+        least = usage.topk(self.heads, largest=False).indices
+        least_used = torch.zeros_like(usage).scatter_(1, least, 1.0).unsqueeze(1)
+        weights = torch.lerp(least_used.expand_as(last_read), last_read, gates.sigmoid().unsqueeze(-1))  # w^w, eq. 7
+        kept = torch.ones_like(usage).scatter_(1, least[:, :1], 0.0).unsqueeze(-1)  # the least used slot is set to zero
+        content = (content * kept).baddbmm_(weights.transpose(1, 2), keys)  # eq. 8
+        with torch.no_grad():
+            usage = self.decay * usage + (read_weights + weights).sum(1)  # eq. 5
+        return content, read_weights, usage
+
+
+class NTM:
+    """Graves et al. 2014, section 3: R read heads and one write head. The memory: M_t [T, M, W], w_t [T, R+1, M], the write head last.
+
+    All weights start on the first slot.
+    """
+
+    def __init__(self, slots: int, width: int, heads: int, key_strength: float | None) -> None:
+        self.slots, self.width, self.heads = slots, width, heads + 1
+        self.similarity = Similarity(width, self.heads, key_strength)
+        self.parts = [self.similarity.head_size, self.heads, 3 * self.heads, self.heads, width, width]
+        self.head_size = sum(self.parts)
+
+    def start(self, like: Tensor) -> tuple[Tensor, ...]:
+        weights = like.new_zeros(like.shape[0], self.heads, self.slots)
+        weights[:, :, 0] = 1
+        return like.new_zeros(like.shape[0], self.slots, self.width), weights
+
+    def read(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        content, last = memory
+        addresses, gates, shifts, exponents, erase, add = torch.split(heads, self.parts, dim=-1)
+        by_content = self.similarity(addresses, content)[0].softmax(-1)  # eq. 5
+        gate = gates.sigmoid().unsqueeze(-1)
+        gated = gate * by_content + (1 - gate) * last.unsqueeze(1)  # eq. 7
+        back, stay, forth = torch.unflatten(shifts, -1, (-1, 3)).softmax(-1).unsqueeze(-2).unbind(-1)
+        shifted = back * gated.roll(-1, -1) + stay * gated + forth * gated.roll(1, -1)  # eq. 8
+        exponent = 1 + F.softplus(exponents).unsqueeze(-1)
+        weights = (exponent * (shifted + _EPSILON).log()).softmax(-1)  # eq. 9
+        return read_out(weights[:, :, :-1], content), (weights, erase, add)  # eq. 2
+
+    def write(self, access: tuple[Tensor, ...], memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        weights, erase, add = access
+        where = weights[:, 0, -1].unsqueeze(-1)  # [T, M, 1]
+        content = memory[0] * (1 - where * erase.sigmoid()) + where * add.tanh()  # eq. 3 and 4
+        return content, weights.squeeze(1)
+
+
+class Similarity:
+    """The cosine of a key with every slot (eq. 2), times a strength that the controller sets, around `strength` to begin with."""
+
+    def __init__(self, width: int, heads: int, strength: float | None) -> None:
+        self.sizes = [heads * width, 0 if strength is None else heads]
+        self.head_size = sum(self.sizes)
+        self.shape = (heads, width)
+        self.offset = None if strength is None else math.log(math.expm1(strength))
+
+    def __call__(self, heads: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
+        """heads [T, n, head_size], M [T, M, W] -> similarities [T, n, H, M] and keys [T, n, H, W]."""
+        keys, strengths = torch.split(heads, self.sizes, dim=-1)
+        keys = torch.unflatten(keys.tanh(), -1, self.shape)
+        products = torch.unflatten(keys.flatten(1, 2) @ content.transpose(1, 2), 1, keys.shape[1:3])
+        lengths = (keys.square().sum(-1, keepdim=True) + _EPSILON).rsqrt()
+        if self.offset is not None:
+            lengths = lengths * F.softplus(strengths + self.offset).unsqueeze(-1)  # Graves et al., eq. 5
+        slot_lengths = (content.square().sum(-1) + _EPSILON).rsqrt()[:, None, None]  # [T, 1, 1, M]
+        return products * lengths * slot_lengths, keys
+
+
+def read_out(weights: Tensor, content: Tensor) -> Tensor:
+    """Eq. 4: w [T, n, R, M], M [T, M, W] -> [T, n, R*W]."""
+    return (weights.flatten(1, 2) @ content).view(*weights.shape[:2], -1)
+
+
+class _DeferredGradient(torch.autograd.Function):
+    """Terms [T, S, n] of a recurrence whose step adds `input_t @ weight.T` with the weight detached: gives the weight its gradient.
+
+    In one product for all steps, from the `inputs` [T, m] collected on the way; S small ones take twice as long, a tenth of the whole step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, terms: Tensor, weight: Tensor, inputs: list[Tensor]) -> Tensor:
+        ctx.inputs = inputs
+        return terms.view_as(terms)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        inputs = torch.stack(ctx.inputs, dim=1).to(gradient.dtype)  # [T, S, m]
+        return gradient, gradient.flatten(0, 1).t() @ inputs.flatten(0, 1), None
+
+
+def instance_accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """The share of classes recognised at their 1st, 2nd, ... instance: logits [T, S, N], y [T, S] with S = N*I -> [T, I]."""
+    by_class = y.argsort(dim=1, stable=True)  # each class's steps in their order
+    right = (logits.argmax(-1) == y).float().gather(1, by_class)
+    return torch.unflatten(right, 1, (logits.shape[2], -1)).mean(1)
+
+
+def shuffled(seeds: Tensor, n: int, draw: int) -> Tensor:
+    """Permutations of 0..n-1 that are functions of integers alone, made on their device: seeds [T, m] -> [T, n].
+
+    Every draw is another one.
+    """
+
+    def mixed(x: Tensor) -> Tensor:
+        for _ in range(
+            2
+        ):  # an integer hash: shifts and odd multipliers spread every bit; 32 bits, so that products stay within 63
+            x = ((x >> 16) ^ x) * 0x45D9F3B & 0xFFFFFFFF
+        return (x >> 16) ^ x
+
+    def numbered(count: int) -> Tensor:
+        return torch.arange(1, count + 1, device=seeds.device)
+
+    task = (
+        mixed(mixed(seeds + 0x10001 * draw) ^ mixed(numbered(seeds.shape[1]) << 16)).sum(1, keepdim=True) & 0xFFFFFFFF
+    )
+    return mixed(mixed(task) ^ mixed(numbered(n))).argsort(dim=1, stable=True)

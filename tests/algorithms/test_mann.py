@@ -1,0 +1,357 @@
+"""MANN against a slow transcription of the papers' equations, for one task and one slot after another."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from metalearn.algorithms.mann import MANN, instance_accuracy, shuffled
+from metalearn.backbones import Backbone, Conv4, Pixels
+from metalearn.errors import UserError
+from metalearn.tasks import Examples, TaskBatch
+from metalearn.train import meta_gradient
+
+WAYS, SHOTS, QUERIES, TASKS = 3, 1, 4, 4
+SHAPE = (1, 4, 4)
+CONTROLLER, SLOTS, WIDTH, HEADS, DECAY, STRENGTH = 7, 6, 5, 2, 0.9, 1.5
+OFFSET = math.log(math.exp(STRENGTH) - 1)  # softplus(OFFSET) is STRENGTH
+
+
+def mann(
+    addressing: str = "lrua",
+    label_units: int = WAYS,
+    instances: int = SHOTS + QUERIES,
+    backbone: Backbone | None = None,
+    key_strength: float | None = STRENGTH,
+) -> MANN:
+    torch.manual_seed(1)
+    algorithm = MANN(
+        backbone or Pixels(SHAPE),
+        WAYS,
+        label_units,
+        CONTROLLER,
+        SLOTS,
+        WIDTH,
+        HEADS,
+        key_strength,
+        DECAY,
+        addressing,
+        instances,
+    )
+    for parameter in algorithm.parameters():  # large enough for every gate to matter
+        parameter.data *= 3
+    return algorithm.double()
+
+
+def random_tasks(
+    ways: int = WAYS, shots: int = SHOTS, queries: int = QUERIES, shape: tuple[int, ...] = SHAPE
+) -> TaskBatch:
+    generator = torch.Generator().manual_seed(0)
+
+    def examples(each: int) -> Examples:
+        x = torch.rand(TASKS, ways * each, *shape, generator=generator, dtype=torch.float64)
+        return Examples(x, torch.arange(ways).repeat_interleave(each).expand(TASKS, -1), ways)
+
+    return TaskBatch(examples(shots), examples(queries), torch.randint(500, (TASKS, ways), generator=generator))
+
+
+def softmax(values: list[Tensor]) -> list[Tensor]:
+    exponentials = [value.exp() for value in values]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+def cosine(u: Tensor, v: Tensor) -> Tensor:
+    return u @ v / torch.sqrt((u @ u + 1e-8) * (v @ v + 1e-8))
+
+
+def lstm(algorithm: MANN, x: Tensor, hidden: Tensor, read: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    gates = algorithm.inputs(x) + algorithm.recurrent.weight @ torch.cat([hidden, read])
+    forget, write, show, candidate = gates.chunk(4)
+    cell = forget.sigmoid() * cell + write.sigmoid() * candidate.tanh()
+    return show.sigmoid() * cell.tanh(), cell
+
+
+def slow_lrua(algorithm: MANN, inputs: Tensor, strengths: bool = True) -> list[Tensor]:
+    """Santoro et al. 2016, eq. 2 to 8: inputs [S, D + L] -> the logits [L] of every step of one task."""
+    zeros = torch.zeros(SLOTS, dtype=torch.float64)
+    hidden, cell = torch.zeros(2, CONTROLLER, dtype=torch.float64)
+    read = torch.zeros(HEADS * WIDTH, dtype=torch.float64)
+    memory = [torch.zeros(WIDTH, dtype=torch.float64) for _ in range(SLOTS)]
+    reads, usage = [zeros for _ in range(HEADS)], zeros
+    logits = []
+    for x in inputs:
+        hidden, cell = lstm(algorithm, x, hidden, read, cell)
+        interface = algorithm.heads(hidden).split([HEADS * WIDTH, HEADS if strengths else 0, HEADS])
+        keys, alphas = interface[0].tanh().split(WIDTH), interface[2].sigmoid()
+        betas = F.softplus(interface[1] + OFFSET) if strengths else [1.0] * HEADS
+        last_reads = reads
+        reads = [
+            torch.stack(softmax([beta * cosine(key, slot) for slot in memory]))
+            for key, beta in zip(keys, betas, strict=True)
+        ]  # eq. 2 and 3, with a strength
+        read = torch.cat([sum((w[i] * memory[i] for i in range(SLOTS)), torch.zeros(WIDTH)) for w in reads])  # eq. 4
+        by_usage = sorted(range(SLOTS), key=lambda i: float(usage[i].detach()))
+        least_used = torch.tensor([1.0 if i in by_usage[:HEADS] else 0.0 for i in range(SLOTS)]).double()  # eq. 6
+        writes = [a * w + (1 - a) * least_used for a, w in zip(alphas, last_reads, strict=True)]  # eq. 7
+        memory[by_usage[0]] = torch.zeros(WIDTH, dtype=torch.float64)
+        for i in range(SLOTS):  # eq. 8
+            for key, write in zip(keys, writes, strict=True):
+                memory[i] = memory[i] + write[i] * key
+        usage = DECAY * usage + sum(reads) + sum(writes)  # eq. 5
+        logits.append(algorithm.outputs(torch.cat([hidden, read])))
+    return logits
+
+
+def slow_ntm(algorithm: MANN, inputs: Tensor) -> list[Tensor]:
+    """Graves et al. 2014, section 3: the same for their addressing."""
+    hidden, cell = torch.zeros(2, CONTROLLER, dtype=torch.float64)
+    read = torch.zeros(HEADS * WIDTH, dtype=torch.float64)
+    memory = [torch.zeros(WIDTH, dtype=torch.float64) for _ in range(SLOTS)]
+    weights = [F.one_hot(torch.tensor(0), SLOTS).double() for _ in range(HEADS + 1)]
+    n, logits = HEADS + 1, []
+    for x in inputs:
+        hidden, cell = lstm(algorithm, x, hidden, read, cell)
+        parts = algorithm.heads(hidden).split([n * WIDTH, n, n, n * 3, n, WIDTH, WIDTH])
+        keys, strengths, gates, shifts, exponents, erase, add = parts
+        for head in range(n):
+            key, shift = keys.split(WIDTH)[head].tanh(), shifts.split(3)[head].softmax(0)
+            beta, g, gamma = (
+                F.softplus(strengths[head] + OFFSET),
+                gates[head].sigmoid(),
+                1 + F.softplus(exponents[head]),
+            )
+            content = torch.stack(softmax([beta * cosine(key, slot) for slot in memory]))  # eq. 5
+            gated = g * content + (1 - g) * weights[head]  # eq. 7
+            turned = [
+                sum((gated[(i - s) % SLOTS] * shift[s + 1] for s in (-1, 0, 1)), torch.zeros(())) for i in range(SLOTS)
+            ]  # eq. 8
+            powers = [(value + 1e-8) ** gamma for value in turned]
+            weights[head] = torch.stack([power / sum(powers) for power in powers])  # eq. 9
+        read = torch.cat([sum((w[i] * memory[i] for i in range(SLOTS)), torch.zeros(WIDTH)) for w in weights[:HEADS]])
+        for i in range(SLOTS):  # eq. 3 and 4
+            memory[i] = memory[i] * (1 - weights[-1][i] * erase.sigmoid()) + weights[-1][i] * add.tanh()
+        logits.append(algorithm.outputs(torch.cat([hidden, read])))
+    return logits
+
+
+SLOW = {"lrua": slow_lrua, "ntm": slow_ntm}
+
+
+def presented(x: Tensor, units: list[int], label_units: int = WAYS) -> Tensor:
+    """What the network sees of x [S, c, H, W] with these labels: each with the label of the one before."""
+    before = torch.zeros(len(units), label_units, dtype=torch.float64)
+    for step, unit in enumerate(units[:-1], start=1):
+        before[step, unit] = 1
+    return torch.cat([x.flatten(1), before], dim=1)
+
+
+def in_order(tasks: TaskBatch, task: int) -> tuple[Tensor, Tensor]:
+    """A task's training sequence, from the block order of support and query: x [S, ...], y [S]."""
+    xs, ys = [], []
+    for way in range(WAYS):
+        for part, each in ((tasks.support, SHOTS), (tasks.query, QUERIES)):
+            xs.append(part.x[task, way * each : (way + 1) * each])
+            ys += [way] * each
+    order = shuffled(tasks.classes, len(ys), 1)[task]
+    return torch.cat(xs)[order], torch.tensor(ys)[order]
+
+
+@pytest.mark.parametrize("addressing", SLOW)
+def test_the_loss_is_that_of_the_papers_equations(addressing: str) -> None:
+    tasks, algorithm = random_tasks(), mann(addressing).train()
+    outcome = algorithm.meta_loss(tasks)
+    units = shuffled(tasks.classes, WAYS, 2)
+    for task in range(TASKS):
+        x, y = in_order(tasks, task)
+        labels = units[task][y]
+        logits = torch.stack(SLOW[addressing](algorithm, presented(x, labels.tolist())))
+        torch.testing.assert_close(outcome.loss[task], F.cross_entropy(logits, labels), atol=1e-12, rtol=0)
+        right, seen = (logits.argmax(1) == labels).tolist(), [0] * WAYS
+        by_instance: dict[int, list[bool]] = {}
+        for hit, way in zip(right, y.tolist(), strict=True):
+            seen[way] += 1
+            by_instance.setdefault(seen[way], []).append(hit)
+        for instance in (1, 2, 5):
+            expected = sum(by_instance[instance]) / WAYS
+            assert float(outcome.metrics[f"instance_{instance}"][task]) == pytest.approx(expected)
+        later = [hit for instance, hits in by_instance.items() if instance > 1 for hit in hits]
+        assert float(outcome.metrics["accuracy"][task]) == pytest.approx(sum(later) / len(later))
+
+
+def test_without_a_key_strength_reads_are_the_papers() -> None:
+    tasks, algorithm = random_tasks(), mann(key_strength=None).train()
+    assert algorithm.heads.out_features == HEADS * (WIDTH + 1)
+    x, y = in_order(tasks, 0)
+    labels = shuffled(tasks.classes, WAYS, 2)[0][y]
+    logits = torch.stack(slow_lrua(algorithm, presented(x, labels.tolist()), strengths=False))
+    torch.testing.assert_close(algorithm.meta_loss(tasks).loss[0], F.cross_entropy(logits, labels), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("addressing", SLOW)
+def test_a_query_is_the_step_after_the_support_set(addressing: str) -> None:
+    tasks, algorithm = random_tasks(shots=2), mann(addressing).eval()
+    logits = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)
+    order = shuffled(torch.zeros(1, 1, dtype=torch.int64), 2 * WAYS, 1)[0]
+    for task, query in ((0, 0), (1, 5), (3, 11)):
+        x = torch.cat([tasks.support.x[task, order], tasks.query.x[task, query : query + 1]])
+        labels = [*tasks.support.y[task, order].tolist(), 0]  # the query's own is never shown
+        expected = SLOW[addressing](algorithm, presented(x, labels))[-1]
+        torch.testing.assert_close(logits[task, query], expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("addressing", SLOW)
+def test_gradients_are_those_of_the_loss(addressing: str) -> None:
+    """Of the recurrent weights too, whose gradient is made outside the recurrence."""
+    tasks, algorithm = random_tasks(), mann(addressing).train()
+    algorithm.meta_loss(tasks).loss.sum().backward()  # type: ignore[no-untyped-call]
+    for name, parameter in algorithm.named_parameters():
+        assert parameter.grad is not None
+        generator = torch.Generator().manual_seed(0)
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        losses = []
+        for step in (1e-6, -1e-6):
+            parameter.data += step * direction
+            losses.append(algorithm.meta_loss(tasks).loss.sum().detach())
+            parameter.data -= step * direction
+        slope = (losses[0] - losses[1]) / 2e-6
+        torch.testing.assert_close((parameter.grad * direction).sum(), slope, atol=1e-8, rtol=1e-5, msg=name)
+        assert abs(float(slope)) > 1e-5, name
+
+
+@pytest.mark.parametrize("addressing", SLOW)
+def test_a_label_is_seen_one_step_later(addressing: str) -> None:
+    algorithm = mann(addressing).eval()
+    x = torch.rand(1, 8, 16, dtype=torch.float64)
+    y = torch.tensor([[0, 1, 2, 0, 1, 2, 0, 1]])
+    changed = y.clone()
+    changed[0, 4] = 2
+
+    def outputs(labels: Tensor) -> Tensor:
+        return algorithm._unroll(algorithm._gate_terms(x, algorithm._offset(labels)))[0][0]
+
+    before, after = outputs(y), outputs(changed)
+    assert torch.equal(before[:5], after[:5]), "at step 4 and before, the label of step 4 is unknown"
+    assert all(not torch.allclose(a, b, atol=1e-6) for a, b in zip(before[5:], after[5:], strict=True))
+
+
+def test_queries_neither_write_for_each_other_nor_depend_on_how_many_are_asked_at_once() -> None:
+    tasks, algorithm = random_tasks(queries=20), mann().eval()
+    adapted = algorithm.adapt(tasks.support)
+    together = algorithm.predict(adapted, tasks.query.x)
+    assert together.shape == (TASKS, 60, WAYS)
+    turned = algorithm.predict(adapted, tasks.query.x.flip(1)).flip(1)
+    torch.testing.assert_close(together, turned, atol=1e-12, rtol=0)
+    torch.testing.assert_close(together[:, 30:31], algorithm.predict(adapted, tasks.query.x[:, 30:31]))
+    assert not torch.allclose(together[:, 0], together[:, 1], atol=1e-4)
+
+
+def test_labels_take_units_at_random_and_only_their_logits_count() -> None:
+    tasks, algorithm = random_tasks(), mann(label_units=7).train()
+    loss = algorithm.meta_loss(tasks).loss
+    units = shuffled(tasks.classes, 7, 2)[:, :WAYS]
+    for task in range(TASKS):
+        x, y = in_order(tasks, task)
+        logits = torch.stack(slow_lrua(algorithm, presented(x, units[task][y].tolist(), 7)))
+        torch.testing.assert_close(loss[task], F.cross_entropy(logits[:, units[task]], y), atol=1e-12, rtol=0)
+    support = random_tasks(ways=7).support
+    assert algorithm.predict(algorithm.adapt(support), tasks.query.x).shape == (TASKS, WAYS * QUERIES, 7)
+
+
+def test_more_ways_than_label_units_are_refused() -> None:
+    tasks, algorithm = random_tasks(ways=4), mann()
+    for attempt in (lambda: algorithm.adapt(tasks.support), lambda: algorithm.meta_loss(tasks)):
+        with pytest.raises(UserError, match=r"algorithm\.label_units=3: .* 4 ways"):
+            attempt()
+    with pytest.raises(UserError, match=r"algorithm\.label_units=2: .* 3 ways"):
+        mann(label_units=2)
+
+
+@pytest.mark.parametrize(("instances", "steps"), [(2, 6), (5, 15), (9, 15)])
+def test_a_sequence_has_the_first_instances_of_each_class(instances: int, steps: int) -> None:
+    tasks, algorithm = random_tasks(), mann(instances=instances)
+    x, y = algorithm._sequence(tasks)
+    assert y.shape == (TASKS, steps)
+    assert all(torch.bincount(labels).tolist() == [steps // WAYS] * WAYS for labels in y)
+    whole = torch.cat([tasks.support.x.unflatten(1, (WAYS, -1)), tasks.query.x.unflatten(1, (WAYS, -1))], dim=2)
+    for task, way in itertools.product(range(TASKS), range(WAYS)):
+        presented_sums = sorted(x[task][y[task] == way].flatten(1).sum(1).tolist())
+        expected = sorted(whole[task, way, :instances].flatten(1).sum(1).tolist())
+        assert presented_sums == pytest.approx(expected)
+
+
+def test_orders_are_permutations_of_their_own_for_every_task_and_draw() -> None:
+    classes = torch.randint(1000, (500, 5), generator=torch.Generator().manual_seed(0))
+    orders = shuffled(classes, 50, 1)
+    assert torch.equal(orders.sort(1).values, torch.arange(50).expand(500, -1))
+    assert len({tuple(order) for order in orders.tolist()}) == 500
+    assert torch.equal(orders[7:9], shuffled(classes[7:9], 50, 1)), "whatever tasks come together"
+    assert not torch.equal(orders, shuffled(classes, 50, 2))
+    assert not torch.equal(orders, shuffled(classes.flip(1), 50, 1)), "the same classes under other labels"
+    # Every element is at every place equally often: 500 draws of 1 in 50.
+    counts = torch.stack([(orders == element).sum(0) for element in range(50)])
+    assert float((counts - 10.0).square().mean()) == pytest.approx(500 / 50 * (1 - 1 / 50), rel=0.1)
+
+
+def test_instance_accuracy_by_hand() -> None:
+    y = torch.tensor([[0, 1, 1, 0, 1, 0]])
+    predicted = torch.tensor([[1, 1, 1, 0, 0, 0]])
+    assert instance_accuracy(F.one_hot(predicted, 2).double(), y).tolist() == [[0.5, 1.0, 0.5]]
+
+
+def test_the_final_report_has_the_papers_table() -> None:
+    algorithm = mann(instances=10).eval()
+    tasks = random_tasks(shots=1, queries=15)
+    scores = algorithm.further_scores(tasks)
+    assert list(scores) == [f"instance_{i}" for i in (1, 2, 3, 4, 5, 10)]
+    assert all(values.shape == (TASKS,) for values in scores.values())
+    assert list(algorithm.further_scores(random_tasks(shots=1, queries=2))) == [f"instance_{i}" for i in (1, 2, 3)]
+    logged = algorithm.meta_loss(tasks).metrics
+    assert torch.equal(scores["instance_2"], logged["instance_2"])
+
+
+@pytest.mark.parametrize("running_stats", [True, False])
+def test_is_transductive_where_its_backbone_is(running_stats: bool) -> None:
+    backbone = Conv4((1, 16, 16), 4, "max_pool", "batch", running_stats, "flatten")
+    assert mann(backbone=backbone).transductive is not running_stats
+    assert not mann().transductive
+
+
+def test_learns_to_bind_a_label_to_the_image_before_it() -> None:
+    """On new random patterns in every task. Without the images, from the labels already gone by, about half can be guessed at the second instance."""
+    generator = torch.Generator().manual_seed(0)
+    tasks, ways, instances = 16, 3, 3
+
+    def new_tasks() -> TaskBatch:
+        patterns = torch.rand(tasks, ways, 1, *SHAPE, generator=generator).round()
+        x = patterns + 0.05 * torch.randn(tasks, ways, instances, *SHAPE, generator=generator)
+        y = torch.arange(ways)
+        support = Examples(x[:, :, 0], y.expand(tasks, -1), ways)
+        query = Examples(x[:, :, 1:].flatten(1, 2), y.repeat_interleave(instances - 1).expand(tasks, -1), ways)
+        return TaskBatch(support, query, torch.randint(10**6, (tasks, ways), generator=generator))
+
+    torch.manual_seed(0)
+    algorithm = MANN(Pixels(SHAPE), ways, ways, 32, 16, 8, 2, 10.0, 0.99, "lrua", instances)
+    optimizer = torch.optim.Adam(algorithm.parameters(), lr=0.02)
+    history = []
+    for _ in range(600):
+        optimizer.zero_grad(set_to_none=True)
+        metrics = meta_gradient(algorithm, new_tasks(), tasks, "fp32")
+        torch.nn.utils.clip_grad_norm_(algorithm.parameters(), 1.0)
+        optimizer.step()
+        history.append(torch.stack([metrics["instance_1"], metrics["instance_2"]]))
+    first, second = torch.stack(history[-100:]).mean(0).tolist()
+    assert second > 0.65
+    assert second > first + 0.1
+    correct = []
+    algorithm.eval()
+    with torch.no_grad():
+        for _ in range(10):
+            held_out = new_tasks()
+            logits = algorithm.predict(algorithm.adapt(held_out.support), held_out.query.x)
+            correct.append((logits.argmax(-1) == held_out.query.y).float().mean())
+    assert float(torch.stack(correct).mean()) > 0.6, "chance is 0.33"
