@@ -178,8 +178,8 @@ def _broken(value: Any, keys: list[str], rule: str, prefix: str) -> Iterator[tup
     elif not isinstance(value, dict):
         yield name, f"{name}={_shown(value)} is not allowed (a group of settings)"
     else:
-        optional = keys[0].endswith("?")
-        for key in value if keys[0] == "*" else [keys[0].removesuffix("?")]:
+        wanted, optional = keys[0].removesuffix("?"), keys[0].endswith("?")
+        for key in value if wanted == "*" else [wanted]:
             if key not in value:
                 yield f"{prefix}{key}", f"{prefix}{key} must be set"
             elif not (optional and value[key] is None):

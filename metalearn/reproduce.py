@@ -59,10 +59,11 @@ def read_reference(config: dict[str, Any]) -> Reference:
         raise UserError(
             f"experiment={config['names']['experiment']} has no reference: it reproduces no published number"
         )
-    for name, row in node["rows"].items():
+    given = {name: row for name, row in node["rows"].items() if row is not None}
+    for name, row in given.items():
         for key in set(row) - set(Row._fields):
             raise UserError(f"no setting 'reference.rows.{name}.{key}'{nearest(key, Row._fields)}")
-    rows = tuple(Row(name, **row) for name, row in node["rows"].items())
+    rows = tuple(Row(name, **row) for name, row in given.items())
     differences = tuple(sentence for sentence in node["differences"].values() if sentence is not None)
     return Reference(node["paper"], node["table"], node["url"], node["interval_over"], rows, differences)
 

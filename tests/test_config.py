@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +127,7 @@ def test_a_star_stands_for_every_key() -> None:
 def test_what_is_below_a_question_mark_is_looked_at_where_there_is_something() -> None:
     limits = {"a?.b": "int"}
     check_limits(OmegaConf.create({"a": None, "limits": limits}))
+    check_limits(OmegaConf.create({"rows": {"one": None, "two": {"b": 1}}, "limits": {"rows.*?.b": "int"}}))
     for node, fault in (({"b": "x"}, "a.b=x is not allowed"), ({}, "a.b must be set"), (3, "a=3 is not allowed")):
         with pytest.raises(UserError, match=f"^{re.escape(fault)}"):
             check_limits(OmegaConf.create({"a": node, "limits": limits}))
@@ -198,8 +198,10 @@ def test_every_setting_has_a_limit(group: str, name: str) -> None:
     walk(plain, "")
 
     def is_for(path: str, leaf: str) -> bool:
-        optional, mark, _ = path.partition("?")
-        return fnmatchcase(leaf, path.replace("?", "")) or (bool(mark) and leaf == optional)
+        """A `*` is any one key; up to a `?` the path is for a null, too."""
+        prefixes = [path[: mark.start()] for mark in re.finditer(r"\?", path)]
+        patterns = (re.escape(part.replace("?", "")).replace(r"\*", "[^.]+") for part in [*prefixes, path])
+        return any(re.fullmatch(pattern, leaf) for pattern in patterns)
 
     assert {
         leaf for leaf in leaves if not EXEMPT.fullmatch(leaf) and not any(is_for(path, leaf) for path in ruled)

@@ -103,6 +103,13 @@ def test_a_key_that_rows_do_not_have_is_refused() -> None:
         read_reference({"reference": node | {"rows": {"a": ROW | {"bnd": 1}}}})
 
 
+def test_null_takes_a_row_or_a_difference_away() -> None:
+    node = {"paper": "", "table": "", "url": "", "interval_over": None, "differences": {"x": "words", "y": None}}
+    reference = read_reference({"reference": node | {"rows": {"a": ROW, "b": None}}})
+    assert [row.name for row in reference.rows] == ["a"]
+    assert reference.differences == ("words",)
+
+
 def test_each_way_of_evaluating_is_asked_for_once() -> None:
     rows = {"a": ROW, "b": ROW | {"transductive": True}, "c": ROW | {"transductive": True}}
     node = {"paper": "", "table": "", "url": "", "interval_over": None, "rows": rows, "differences": {}}
