@@ -161,7 +161,8 @@ def _preference(m: Measurement) -> tuple[bool, bool, bool]:
 def _compact_cell(m: Measurement) -> str:
     place = f"conf/experiment/{m.experiment.name}.yaml"
     ours = NOT_MEASURED if m.ours is None else f"[{m.text}]({place}){'ˢ' if m.experiment.is_short else ''}"
-    return f"{ours} ({_number(m.row.reported)}{'ᵗ' if _transductive(m) == 'yes' else ''})"
+    paper = _number(m.row.reported) + ("ᵗ" if m.row.reported is not None and _transductive(m) == "yes" else "")
+    return f"{ours} ({paper}{'' if m.row.score == 'accuracy' else f', {m.row.name}'})"
 
 
 def full_table(found: list[Measurement]) -> str:
