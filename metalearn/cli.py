@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from metalearn import __version__
+from metalearn import __version__, cli_help
 from metalearn.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -59,11 +59,11 @@ def _dispatch(argv: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing and exiting
     command = argv[0] if argv else "--help"
     if command in ("-h", "--help"):
-        print(_main_help())
+        print(cli_help.main_help({name: entry.summary for name, entry in COMMANDS.items()}))
     elif "--version" in argv:
         print(f"metalearn {__version__}")
     elif command in ("-sc", "--shell-completion"):
-        _shell_completion(argv[1:])
+        cli_help.shell_completion(argv[1:], list(COMMANDS), _call_hydra)
     elif command not in COMMANDS:
         hint = f"; did you mean 'metalearn train {command}'?" if "=" in command else nearest(command, COMMANDS)
         raise UserError(f"no command named '{command}'{hint} (available: {', '.join(COMMANDS)})")
@@ -77,26 +77,36 @@ def _dispatch(argv: list[str]) -> None:
 
 
 def train(argv: list[str]) -> None:
-    """Composes and checks every job before anything is written, then hands over to Hydra."""
+    """One run, or a sweep."""
     args = _parse(argv)
+    # Hydra's own parser does not take flags between overrides.
+    flags = [word for word in argv if word not in args.overrides]
+    if args.cfg or args.info or args.hydra_help:
+        from metalearn.cli_compose import explained
+
+        with explained(args.overrides, args.config_dir, args.config_name):
+            _call_hydra([*flags, *args.overrides])
+    else:
+        _train(flags, args)
+
+
+def _train(flags: list[str], args: argparse.Namespace) -> Path | None:
+    """Composes and checks every job before anything is written, then hands over to Hydra; returns a single run's directory."""
     from metalearn.cli_compose import composer, explained
 
-    # Hydra's own parser does not take flags between overrides.
-    hydra_argv = [word for word in argv if word not in args.overrides] + args.overrides
     where = (args.config_dir, args.config_name)
-    if args.cfg or args.info or args.hydra_help:
-        with explained(args.overrides, *where):
-            _call_hydra(hydra_argv)
-        return
     with explained(args.overrides, *where), composer(*where) as composing:
         jobs = composing.split_jobs(args.overrides, args.multirun)
         composed = [composing.job(job, number) for number, job in enumerate([args.overrides] if jobs is None else jobs)]
     _preflight([plain for plain, _ in composed])
+    hydra_argv, run_dir = [*flags, *args.overrides], None
     if jobs is None:
         named = any(override.startswith("hydra.run.dir=") for override in args.overrides)
-        hydra_argv.append(_run_dir_override(_make_run_dir(Path(composed[0][1]), named)))
+        run_dir = _make_run_dir(Path(composed[0][1]), named)
+        hydra_argv.append(_run_dir_override(run_dir))
     with explained(args.overrides, *where), contextlib.redirect_stderr(_WithoutHydrasEpitaph(sys.stderr)):
         _call_hydra(hydra_argv)
+    return run_dir
 
 
 def job(cfg: DictConfig) -> dict[str, Any]:
@@ -209,22 +219,52 @@ def _saved_config(run_dir: Path) -> DictConfig:
     return saved
 
 
-# --- Hydra's command line and shell completion ------------------------------------------------------------------------
+# --- reproduce --------------------------------------------------------------------------------------------------------
+
+
+def reproduce(argv: list[str]) -> None:
+    """Trains an experiment, or takes a finished run of it, and compares it with the paper that the experiment names."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--run", metavar="RUN_DIR")
+    parser.add_argument("--config-dir")
+    parser.add_argument("overrides", nargs="*")
+    args = _parsed(parser, argv)
+    if not args.overrides or "=" in args.overrides[0]:
+        raise UserError("reproduce needs an experiment: metalearn reproduce EXPERIMENT [key=value ...]")
+    overrides = args.overrides[1:]
+    args.overrides[0] = f"experiment={args.overrides[0]}"
+    from metalearn.cli_compose import composer, explained
+    from metalearn.reproduce import evaluation_modes, read_reference, reproduce_run
+    from metalearn.run_dir import read_config
+
+    with explained(args.overrides, args.config_dir, None), composer(args.config_dir) as composing:
+        protocol, _ = composing.job(args.overrides[:1], 0)
+        reference = read_reference(protocol)
+        if args.run is not None:
+            run_dir = Path(args.run)
+            config = composing.evaluation(_saved_config(run_dir), overrides)
+        elif composing.split_jobs(args.overrides, multirun=False) is not None:
+            raise UserError(f"reproduce trains one run, {args.overrides[0]} is a sweep")
+        else:
+            wished, _ = composing.job(args.overrides, 0)
+    if args.run is None:
+        # Not after hours of training: a row may ask for an evaluation that the model does not allow.
+        _preflight(evaluation_modes(reference, wished))
+        args.config_name, args.multirun = None, False
+        trained = _train(["--config-dir", args.config_dir] if args.config_dir else [], args)
+        assert trained is not None
+        run_dir, config = trained, read_config(trained)
+    reproduce_run(run_dir, protocol, config, overrides, again=args.run is not None and bool(overrides))
+
+
+# --- Hydra's command line ---------------------------------------------------------------------------------------------
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     """Hydra's flags and the overrides, in any order."""
     from hydra._internal.utils import get_args_parser
 
-    parser = get_args_parser()
-    parser.exit_on_error = False
-    try:
-        args, unknown = parser.parse_known_intermixed_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
-    flags = [flag for action in parser._actions for flag in action.option_strings]
-    if unknown:
-        raise UserError(f"no flag named '{unknown[0]}'{nearest(unknown[0], flags)}")
+    args = _parsed(get_args_parser(), argv)
     if args.config_path or args.experimental_rerun:
         raise UserError(
             "--config-path and --experimental-rerun are not supported; --config-dir DIR adds your own files"
@@ -233,6 +273,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         raise UserError("only one of --run, --multirun, --cfg and --info can be given")
     if args.resolve and not args.cfg:
         raise UserError("--resolve goes with --cfg")
+    return args
+
+
+def _parsed(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    parser.exit_on_error = False
+    try:
+        args, unknown = parser.parse_known_intermixed_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from error
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    if unknown:
+        raise UserError(f"no flag named '{unknown[0]}'{nearest(unknown[0], flags)}")
     return args
 
 
@@ -245,106 +297,8 @@ def _call_hydra(argv: list[str]) -> None:
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(job)()
 
 
-def _shell_completion(arguments: list[str]) -> None:
-    """`query=SHELL` is what the shell runs at every Tab, the line so far in COMP_LINE; `install=` prints its script."""
-    request, _, shell = (arguments or [""])[0].partition("=")
-    if request not in ("install", "uninstall", "query") or shell not in ("bash", "zsh", "fish"):
-        raise UserError("-sc takes install=SHELL or uninstall=SHELL, SHELL being bash, zsh or fish")
-    if request != "query":
-        return _call_hydra(["-sc", *arguments])
-    line = os.environ.get("COMP_LINE", "")
-    words = line.split() if line.endswith(" ") else line.split()[:-1]
-    current = "" if line.endswith(" ") else (line.split() or [""])[-1]
-    if len(words) < 2:
-        # The word before the cursor is the program itself in `metalearn` without a blank: offer the commands.
-        return print("\n".join(name for name in COMMANDS if not words or name.startswith(current)))
-    if words[1] == "eval" and len(words) == 2:
-        return print("\n".join(f"{path}/" for path in sorted(Path().glob(f"{current}*")) if path.is_dir()))
-    if words[1] not in COMMANDS or current.startswith("-"):
-        return None
-    from metalearn.cli_errors import MISTAKES
-
-    before = words[3:] if words[1] == "eval" else words[2:]
-    os.environ["COMP_LINE"] = " ".join(["metalearn", *before, current])
-    with contextlib.suppress(*MISTAKES):  # a line that cannot be read yet has no completions
-        return _call_hydra(["-sc", *arguments])
-
-
-# --- help -------------------------------------------------------------------------------------------------------------
-
-
-def _main_help() -> str:
-    commands = "\n".join(f"  {name:8}{command.summary}" for name, command in COMMANDS.items())
-    return f"""\
-metalearn {__version__}: train and evaluate few-shot learners
-
-usage: metalearn COMMAND [key=value ...]
-
-{commands}
-
-  metalearn train                                            the defaults: a minute, no download
-  metalearn train algorithm=maml dataset=omniglot task=20way_1shot
-  metalearn train -m algorithm=maml,protonet seed=0,1,2      a sweep: every combination
-  metalearn eval RUN_DIR task.ways=20                        another test condition, same checkpoint
-
-metalearn COMMAND --help says more. Completion: eval "$(metalearn -sc install=bash)\""""
-
-
-def _choices_help(*groups: str) -> str:
-    from metalearn.config import choices
-
-    return "\n".join(f"  {group + '=':13}{', '.join(choices(group)) or '(none)'}" for group in groups)
-
-
-def _train_help() -> str:
-    return f"""\
-usage: metalearn train [-m] [key=value ...]
-
-  metalearn train algorithm=maml train.steps=5000 train.lr=3e-4
-  metalearn train experiment=NAME device=cuda hydra.run.dir=outputs/mine
-  metalearn train -m task=5way_1shot,5way_5shot seed=0,1,2 sweep_name=shots
-
-choices:
-{_choices_help("algorithm", "backbone", "dataset", "task", "experiment")}
-
-settings (metalearn train --cfg job shows all, with the choices you give):
-  seed device precision             device=auto|cpu|cuda, precision=fp32|tf32|bf16
-  task.ways task.shots task.queries the test tasks; task.train.ways ... for other training tasks
-  train.steps train.meta_batch_size train.lr train.val_every train.checkpoint_every
-  eval.tasks eval.transductive
-  algorithm.* backbone.* dataset.*  what the chosen part has
-  hydra.run.dir sweep_name          the run's directory; a sweep goes to outputs/multirun/SWEEP_NAME
-
-flags:
-  -m, --multirun        one run for every combination of the values a,b,c
-  --config-dir DIR      your own YAML files, in DIR/algorithm, DIR/experiment, ...
-  --cfg job             show the configuration, run nothing (--resolve: interpolations resolved)
-  --info [WHAT]         how Hydra composed it: defaults, defaults-tree, searchpath, plugins
-  --hydra-help          Hydra's own flags"""
-
-
-def _eval_help() -> str:
-    return f"""\
-usage: metalearn eval RUN_DIR [key=value ...]
-
-Evaluates the run's checkpoint on test tasks, under the run's own configuration changed by what you give.
-
-  metalearn eval RUN_DIR task.ways=20 task.shots=5
-  metalearn eval RUN_DIR task=20way_1shot eval.tasks=2000
-  metalearn eval RUN_DIR dataset=omniglot eval.checkpoint=last
-
-choices:
-{_choices_help("dataset", "task")}
-
-settings:
-  task.ways task.shots task.queries eval.tasks eval.seed eval.checkpoint eval.transductive device
-  algorithm.*                       those of the evaluation, such as algorithm.test_inner_steps
-
-flags:
-  --config-dir DIR                  your own YAML files, as for metalearn train"""
-
-
 COMMANDS = {
-    "train": Command("train a learner, test it, write a run directory", train, _train_help),
-    "eval": Command("test a finished run again, under other conditions", evaluate, _eval_help),
+    "train": Command("train a learner, test it, write a run directory", train, cli_help.train_help),
+    "eval": Command("test a finished run again, under other conditions", evaluate, cli_help.eval_help),
+    "reproduce": Command("train as a paper did, compare with its numbers", reproduce, cli_help.reproduce_help),
 }

@@ -9,6 +9,7 @@ a rule such as `null or float > 0 <= 1`:
     comparison   ">=" | ">" | "<=" | "<"
 
 An int will do for a float; a bool is no number; NaN and infinity are refused; a list must not be empty.
+In a path, `*` stands for every key of a mapping, and what is below a key with a `?` is only looked at where that key's value is not null.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 _LITERAL = re.compile(r"[\w.+-]+")
-_ABSENT = object()
 
 
 def conf_dir() -> Path:
@@ -59,9 +59,18 @@ def dotted_keys(plain: dict[str, Any], prefix: str = "") -> Iterator[str]:
                 yield from dotted_keys(value, f"{prefix}{key}.")
 
 
+def leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a nested mapping, under its dotted path."""
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def check_limits(cfg: DictConfig) -> None:
     """Raises one UserError naming every mandatory value not set or, when all are, every value outside its limits."""
-    as_written = dict(_leaves(_container(cfg, resolve=False)))
+    as_written = dict(leaves(_container(cfg, resolve=False)))
     # OmegaConf.missing_keys would raise at the first interpolation that leads to a missing value, and name that one.
     missing = [key for key, value in as_written.items() if value == "???"]
     if missing:
@@ -151,34 +160,30 @@ def _allows(alternative: str, value: Any) -> bool:
     return isinstance(value, int) and _shown(value) == kind
 
 
-def _leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _faults(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """The keys whose values break a rule, each with a sentence that says so."""
     for path, rule in (plain.get("limits") or {}).items():
-        value: Any = plain
-        walked = prefix
-        for key in path.split("."):
-            if not isinstance(value, dict):
-                yield walked[:-1], f"{walked[:-1]}={_shown(value)} is not allowed (a group of settings)"
-                break
-            value = value.get(key, _ABSENT)
-            walked += f"{key}."
-            if value is _ABSENT:
-                yield walked[:-1], f"{walked[:-1]} must be set"
-                break
-        else:
-            if not allows(str(rule), value):
-                yield walked[:-1], f"{walked[:-1]}={_shown(value)} is not allowed ({rule})"
+        yield from _broken(plain, path.split("."), str(rule), prefix)
     for key, value in plain.items():
         if isinstance(value, dict) and key != "limits":
             yield from _faults(value, f"{prefix}{key}.")
+
+
+def _broken(value: Any, keys: list[str], rule: str, prefix: str) -> Iterator[tuple[str, str]]:
+    """The same for one rule, on what `keys` lead to from `value`, the node under `prefix`."""
+    name = prefix[:-1]
+    if not keys:
+        if not allows(rule, value):
+            yield name, f"{name}={_shown(value)} is not allowed ({rule})"
+    elif not isinstance(value, dict):
+        yield name, f"{name}={_shown(value)} is not allowed (a group of settings)"
+    else:
+        wanted, optional = keys[0].removesuffix("?"), keys[0].endswith("?")
+        for key in value if wanted == "*" else [wanted]:
+            if key not in value:
+                yield f"{prefix}{key}", f"{prefix}{key} must be set"
+            elif not (optional and value[key] is None):
+                yield from _broken(value[key], keys[1:], rule, f"{prefix}{key}.")
 
 
 def _shown(value: Any) -> str:

@@ -17,6 +17,7 @@ import rich.progress
 from rich.console import Console, ConsoleRenderable, RenderableType
 from rich.logging import RichHandler
 from rich.panel import Panel
+from rich.table import Table
 from rich.text import Text
 
 log = logging.getLogger("metalearn")
@@ -29,6 +30,10 @@ _SHOWN = {  # of the metrics, while training goes on
     "val/accuracy": "val {:.1%}",
     "time/tasks_per_second": "{:,.0f} tasks/s",
 }
+
+
+_COMPARED = ("paper", "ours", "difference", "band", "verdict")  # in percent
+_VERDICT_STYLES = {"reproduced": "green", "below the band": "bold red", "not scored": "bold red"}
 
 
 class _Stream:
@@ -145,6 +150,25 @@ def result_panel(results: dict[str, Any]) -> None:
         _STDOUT.flush()
 
 
+def reproduction(record: dict[str, Any]) -> None:
+    """Prints how a run compares with its paper and puts it into run.log: `record` is what reproduction.json holds."""
+    head = f"{record['experiment']}: {record['paper']}, {record['table']} ({record['url']})"
+    rows = [_compared(row) for row in record["rows"]]
+    notes = _reproduction_notes(record)
+    texts = [", ".join(f"{title} {cell}" for title, cell in zip(_COMPARED, row[1:], strict=True)) for row in rows]
+    lines = [head, *(f"{row[0]}: {text}" for row, text in zip(rows, texts, strict=True)), *notes]
+    for line in lines:
+        file_log.info(line)
+    if _on_terminal():
+        table = Table("", *_COMPARED)
+        for *cells, verdict in rows:
+            table.add_row(*map(Text, cells), Text(verdict, style=_VERDICT_STYLES.get(verdict, "")))
+        CONSOLE.print(Text(head), table, Text("\n".join(notes)), sep="\n")
+    else:
+        _STDOUT.write("\n".join(lines) + "\n")
+        _STDOUT.flush()
+
+
 def error_line(message: str) -> None:
     """Prints `message` as one line on stderr, red on a terminal."""
     line = " ".join(part.strip() for part in message.splitlines())
@@ -226,6 +250,32 @@ def _result_lines(task: dict[str, Any], test: dict[str, Any]) -> list[str]:
     for name, score in test.get("further", {}).items():
         lines.append(f"{name.replace('_', ' ')}: {100 * score['mean']:.2f} ± {100 * score['ci95']:.2f} %")
     return lines
+
+
+def _compared(row: dict[str, Any]) -> list[str]:
+    """A row of reproduction.json as texts: its name, then what _COMPARED says."""
+    paper = ours = difference = band = "none"
+    if row["reported"] is not None:
+        interval = "" if row["interval"] is None else f" ± {row['interval']:g}"
+        paper = f"{row['reported']:g}{interval} %"
+    if row["ours"] is not None:
+        ours = f"{row['ours']:.2f} ± {row['ci95']:.2f} % of {row['tasks']} tasks"
+    if row["difference"] is not None:
+        difference = f"{row['difference']:+.2f}"
+    if row["band"] is not None:
+        band = f">= {row['band']:g} %"
+    return [row["name"], paper, ours, difference, band, row["verdict"]]
+
+
+def _reproduction_notes(record: dict[str, Any]) -> list[str]:
+    paper = f"the paper's intervals: over {record['interval_over']}; " if record["interval_over"] else ""
+    notes = [f"{paper}ours: 95 % over test tasks, one seed ({record['seed']})"]
+    if record["differences"]:
+        notes.append("known differences from the paper's protocol:")
+        notes += [f"  - {sentence}" for sentence in record["differences"]]
+    if changes := [f"{key}={value['run']} (not {value['experiment']})" for key, value in record["changed"].items()]:
+        notes.append(f"not the experiment's protocol, changed: {', '.join(changes)}")
+    return notes
 
 
 def _shown(path: Path) -> str:

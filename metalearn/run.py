@@ -140,9 +140,11 @@ def _header(config: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def _what_matters(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without what names places: two runs with equal rest ask the same question."""
+    """The configuration without what names places or quotes papers: two runs with equal rest ask the same question."""
     dataset = {key: value for key, value in config["dataset"].items() if key not in ("root", "download")}
-    return {key: value for key, value in config.items() if key != "sweep_name"} | {"dataset": dataset}
+    return {key: value for key, value in config.items() if key not in ("sweep_name", "reference")} | {
+        "dataset": dataset
+    }
 
 
 def _train_record(outcome: Outcome, config: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import yaml
 
 from metalearn import __version__, cli
 from metalearn.cli import main
+from metalearn.config import choices
 
 QUIET = "hydra/job_logging=disabled"
 Calls = list[tuple[dict[str, Any], Path]]
@@ -191,7 +192,7 @@ def test_bad_yaml_of_the_users_own(tmp_path: Path, refused: Refused) -> None:
 # --- help -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["-h"], [], ["train", "--help"], ["eval", "-h"]])
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], [], ["train", "--help"], ["eval", "-h"], ["reproduce", "-h"]])
 def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(argv)
     out, err = capsys.readouterr()
@@ -200,6 +201,8 @@ def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert max(len(line) for line in out.splitlines()) <= 120
     if argv[:1] == ["train"]:
         assert all(word in out for word in ("protonet", "omniglot", "20way_1shot", "conv4", "--config-dir"))
+    if argv[:1] == ["reproduce"]:
+        assert all(name in out for name in (*choices("experiment"), "--run RUN_DIR"))
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -421,8 +424,8 @@ def test_eval_of_a_directory_above_names_the_newest_run(run_dir: Path, refused: 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("metalearn", {"train", "eval"}),
-        ("metalearn ", {"train", "eval"}),
+        ("metalearn", {"train", "eval", "reproduce"}),
+        ("metalearn ", {"train", "eval", "reproduce"}),
         ("metalearn tr", {"train"}),
         ("metalearn train algorithm=p", {"algorithm=protonet"}),
         ("metalearn train algorithm=maml algorithm.inn", {"algorithm.inner_lr=", "algorithm.inner_steps="}),
@@ -430,6 +433,10 @@ def test_eval_of_a_directory_above_names_the_newest_run(run_dir: Path, refused: 
         ("metalearn eval ", {"done/"}),
         ("metalearn eval do", {"done/"}),
         ("metalearn eval done task.wa", {"task.ways="}),
+        ("metalearn reproduce protonet_", {"protonet_omniglot_5w1s"}),
+        ("metalearn reproduce maml_omniglot_5w1s --run ", {"done/"}),
+        ("metalearn reproduce maml_omniglot_5w1s --run do", {"done/"}),
+        ("metalearn reproduce maml_omniglot_5w1s --run done algorithm.inner_l", {"algorithm.inner_lr="}),
         ("metalearn nothing x", set()),
         ("metalearn train --mu", set()),
         ("metalearn train 'x task.wa", set()),

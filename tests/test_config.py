@@ -110,6 +110,31 @@ def test_a_value_in_place_of_a_group_is_one_fault() -> None:
         check_limits(cfg)
 
 
+def test_a_star_stands_for_every_key() -> None:
+    limits = {"rows.*.n": "int >= 1", "words.*": "str"}
+    rows = {"good": {"n": 1}, "low": {"n": 0}, "bare": {}, "flat": 3}
+    cfg = OmegaConf.create({"a": {"rows": rows, "words": {}, "limits": limits}})
+    with pytest.raises(UserError) as caught:
+        check_limits(cfg)
+    faults = [
+        "a.rows.low.n=0 is not allowed (int >= 1)",
+        "a.rows.bare.n must be set",
+        "a.rows.flat=3 is not allowed (a group of settings)",
+    ]
+    assert str(caught.value).split("; ") == faults
+
+
+def test_what_is_below_a_question_mark_is_looked_at_where_there_is_something() -> None:
+    limits = {"a?.b": "int"}
+    check_limits(OmegaConf.create({"a": None, "limits": limits}))
+    check_limits(OmegaConf.create({"rows": {"one": None, "two": {"b": 1}}, "limits": {"rows.*?.b": "int"}}))
+    for node, fault in (({"b": "x"}, "a.b=x is not allowed"), ({}, "a.b must be set"), (3, "a=3 is not allowed")):
+        with pytest.raises(UserError, match=f"^{re.escape(fault)}"):
+            check_limits(OmegaConf.create({"a": node, "limits": limits}))
+    with pytest.raises(UserError, match=r"^a must be set$"):
+        check_limits(OmegaConf.create({"limits": limits}))
+
+
 def test_without_limits_is_plain_and_resolved() -> None:
     cfg = OmegaConf.create({"a": 1, "b": {"c": "${a}", "limits": {"c": "int"}}, "limits": {"a": "int"}})
     assert without_limits(cfg) == {"a": 1, "b": {"c": 1}}
@@ -171,8 +196,17 @@ def test_every_setting_has_a_limit(group: str, name: str) -> None:
                 leaves.add(f"{prefix}{key}")
 
     walk(plain, "")
-    assert {key for key in leaves - ruled if not EXEMPT.fullmatch(key)} == set()
-    assert ruled - leaves == set()
+
+    def is_for(path: str, leaf: str) -> bool:
+        """A `*` is any one key; up to a `?` the path is for a null, too."""
+        prefixes = [path[: mark.start()] for mark in re.finditer(r"\?", path)]
+        patterns = (re.escape(part.replace("?", "")).replace(r"\*", "[^.]+") for part in [*prefixes, path])
+        return any(re.fullmatch(pattern, leaf) for pattern in patterns)
+
+    assert {
+        leaf for leaf in leaves if not EXEMPT.fullmatch(leaf) and not any(is_for(path, leaf) for path in ruled)
+    } == set()
+    assert {path for path in ruled if not any(is_for(path, leaf) for leaf in leaves)} == set()
 
 
 def test_conf_dir_holds_what_is_shipped() -> None:

@@ -1,4 +1,4 @@
-"""The README's example of a new algorithm works as it stands there, and every choice is mentioned."""
+"""The README's example of a new algorithm works as it stands there, and every choice is mentioned there or in the docs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from metalearn.backbones import Backbone, Conv4
 from metalearn.config import choices
 from metalearn.tasks import Examples
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ALGORITHMS = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
 
 
 def test_the_example_algorithm_learns_and_predicts() -> None:
@@ -37,6 +39,14 @@ def test_the_example_algorithm_learns_and_predicts() -> None:
 
 
 def test_every_choice_is_mentioned() -> None:
-    for group in ("algorithm", "backbone", "dataset", "task", "experiment"):
+    for group in ("algorithm", "backbone", "dataset", "task"):
         for name in choices(group):
             assert name in README, f"{group}={name}"
+
+
+def test_every_experiment_is_in_the_table_and_its_paper_in_the_readme() -> None:
+    assert "<authoryear>_omniglot_<ways>w<shots>s" in README
+    for name in choices("experiment"):
+        family = name.partition("_")[0]
+        assert f"[`{name}`]" in ALGORITHMS, f"experiment={name}"
+        assert f"`{family}`" in README if re.search(r"\d{4}", family) else f"`{name}`" in README, f"experiment={name}"

@@ -1,0 +1,261 @@
+"""Writes what `metalearn reproduce` came to into README.md, docs/algorithms.md and the headers of conf/experiment.
+
+    python scripts/reproduction_table.py [--check]
+
+benchmarks/reproduction holds runs' reproduction.json, one file for each experiment and seed, named <experiment>-seed<k>.json. The papers' numbers and
+the bands come from conf/experiment, ours from those files. --check writes nothing and exits with 1 where something is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metalearn.cli_compose import composer
+from metalearn.config import choices
+from metalearn.reproduce import Reference, Row, changed_settings, read_reference
+from metalearn.run_dir import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- reproduction:begin -->", "<!-- reproduction:end -->"
+MEASURED = "#   Measured:"
+NOT_MEASURED = "not measured"
+CELLS = ((5, 1), (5, 5), (20, 1), (20, 5))
+
+Record = dict[str, Any]  # a run's reproduction.json
+
+
+class Experiment(NamedTuple):
+    name: str
+    config: dict[str, Any]
+    reference: Reference
+
+    @property
+    def algorithm(self) -> str:
+        return str(self.config["names"]["algorithm"])
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """(ways, shots) of the test."""
+        return self.config["task"]["ways"], self.config["task"]["shots"]
+
+    @property
+    def is_short(self) -> bool:
+        """Whether this is the algorithm's recipe on a short schedule; the others are named after their papers."""
+        return self.name.startswith(f"{self.algorithm}_")
+
+
+class Measurement(NamedTuple):
+    """One number of one experiment, over one or more seeds."""
+
+    experiment: Experiment
+    row: Row
+    records: list[Record]  # by seed; empty: not measured
+    changes: str  # what the runs changed in the protocol, "" for nothing
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [row for record in self.records for row in record["rows"] if row["name"] == self.row.name]
+
+    @property
+    def ours(self) -> float | None:
+        values = [row["ours"] for row in self.rows if row["ours"] is not None]
+        return statistics.mean(values) if values else None
+
+    @property
+    def text(self) -> str:
+        """The mean with its spread: over seeds the standard deviation, of one seed the 95 % interval over tasks."""
+        if self.ours is None:
+            return NOT_MEASURED
+        values = [row["ours"] for row in self.rows]
+        spread = statistics.stdev(values) if len(values) > 1 else self.rows[0]["ci95"]
+        return f"{self.ours:.2f} ± {spread:.2f}"
+
+    @property
+    def verdict(self) -> str:
+        return self.row.verdict(self.ours) if self.records and not self.changes else ""
+
+    @property
+    def time(self) -> str:
+        """Of training, the mean over seeds."""
+        minutes = statistics.mean(record["results"]["train"]["seconds"] for record in self.records) / 60
+        return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+    @property
+    def machine(self) -> str:
+        found = [record["results"]["environment"] for record in self.records]
+        return ", ".join(dict.fromkeys(f"{e['device']}{'' if e['cuda'] else _threads(e)}" for e in found))
+
+
+def _threads(environment: dict[str, Any]) -> str:
+    return f", {environment['cpu_threads']} thread{'s' if environment['cpu_threads'] > 1 else ''}"
+
+
+def read_records(folder: Path) -> list[Record]:
+    records = []
+    for file in sorted(folder.glob("*.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if file.stem != f"{record['experiment']}-seed{record['seed']}":
+            sys.exit(f"{file}: holds {record['experiment']}, seed {record['seed']}, so it should be called otherwise")
+        records.append(record)
+    return sorted(records, key=lambda record: (record["experiment"], record["seed"]))
+
+
+def read_experiments() -> list[Experiment]:
+    experiments = []
+    with composer() as composing:
+        for name in choices("experiment"):
+            config, _ = composing.job([f"experiment={name}"], 0)
+            if config["reference"] is not None:
+                experiments.append(Experiment(name, config, read_reference(config)))
+    return sorted(experiments, key=lambda experiment: (experiment.name.partition("_")[0], experiment.cell))
+
+
+def measurements(experiments: list[Experiment], records: list[Record]) -> list[Measurement]:
+    """Every row of every experiment, measured or not; runs with a changed protocol by themselves, after the others."""
+    strangers = {record["experiment"] for record in records} - {experiment.name for experiment in experiments}
+    if strangers:
+        sys.exit(f"benchmarks/reproduction: no experiment named {', '.join(sorted(strangers))}")
+    found = []
+    for experiment in experiments:
+        by_changes: dict[str, list[Record]] = defaultdict(list, {"": []})
+        for record in records:
+            if record["experiment"] == experiment.name:
+                # Not record["changed"]: the experiment's file may have been edited since.
+                changed = changed_settings(experiment.config, record["config"])
+                by_changes[", ".join(f"{key}={value['run']}" for key, value in changed.items())].append(record)
+        for changes, group in by_changes.items():
+            found += [Measurement(experiment, row, group, changes) for row in experiment.reference.rows]
+    return found
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def compact_table(found: list[Measurement]) -> str:
+    """Algorithms by cells, one number each."""
+    lines = [
+        "| | " + " | ".join(f"{ways}-way {shots}-shot" for ways, shots in CELLS) + " |",
+        "|---|" + "---|" * len(CELLS),
+    ]
+    for algorithm in dict.fromkeys(m.experiment.algorithm for m in found):
+        own = [m for m in found if m.experiment.algorithm == algorithm and not m.changes]
+        by_cell = [[m for m in own if m.experiment.cell == cell] for cell in CELLS]
+        cells = [_compact_cell(min(of_cell, key=_preference)) if of_cell else "" for of_cell in by_cell]
+        lines.append(f"| [`{algorithm}`](docs/algorithms.md) | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _preference(m: Measurement) -> tuple[bool, bool, bool]:
+    """Smallest for what the compact table shows: measured, by the paper's own protocol, with a number in the paper; else the first row."""
+    return m.ours is None, m.experiment.is_short, m.row.reported is None
+
+
+def _compact_cell(m: Measurement) -> str:
+    place = f"conf/experiment/{m.experiment.name}.yaml"
+    ours = NOT_MEASURED if m.ours is None else f"[{m.text}]({place}){'ˢ' if m.experiment.is_short else ''}"
+    paper = _number(m.row.reported) + ("ᵗ" if m.row.reported is not None and _transductive(m) == "yes" else "")
+    return f"{ours} ({paper}{'' if m.row.score == 'accuracy' else f', {m.row.name}'})"
+
+
+def full_table(found: list[Measurement]) -> str:
+    lines = [
+        "| experiment | evaluated | paper, % | ours, % | seeds | tasks | transductive | verdict | training, on |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for m in found:
+        name = f"[`{m.experiment.name}`](../conf/experiment/{m.experiment.name}.yaml)"
+        name += f" with {m.changes}" if m.changes else ""
+        paper = _number(m.row.reported) + (f" ± {m.row.interval:g}" if m.row.interval is not None else "")
+        cells = [name, m.row.name, paper, m.text]
+        if m.records:
+            tasks = ", ".join(dict.fromkeys(f"{row['tasks']:,}" for row in m.rows))
+            cells += [_seeds(m), tasks, _transductive(m), m.verdict, f"{m.time}, {m.machine}"]
+        else:
+            cells += [""] * 5
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def measured_lines(of_experiment: Iterable[Measurement]) -> list[str]:
+    """For the header of an experiment's file."""
+    lines = []
+    for m in of_experiment:
+        if m.ours is None:
+            continue
+        seeds = f"seed {_seeds(m)}" if len(m.records) == 1 else f"standard deviation over seeds {_seeds(m)}"
+        with_changes = f" with {m.changes}" if m.changes else ""
+        verdict = f", {m.verdict}" if m.verdict else ""
+        lines.append(
+            f"{MEASURED} {m.row.name} {m.text} % ({m.rows[0]['tasks']:,} tasks, {seeds}){with_changes}{verdict}; "
+            f"training {m.time}, {m.machine}."
+        )
+    return lines or [f"{MEASURED} not yet."]
+
+
+def _seeds(m: Measurement) -> str:
+    return ", ".join(str(record["seed"]) for record in m.records)
+
+
+def _transductive(m: Measurement) -> str:
+    known = [row["transductive"] for row in m.rows] or [m.row.transductive]
+    return {True: "yes", False: "no", None: ""}[known[0]]
+
+
+def _number(value: float | None) -> str:
+    """As papers print percentages, 96.0 rather than 96."""
+    return "none" if value is None else str(float(value))
+
+
+def between_markers(text: str, table: str) -> str:
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert end, f"no {BEGIN} ... {END}"
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def with_measured_lines(text: str, lines: list[str]) -> str:
+    """The experiment's file with `lines` in place of the block of `Measured:` lines in its header."""
+    new, count = re.subn(rf"(^{re.escape(MEASURED)}.*\n)+", lambda _: "\n".join(lines) + "\n", text, flags=re.MULTILINE)
+    assert count == 1, f"{count} blocks of '{MEASURED}' lines"
+    return new
+
+
+def updated(root: Path) -> dict[Path, str]:
+    """Every file with generated parts -> its content as it should be."""
+    found = measurements(read_experiments(), read_records(root / "benchmarks" / "reproduction"))
+    texts = {}
+    for file, table in (
+        (root / "README.md", compact_table(found)),
+        (root / "docs" / "algorithms.md", full_table(found)),
+    ):
+        texts[file] = between_markers(file.read_text(encoding="utf-8"), table)
+    for name in dict.fromkeys(m.experiment.name for m in found):
+        file = root / "conf" / "experiment" / f"{name}.yaml"
+        lines = measured_lines(m for m in found if m.experiment.name == name)
+        texts[file] = with_measured_lines(file.read_text(encoding="utf-8"), lines)
+    return texts
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args(arguments).check
+    stale = {file: text for file, text in updated(root).items() if text != file.read_text(encoding="utf-8")}
+    if check and stale:
+        names = ", ".join(str(file.relative_to(root)) for file in stale)
+        sys.exit(f"out of date: {names} (python scripts/reproduction_table.py writes them)")
+    for file, text in stale.items():
+        write_text(file, text)
+        print(file.relative_to(root))
+
+
+if __name__ == "__main__":
+    main()
