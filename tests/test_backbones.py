@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.algorithms.maml import MAML
+from metalearn.algorithms.protonet import ProtoNet
 from metalearn.backbones import MLP, Backbone, Conv4, Learn2LearnConv4, ResNet12
 from metalearn.errors import UserError
 from metalearn.l2l import learn2learn
@@ -133,6 +134,19 @@ def test_resnet12_drops_in_training_only() -> None:
     assert not torch.allclose(first, second)
     assert not torch.allclose(first, without.train()(x))
     assert all(int(value) == 2 for name, value in with_drop.named_buffers() if name.endswith("passes"))
+
+
+def test_what_is_dropped_does_not_depend_on_how_tasks_are_grouped() -> None:
+    x, y = torch.rand(4, 6, *IMAGE, dtype=torch.float64), torch.tensor([[0, 0, 1, 1, 2, 2]] * 4)
+    tasks = TaskBatch(Examples(x, y, 3), Examples(1 - x, y, 3), torch.zeros(4, 3, dtype=torch.int64))
+    gradients = []
+    for task_chunk in (1, 4):
+        algorithm = ProtoNet(resnet12(drop_rate=0.3)).double().train()
+        meta_gradient(algorithm, tasks, task_chunk, "fp32")
+        gradients.append([p.grad for p in algorithm.parameters()])
+    for one, all_ in zip(*gradients, strict=True):
+        assert isinstance(one, Tensor)
+        torch.testing.assert_close(one, all_, atol=1e-10, rtol=1e-8)
 
 
 def test_resnet12_drops_points_after_the_first_two_blocks_and_regions_after_the_last_two() -> None:

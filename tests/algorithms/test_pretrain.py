@@ -140,7 +140,8 @@ def test_training_classifies_support_and_query_among_all_training_classes(train_
 
 def test_no_gradient_leads_out_of_a_new_head() -> None:
     for head in ("centroid", "linear", "cosine"):
-        adapted = pretrain(head).train().adapt(random_tasks(DIM).support)
+        backbone = Conv4((1, 16, 16), 8, "stride", "none", False, "flatten")
+        adapted = pretrain(head, backbone=backbone).train().adapt(random_tasks(1, 16, 16).support)
         assert not any(value.requires_grad for value in adapted.values())
 
 
