@@ -87,7 +87,7 @@ def refuse_dropping(backbone: nn.Module) -> None:
     rate = max(getattr(module, "drop_rate", 0.0) for module in backbone.modules())
     if rate > 0:
         raise UserError(
-            f"backbone.drop_rate={rate}: an inner loop cannot drop features, as one pass serves however many tasks train.task_chunk says "
+            f"backbone.drop_rate={rate}: an inner loop cannot drop features, as what it drops would depend on train.task_chunk "
             "(0 drops nothing)"
         )
 
