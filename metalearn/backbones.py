@@ -13,6 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from metalearn.dropblock import DropBlock
+from metalearn.l2l import learn2learn
+
 
 def embed_tasks(backbone: nn.Module, x: Tensor, training: bool) -> Tensor:
     """The examples of T tasks through one backbone: [T, n, ...] -> [T, n, D]."""
@@ -45,6 +48,15 @@ def _feature_dim(backbone: nn.Module, image_shape: tuple[int, int, int]) -> int:
     return features.shape[1]
 
 
+def _check_size(image_shape: tuple[int, int, int]) -> None:
+    """Raises ValueError where four halvings leave nothing."""
+    _, height, width = image_shape
+    if min(height, width) < 16:
+        raise ValueError(
+            f"this backbone halves the image four times: {height}x{width} pixels are too few (at least 16x16)"
+        )
+
+
 class Backbone(nn.Module):
     """What an algorithm may know of its backbone."""
 
@@ -74,9 +86,9 @@ class Conv4(Backbone):
         pool: str,
     ) -> None:
         super().__init__()
-        channels, height, width = image_shape
-        if downsample == "max_pool" and min(height, width) < 16:
-            raise ValueError(f"conv4 halves the image four times: {height}x{width} pixels are too few (at least 16x16)")
+        channels = image_shape[0]
+        if downsample == "max_pool":
+            _check_size(image_shape)
         stride = 2 if downsample == "stride" else 1
         blocks: list[nn.Module] = []
         for i in range(4):
@@ -140,3 +152,105 @@ class Pixels(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)
+
+
+class ResNet12(Backbone):
+    """The residual network of MetaOptNet (Lee, Maji, Ravichandran and Soatto 2019, https://arxiv.org/abs/1904.03758): four blocks of three
+    3x3 convolutions beside a 1x1 shortcut, each halving the image and followed by DropBlock.
+
+    Args:
+        image_shape: (channels, height, width); height and width at least 16.
+        filters: channels of each of the four blocks.
+        norm: "batch" or "group".
+        running_stats: for norm="batch": keep running statistics for evaluation.
+        pool: "flatten" or "mean" over the last feature map.
+        drop_rate: share of a feature map that is dropped in training.
+        drop_block: side of a dropped region after the last two blocks; after the first two it is 1.
+        drop_ramp: passes in training over which the share after the last two blocks rises from 0 to `drop_rate`, as in the authors' code.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        filters: Sequence[int],
+        norm: str,
+        running_stats: bool,
+        pool: str,
+        drop_rate: float,
+        drop_block: int,
+        drop_ramp: int,
+    ) -> None:
+        super().__init__()
+        _check_size(image_shape)
+        if len(filters) != 4:
+            raise ValueError(f"backbone.filters={list(filters)}: four numbers are needed, one for each block")
+
+        def normalised(convolution: nn.Conv2d) -> list[nn.Module]:
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="leaky_relu")
+            return [convolution, _norm(norm, convolution.out_channels, running_stats, dims=2)]
+
+        self.blocks = nn.Sequential()
+        for i, (before, after) in enumerate(itertools.pairwise([image_shape[0], *filters])):
+            layers: list[nn.Module] = []
+            for channels in (before, after, after):
+                layers += normalised(nn.Conv2d(channels, after, 3, padding=1, bias=False))
+                layers.append(nn.LeakyReLU(0.1))
+            shortcut = normalised(nn.Conv2d(before, after, 1, bias=False))
+            drop = DropBlock(drop_rate, 1, 1) if i < 2 else DropBlock(drop_rate, drop_block, drop_ramp)
+            self.blocks.append(_Residual(nn.Sequential(*layers[:-1]), nn.Sequential(*shortcut)))
+            self.blocks.extend([nn.LeakyReLU(0.1), nn.MaxPool2d(2), drop])
+        self.pool = pool
+        self.uses_batch_statistics = norm == "batch" and not running_stats
+        self.feature_dim = _feature_dim(self, image_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(x)  # [n, filters[3], h, w]
+        return x.mean((2, 3)) if self.pool == "mean" else x.flatten(1)
+
+
+class _Residual(nn.Module):
+    def __init__(self, path: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.path, self.shortcut = path, shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        both: Tensor = self.path(x) + self.shortcut(x)
+        return both
+
+
+class Learn2LearnConv4(Backbone):
+    """learn2learn's `ConvBase`, the body of its OmniglotCNN and MiniImagenetCNN: the layers of `Conv4`, started as learn2learn starts them.
+
+    Args:
+        image_shape: (channels, height, width); height and width at least 16 with max_pool.
+        filters: channels of every block.
+        downsample: "max_pool" (2x2 after each block) or "stride" (convolutions of stride 2).
+        running_stats: keep running statistics for evaluation.
+        pool: "flatten" or "mean" over the last feature map.
+
+    Raises:
+        UserError: learn2learn is missing.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], filters: int, downsample: str, running_stats: bool, pool: str
+    ) -> None:
+        super().__init__()
+        if downsample == "max_pool":
+            _check_size(image_shape)
+        models = learn2learn().vision.models
+        self.blocks = models.ConvBase(
+            hidden=filters, channels=image_shape[0], max_pool=downsample == "max_pool", layers=4
+        )
+        if not running_stats:  # learn2learn's norms know only how to keep them
+            for block in self.blocks:
+                norm = block.normalize
+                norm.track_running_stats = False
+                norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+        self.pool = pool
+        self.uses_batch_statistics = not running_stats
+        self.feature_dim = _feature_dim(self, image_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(x)  # [n, filters, h, w]
+        return x.mean((2, 3)) if self.pool == "mean" else x.flatten(1)

@@ -27,4 +27,6 @@ def learn2learn() -> ModuleType:
     try:
         return importlib.import_module("learn2learn")
     except ImportError as error:
-        raise UserError(f"this algorithm needs learn2learn ({error}); install it with: {INSTALL}") from error
+        raise UserError(
+            f"this algorithm or backbone needs learn2learn ({error}); install it with: {INSTALL}"
+        ) from error

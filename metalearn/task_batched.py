@@ -82,6 +82,16 @@ def refuse_running_statistics(backbone: nn.Module) -> None:
         )
 
 
+def refuse_dropping(backbone: nn.Module) -> None:
+    """Raises UserError where `backbone` drops features in training."""
+    rate = max(getattr(module, "drop_rate", 0.0) for module in backbone.modules())
+    if rate > 0:
+        raise UserError(
+            f"backbone.drop_rate={rate}: an inner loop cannot drop features, as what it drops would depend on train.task_chunk "
+            "(0 drops nothing)"
+        )
+
+
 def resized_head(parameter: Tensor, ways: int) -> Tensor:
     """Lets a head trained for another number of ways start on `ways` classes, each from the mean of the trained rows: [T, N, ...] -> [T, ways, ...].
 

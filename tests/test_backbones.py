@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
+from torch import Tensor, nn
 
-from metalearn.backbones import MLP, Backbone, Conv4, Pixels
+from metalearn.algorithms.maml import MAML
+from metalearn.algorithms.protonet import ProtoNet
+from metalearn.backbones import MLP, Backbone, Conv4, Learn2LearnConv4, Pixels, ResNet12
 from metalearn.build import build_algorithm
 from metalearn.data.image_classes import ImageClasses
 from metalearn.errors import UserError
+from metalearn.l2l import learn2learn
+from metalearn.tasks import Examples, TaskBatch
+from metalearn.train import meta_gradient
 from tests.compose import compose
 
 IMAGE = (1, 28, 28)
+WIDTHS = (64, 160, 320, 640)  # of MetaOptNet
+NARROW = (4, 6, 8, 10)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +88,160 @@ def test_too_small_an_image_is_refused() -> None:
 def test_a_senseless_mlp_is_refused(hidden: list[int]) -> None:
     with pytest.raises(ValueError, match=r"backbone\.hidden"):
         MLP(IMAGE, hidden, "none", True)
+
+
+def resnet12(
+    image: tuple[int, int, int] = IMAGE,
+    filters: tuple[int, ...] = NARROW,
+    running_stats: bool = True,
+    pool: str = "flatten",
+    drop_rate: float = 0.0,
+) -> ResNet12:
+    torch.manual_seed(0)
+    return ResNet12(image, filters, "batch", running_stats, pool, drop_rate, drop_block=5, drop_ramp=2)
+
+
+@pytest.mark.parametrize(
+    ("image", "pool", "feature_dim"),
+    [
+        ((1, 28, 28), "flatten", 10),  # 28 -> 14 -> 7 -> 3 -> 1
+        ((3, 84, 84), "flatten", 250),  # 5x5: the paper's 16,000 features with 640 filters
+        ((3, 84, 84), "mean", 10),
+        ((3, 32, 48), "flatten", 60),
+    ],
+)
+def test_resnet12_halves_four_times(image: tuple[int, int, int], pool: str, feature_dim: int) -> None:
+    backbone = resnet12(image, pool=pool, drop_rate=0.1)
+    assert backbone(torch.rand(2, *image)).shape == (2, feature_dim)
+    assert backbone.feature_dim == feature_dim
+
+
+def test_resnet12_has_metaoptnets_size() -> None:
+    backbone = resnet12((3, 28, 28), WIDTHS)
+    expected = sum(
+        9 * (before * after + 2 * after * after)  # three 3x3 convolutions without bias
+        + before * after  # the 1x1 shortcut
+        + 4 * 2 * after  # scale and shift of four norms
+        for before, after in zip((3, *WIDTHS), WIDTHS, strict=False)
+    )
+    assert sum(p.numel() for p in backbone.parameters()) == expected == 12_424_320
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_resnet12_is_learn2learns_copy_of_metaoptnets(training: bool) -> None:
+    theirs = learn2learn().vision.models.ResNet12Backbone(avg_pool=False, dropblock_dropout=0.0, channels=1)
+    ours = resnet12(IMAGE, WIDTHS)
+    with torch.no_grad():
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            a.copy_(b)
+    x = torch.rand(3, *IMAGE)
+    for network in (ours, theirs):
+        network.train()(x)  # so that the running statistics are no longer those of the start
+        network.train(training)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_resnet12_drops_in_training_only() -> None:
+    x = torch.rand(4, *IMAGE)
+    with_drop, without = resnet12(drop_rate=0.3), resnet12()
+    with_drop.load_state_dict(without.state_dict())
+    assert torch.equal(with_drop.eval()(x), without.eval()(x))
+    first, second = with_drop.train()(x), with_drop(x)
+    assert not torch.allclose(first, second)
+    assert not torch.allclose(first, without.train()(x))
+    assert all(int(value) == 2 for name, value in with_drop.named_buffers() if name.endswith("passes"))
+
+
+def test_what_is_dropped_does_not_depend_on_how_tasks_are_grouped() -> None:
+    x, y = torch.rand(4, 6, *IMAGE, dtype=torch.float64), torch.tensor([[0, 0, 1, 1, 2, 2]] * 4)
+    tasks = TaskBatch(Examples(x, y, 3), Examples(1 - x, y, 3), torch.zeros(4, 3, dtype=torch.int64))
+    gradients = []
+    for task_chunk in (1, 4):
+        algorithm = ProtoNet(resnet12(drop_rate=0.3)).double().train()
+        meta_gradient(algorithm, tasks, task_chunk, "fp32")
+        gradients.append([p.grad for p in algorithm.parameters()])
+    for one, all_ in zip(*gradients, strict=True):
+        assert isinstance(one, Tensor)
+        torch.testing.assert_close(one, all_, atol=1e-10, rtol=1e-8)
+
+
+def test_resnet12_drops_points_after_the_first_two_blocks_and_regions_after_the_last_two() -> None:
+    backbone = resnet12(drop_rate=0.3)
+    settings = [(m.drop_rate, m.block_size, m.ramp) for m in backbone.modules() if hasattr(m, "drop_rate")]
+    assert settings == [(0.3, 1, 1), (0.3, 1, 1), (0.3, 5, 2), (0.3, 5, 2)]
+
+
+@pytest.mark.parametrize("filters", [(64,), (1, 2, 3, 4, 5)])
+def test_resnet12_needs_four_widths(filters: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"backbone\.filters=.* four numbers are needed"):
+        resnet12(filters=filters)
+
+
+def cnn4(downsample: str = "max_pool", running_stats: bool = True, pool: str = "flatten") -> Learn2LearnConv4:
+    torch.manual_seed(0)
+    return Learn2LearnConv4(IMAGE, 8, downsample, running_stats, pool)
+
+
+def test_l2l_cnn4_is_learn2learns_backbone_and_the_body_of_its_omniglot_network() -> None:
+    models = learn2learn().vision.models
+    torch.manual_seed(0)
+    backbone = models.CNN4Backbone(hidden_size=8, channels=1)
+    torch.manual_seed(0)
+    omniglot = models.OmniglotCNN(hidden_size=8).features
+    x = torch.rand(3, *IMAGE)
+    assert torch.equal(cnn4()(x), backbone(x))
+    ours = cnn4("stride", pool="mean")
+    assert torch.equal(ours(x), omniglot(x))
+    assert ours.feature_dim == 8
+
+
+def test_l2l_cnn4_keeps_no_statistics_where_none_are_wanted() -> None:
+    assert not list(cnn4(running_stats=False).buffers())
+    assert len(list(cnn4().buffers())) == 12
+
+
+@pytest.mark.parametrize("make", [resnet12, cnn4])
+@pytest.mark.parametrize("running_stats", [True, False])
+def test_the_others_say_so_too(make: type[Backbone], running_stats: bool) -> None:
+    backbone = make(running_stats=running_stats).eval()
+    x = torch.rand(6, *IMAGE)
+    depends = not torch.allclose(backbone(x)[:2], backbone(x[:2]), atol=1e-5)
+    assert depends is backbone.uses_batch_statistics is not running_stats
+
+
+@pytest.mark.parametrize("make", [resnet12, cnn4])
+def test_inner_loops_take_them_without_statistics_for_any_number_of_tasks_at_once(make: type[Backbone]) -> None:
+    x, y = torch.rand(2, 6, *IMAGE, dtype=torch.float64), torch.tensor([[0, 0, 1, 1, 2, 2]] * 2)
+    tasks = TaskBatch(Examples(x, y, 3), Examples(1 - x, y, 3), torch.zeros(2, 3, dtype=torch.int64))
+    gradients = []
+    for task_chunk in (1, 2):
+        algorithm = MAML(make(running_stats=False), 3, 0.1, 1, 1, first_order=False).double().train()
+        meta_gradient(algorithm, tasks, task_chunk, "fp32")
+        gradients.append([p.grad for p in algorithm.parameters()])
+    for one, both in zip(*gradients, strict=True):
+        assert isinstance(one, Tensor)
+        torch.testing.assert_close(one, both, atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize("make", [resnet12, cnn4])
+def test_inner_loops_refuse_running_statistics(make: type[Backbone]) -> None:
+    with pytest.raises(UserError, match=r"backbone\.running_stats"):
+        MAML(make(running_stats=True), 3, 0.1, 1, 1, first_order=False)
+
+
+def test_inner_loops_refuse_to_drop() -> None:
+    with pytest.raises(UserError, match=r"backbone\.drop_rate=0\.1"):
+        MAML(resnet12(running_stats=False, drop_rate=0.1), 3, 0.1, 1, 1, first_order=False)
+
+
+def test_without_learn2learn_its_network_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "learn2learn", None)
+    with pytest.raises(UserError, match="needs learn2learn"):
+        cnn4()
+
+
+@pytest.mark.parametrize("network", [ResNet12, Learn2LearnConv4])
+def test_too_small_an_image_is_refused_by_the_others(network: type[nn.Module]) -> None:
+    settings = (NARROW, "batch", True, "mean", 0.0, 5, 1) if network is ResNet12 else (8, "max_pool", True, "mean")
+    with pytest.raises(ValueError, match="8x8 pixels are too few"):
+        network((1, 8, 8), *settings)

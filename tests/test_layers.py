@@ -19,7 +19,8 @@ BELOW = {
     "objective": set(),
     "l2l": set(),
     "task_batched": set(),
-    "backbones": set(),
+    "dropblock": set(),
+    "backbones": {"dropblock", "l2l"},  # l2l: one of them is learn2learn's own network
     "config": set(),
     "data": {"data", "tasks"},
     "algorithms": {"algorithms", "tasks", "objective", "backbones", "l2l", "task_batched"},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import Backbone
-from metalearn.task_batched import forward_batched, forward_one_by_one, refuse_running_statistics
+from metalearn.task_batched import forward_batched, forward_one_by_one, refuse_dropping, refuse_running_statistics
 from metalearn.tasks import Examples
 
 
@@ -26,12 +26,13 @@ class InnerLoopLearner(Algorithm):
     """Base of those learners. A subclass says how a step is made (`adapt_stepwise`) and which network it starts from (`classifier`).
 
     Raises:
-        UserError: the backbone keeps running statistics.
+        UserError: the backbone keeps running statistics, or drops features.
     """
 
     def __init__(self, backbone: Backbone, ways: int) -> None:
         super().__init__()
         refuse_running_statistics(backbone)
+        refuse_dropping(backbone)
         self.ways = ways
         self._transductive = bool(backbone.uses_batch_statistics)
         self._support_statistics = False
