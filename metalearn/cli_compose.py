@@ -94,6 +94,8 @@ class Composer:
         with read_write(fresh), open_dict(fresh):
             del fresh["hydra"]
         nodes = without_limits(fresh)
+        # A run older than a setting was made as that setting's default is.
+        _fill_in(config, {key: node for key, node in nodes.items() if key not in GROUPS or key in there})
         for group, name in chosen.items():
             kept = {"train": config["task"]["train"]} if group == "task" else {}  # what the run was trained on
             config[group] = nodes[group] | kept
@@ -178,6 +180,13 @@ def _for_evaluation(overrides: list[Override]) -> tuple[dict[str, str], list[Ove
         else:
             settings.append(override)
     return chosen, settings
+
+
+def _fill_in(config: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Adds what `config` lacks, at any depth."""
+    for key, default in defaults.items():
+        if isinstance(config.setdefault(key, default), dict) and isinstance(default, dict):
+            _fill_in(config[key], default)
 
 
 def _adopt_limits(checked: DictConfig, fresh: DictConfig, group: str) -> None:

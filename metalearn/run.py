@@ -18,18 +18,19 @@ from metalearn.errors import Diverged
 from metalearn.evaluate import evaluate, test_record
 from metalearn.host_memory import keep_freed_memory
 from metalearn.tracking import Tracker
-from metalearn.train import Outcome, train
+from metalearn.train import Outcome, check_schedule, train
 
 log = logging.getLogger("metalearn")
 
 
 def preflight(config: dict[str, Any]) -> None:
-    """Everything that can be known to be wrong before a file is written: device, dataset, task, algorithm.
+    """Everything that can be known to be wrong before a file is written: device, schedule, dataset, task, algorithm.
 
     Raises:
         UserError (or ValueError, from a constructor): with one line for the user.
     """
     choose_device(config)
+    check_schedule(config["train"])
     dataset = build_dataset(config)
     check_tasks(dataset, config["task"], "train", "val", "test")
     algorithm = build_algorithm(config, dataset)

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from metalearn import checkpoint
 from metalearn.algorithms.base import Algorithm
 from metalearn.data.source import TaskSource
-from metalearn.errors import Diverged
+from metalearn.errors import Diverged, UserError
 from metalearn.evaluate import evaluate
 from metalearn.task_chunk import choose_task_chunk
 from metalearn.tasks import TaskBatch
@@ -57,13 +57,23 @@ def make_optimizer(algorithm: Algorithm, settings: dict[str, Any]) -> torch.opti
     return torch.optim.Adam(algorithm.parameters(), lr=settings["lr"])
 
 
+def check_schedule(settings: dict[str, Any]) -> None:
+    """Raises UserError where `train.schedule` would raise the rate."""
+    if settings["schedule"] in ("cosine", "linear") and settings["lr_final"] > settings["lr"]:
+        raise UserError(
+            f"train.lr_final={settings['lr_final']} is more than train.lr={settings['lr']}: "
+            f"train.schedule={settings['schedule']} goes from train.lr down to train.lr_final"
+        )
+
+
 def make_schedule(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> LRScheduler:
     """`train.schedule`, stepped once per outer step."""
     schedulers = torch.optim.lr_scheduler
     if settings["schedule"] == "cosine":
-        return schedulers.CosineAnnealingLR(optimizer, T_max=settings["steps"])
+        return schedulers.CosineAnnealingLR(optimizer, T_max=settings["steps"], eta_min=settings["lr_final"])
     if settings["schedule"] == "linear":
-        return schedulers.LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=settings["steps"])
+        end_factor = settings["lr_final"] / settings["lr"]
+        return schedulers.LinearLR(optimizer, start_factor=1.0, end_factor=end_factor, total_iters=settings["steps"])
     if settings["schedule"] == "step":
         return schedulers.StepLR(optimizer, settings["schedule_every"], settings["schedule_gamma"])
     return schedulers.ConstantLR(optimizer, factor=1.0)

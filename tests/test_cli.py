@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -377,6 +378,18 @@ def test_eval_of_a_run_whose_choices_and_settings_are_gone(run_dir: Path, evalua
     (run_dir / "config.yaml").write_text(yaml.safe_dump(saved))
     main(["eval", str(run_dir), "algorithm.strength=4"])
     assert evaluations[0]["algorithm"]["strength"] == 4
+    assert set(evaluations[0]["algorithm"]) == {"_target_", "strength"}
+
+
+def test_eval_of_a_run_older_than_some_settings_takes_their_defaults(
+    run_dir: Path, evaluations: list[dict[str, Any]]
+) -> None:
+    saved = yaml.safe_load((run_dir / "config.yaml").read_text())
+    older = copy.deepcopy(saved)
+    del older["algorithm"]["learn_rates"], older["train"]["lr_final"], older["eval"]["transductive"]
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(older))
+    main(["eval", str(run_dir)])
+    assert evaluations == [saved]
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,7 @@ def test_without_learn2learn_one_line_says_how_to_get_it(
         (["dataset=omniglot", "dataset.root=nowhere", "dataset.download=false"], "no images_background.zip"),
         (["dataset.size=8", "task.queries=1"], "8x8 pixels are too few"),
         (["eval.transductive=true"], "eval.transductive=true"),
+        (["train.lr=1e-4", "train.lr_final=1e-3"], "train.lr_final=0.001 is more than train.lr=0.0001"),
         (["algorithm=maml", "backbone.running_stats=true"], "backbone.running_stats=true"),
     ],
 )

@@ -19,9 +19,9 @@ from metalearn.algorithms.protonet import ProtoNet
 from metalearn.build import build_algorithm
 from metalearn.data.image_classes import ImageClasses
 from metalearn.data.source import TaskSource
-from metalearn.errors import Diverged
+from metalearn.errors import Diverged, UserError
 from metalearn.tasks import TaskBatch
-from metalearn.train import Outcome, make_optimizer, make_schedule, meta_gradient, train
+from metalearn.train import Outcome, check_schedule, make_optimizer, make_schedule, meta_gradient, train
 from tests.compose import SMALL, compose
 
 Source = Callable[..., TaskSource]
@@ -157,24 +157,42 @@ def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(
 def test_schedules() -> None:
     def rates(**changes: Any) -> list[float]:
         parameter = torch.nn.Parameter(torch.zeros(1))
-        optimizer = torch.optim.Adam([parameter], lr=1.0)
-        schedule = make_schedule(optimizer, {"steps": 4, "schedule_every": 2, "schedule_gamma": 0.5, **changes})
+        optimizer = torch.optim.Adam([parameter], lr=2.0)
+        settings = {"steps": 4, "lr": 2.0, "lr_final": 0.0, "schedule_every": 2, "schedule_gamma": 0.5, **changes}
+        schedule = make_schedule(optimizer, settings)
         seen = []
-        for _ in range(4):
+        for _ in range(5):
             seen.append(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
         return seen
 
-    assert rates(schedule="constant") == [1, 1, 1, 1]
-    assert rates(schedule="step") == [1, 1, 0.5, 0.5]
-    assert rates(schedule="linear") == pytest.approx([1, 0.75, 0.5, 0.25])
-    assert rates(schedule="cosine") == pytest.approx([(1 + math.cos(math.pi * i / 4)) / 2 for i in range(4)])
+    assert rates(schedule="constant", lr_final=0.5) == [2, 2, 2, 2, 2]
+    assert rates(schedule="step", lr_final=0.5) == [2, 2, 1, 1, 0.5]
+    assert rates(schedule="linear") == pytest.approx([2, 1.5, 1, 0.5, 0])
+    assert rates(schedule="linear", lr_final=0.4) == pytest.approx([2, 1.6, 1.2, 0.8, 0.4])
+    assert rates(schedule="linear", lr_final=2.0) == [2, 2, 2, 2, 2]
+    half = [(1 + math.cos(math.pi * i / 4)) / 2 for i in range(5)]
+    assert rates(schedule="cosine") == pytest.approx([2 * share for share in half])
+    assert rates(schedule="cosine", lr_final=0.4) == pytest.approx([0.4 + 1.6 * share for share in half])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_schedule_that_would_rise_is_refused(schedule: str) -> None:
+    settings = {"schedule": schedule, "lr": 0.5, "lr_final": 0.5}
+    check_schedule(settings)
+    with pytest.raises(UserError, match=r"train\.lr_final=0\.6 is more than train\.lr=0\.5"):
+        check_schedule(settings | {"lr_final": 0.6})
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step"])
+def test_schedules_without_a_final_rate_do_not_look_at_it(schedule: str) -> None:
+    check_schedule({"schedule": schedule, "lr": 0.5, "lr_final": 0.6})
 
 
 def test_the_last_linear_step_is_small_and_none_would_follow() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = make_schedule(optimizer, {"schedule": "linear", "steps": 1000})
+    schedule = make_schedule(optimizer, {"schedule": "linear", "steps": 1000, "lr": 2.0, "lr_final": 0.0})
     for _ in range(999):
         optimizer.step()
         schedule.step()

@@ -1,26 +1,36 @@
-"""Model-Agnostic Meta-Learning (Finn, Abbeel and Levine 2017, https://arxiv.org/abs/1703.03400), on learn2learn's `MAML`.
+"""Model-Agnostic Meta-Learning (Finn, Abbeel and Levine 2017, https://arxiv.org/abs/1703.03400), on learn2learn's `MAML`; as options, what the
+field uses of MAML++ (Antoniou, Edwards and Storkey 2019, "How to train your MAML", https://arxiv.org/abs/1810.09502).
 
-Algorithm 2, lines 5 to 10: every task takes gradient steps from the shared initialisation on its support set; the initialisation moves so that
-the queries are classified well after those steps, differentiating through them (second order) unless `first_order`.
+Algorithm 2, lines 5 to 10: every task takes gradient steps from the shared initialisation on its support set (section 2.2; `adapt_stepwise`); the
+initialisation moves so that the queries are classified well after those steps (eq. 1; `meta_loss`), differentiating through them (second
+order) unless `first_order` (section 5.2). MAML++, section 4: the multi-step loss is `meta_loss` with `step_weights`; derivative-order annealing
+is `first_order_until`; the learned rates, one per parameter tensor and inner step, are `rates`, applied by `_take_step`.
 
-Departures from the authors' code: the inner loss is the mean over the support set, theirs the sum over classes of the mean over shots (so
+Departures from MAML's authors' code: the inner loss is the mean over the support set, theirs the sum over classes of the mean over shots (so
 their step size 0.4 on 5 ways is `inner_lr=2.0` here); the norms' scale and shift are adapted too, as learn2learn does.
+
+Departures from MAML++'s authors' code, whose inner loss is that mean too: no batch norm parameters for each inner step, and no statistics (theirs
+are kept, but their forward pass normalises with those of the set at hand, as here); the norms' scale and shift are adapted too; what they
+anneal by epochs of 500 outer steps moves with every outer step; their floor under the weights of the earlier steps, 0.03 / N, is left out (it
+would count in annealings longer than 33 of their epochs; theirs take 10 or 15).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metalearn import objective
+from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_classifier
 from metalearn.backbones import Backbone
 from metalearn.l2l import learn2learn
 from metalearn.task_batched import TaskBatched, resized_head
-from metalearn.tasks import Examples
+from metalearn.tasks import Examples, TaskBatch
 
 
 class MAML(InnerLoopLearner):
@@ -31,6 +41,10 @@ class MAML(InnerLoopLearner):
     inner_steps: inner steps in training.
     test_inner_steps: inner steps in evaluation.
     first_order: leave out the second derivatives.
+    learn_rates: learn the step sizes, from `inner_lr` on: one for each parameter tensor and inner step in training; inner steps beyond those, in
+        evaluation, take the last one's.
+    multi_step_loss_until: outer steps in which the queries' losses after all inner steps count, ever less but for the last; 0: only the last does.
+    first_order_until: outer steps in which the second derivatives are left out.
 
     Raises:
         UserError: learn2learn is missing, or the backbone keeps running statistics.
@@ -44,6 +58,9 @@ class MAML(InnerLoopLearner):
         inner_steps: int,
         test_inner_steps: int,
         first_order: bool,
+        learn_rates: bool,
+        multi_step_loss_until: int,
+        first_order_until: int,
     ) -> None:
         super().__init__(backbone, ways)
         # allow_nograd takes the branch of learn2learn's adapt that does not swallow a RuntimeError; nothing here lacks a gradient.
@@ -56,6 +73,10 @@ class MAML(InnerLoopLearner):
         )
         self.inner_steps = inner_steps
         self.test_inner_steps = test_inner_steps
+        tensors = len(list(self.classifier().parameters()))
+        self.rates = nn.Parameter(torch.full((inner_steps, tensors), float(inner_lr))) if learn_rates else None
+        self.multi_step_loss_until = multi_step_loss_until
+        self.first_order_until = first_order_until
 
     def classifier(self) -> nn.Module:
         module: nn.Module = self.learner.module.module
@@ -71,15 +92,48 @@ class MAML(InnerLoopLearner):
                 for name, parameter in head._parameters.items():
                     head._parameters[name] = resized_head(parameter, support.ways)
         yield self._adapted(learner, support)
-        for _ in range(self.inner_steps if self.training else self.test_inner_steps):
+        for step in range(self.inner_steps if self.training else self.test_inner_steps):
             with torch.enable_grad():
                 # The SUM over tasks: each task's parameters receive just that task's gradient (eq. 1).
                 loss = objective.cross_entropy(learner(support.x), support.y).sum()
-                learner.adapt(loss, first_order=learner.first_order or not self.training)
+                self._take_step(learner, loss, step)
             yield self._adapted(learner, support)
+
+    def _take_step(self, learner: Any, loss: Tensor, step: int) -> None:
+        """Inner step number `step`, from 0 on, along the gradient of `loss`."""
+        first_order = self.learner.first_order or not self.training or self.outer_step < self.first_order_until
+        if self.rates is None:
+            learner.adapt(loss, first_order=first_order)
+            return
+        # What learn2learn's `adapt` does with one rate for all, with one for each parameter tensor.
+        rates = self.rates[min(step, self.inner_steps - 1)]
+        if not self.training:
+            rates = rates.detach()  # no graph through the steps
+        gradients = torch.autograd.grad(loss, list(learner.module.parameters()), create_graph=not first_order)
+        updates = [-rate * gradient for rate, gradient in zip(rates, gradients, strict=True)]
+        learner.module = learn2learn().utils.update_module(learner.module, updates=updates)
+
+    def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
+        """The queries' loss after the last inner step or, until `multi_step_loss_until`, the weighted sum of those after each."""
+        if self.outer_step >= self.multi_step_loss_until:
+            return super().meta_loss(tasks)
+        weights = step_weights(self.inner_steps, self.outer_step / self.multi_step_loss_until)
+        states = itertools.islice(self.adapt_stepwise(tasks.support), 1, None)  # without the one before the first step
+        outcomes = [self.query_loss(self.predict(adapted, tasks.query.x), tasks) for adapted in states]
+        weighted = [weight * outcome.loss for weight, outcome in zip(weights, outcomes, strict=True)]
+        return MetaLoss(torch.stack(weighted).sum(0), outcomes[-1].metrics)
 
     def _adapted(self, learner: Any, support: Examples) -> Adapted:
         parameters = dict(learner.module.module.named_parameters())
         if not self.training:
             parameters = {name: parameter.detach() for name, parameter in parameters.items()}
         return Adapted(parameters, support.x)
+
+
+def step_weights(steps: int, progress: float) -> list[float]:
+    """Weights v_1 .. v_N of the queries' losses after each of N inner steps; from uniform to the last alone as progress p goes from 0 to 1:
+
+    v_i = (1 - p) / N for i < N, and v_N = 1 - (N - 1) (1 - p) / N.
+    """
+    earlier = (1 - progress) / steps
+    return [*[earlier] * (steps - 1), 1 - (steps - 1) * earlier]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metalearn import objective
 from metalearn.algorithms.maml import MAML
 from metalearn.backbones import MLP, Conv4
 from metalearn.errors import UserError
@@ -30,16 +31,32 @@ def random_tasks(dtype: torch.dtype = torch.float32, ways: int = WAYS) -> TaskBa
     return TaskBatch(examples(SHOTS), examples(QUERIES), torch.zeros(TASKS, ways, dtype=torch.int64))
 
 
-def maml(backbone: str = "conv", dtype: torch.dtype = torch.float32, steps: int = 2, first_order: bool = False) -> MAML:
+def maml(
+    backbone: str = "conv",
+    dtype: torch.dtype = torch.float32,
+    steps: int = 2,
+    first_order: bool = False,
+    learn_rates: bool = False,
+    multi_step_loss_until: int = 0,
+    first_order_until: int = 0,
+) -> MAML:
     torch.manual_seed(1)
     net: nn.Module
     if backbone == "conv":
         net = Conv4(SHAPE, filters=8, downsample="stride", norm="batch", running_stats=False, pool="mean")
     else:
         net = MLP(SHAPE, hidden=[6], norm="none", running_stats=False)
-    return MAML(net, WAYS, inner_lr=0.4, inner_steps=steps, test_inner_steps=steps + 1, first_order=first_order).to(
-        dtype
-    )
+    return MAML(
+        net,
+        WAYS,
+        inner_lr=0.4,
+        inner_steps=steps,
+        test_inner_steps=steps + 1,
+        first_order=first_order,
+        learn_rates=learn_rates,
+        multi_step_loss_until=multi_step_loss_until,
+        first_order_until=first_order_until,
+    ).to(dtype)
 
 
 def gradients(algorithm: MAML, tasks: TaskBatch, task_chunk: int) -> tuple[float, list[Tensor]]:
@@ -76,7 +93,11 @@ def test_equals_learn2learns_own_loop(backbone: str, first_order: bool, task_chu
 
 
 def test_equals_finite_differences_in_float64() -> None:
-    tasks, algorithm = random_tasks(torch.float64), maml("mlp", torch.float64)
+    check_finite_differences(maml("mlp", torch.float64))
+
+
+def check_finite_differences(algorithm: MAML) -> None:
+    tasks = random_tasks(torch.float64)
     _, analytic = gradients(algorithm, tasks, TASKS)
 
     def loss() -> float:
@@ -93,6 +114,25 @@ def test_equals_finite_differences_in_float64() -> None:
             down = loss()
             flat[i] = before
             assert (up - down) / (2 * step) == pytest.approx(float(flat_gradient[i]), abs=1e-8, rel=1e-6)
+
+
+@pytest.mark.parametrize("backbone", ["conv", "mlp"])
+@pytest.mark.parametrize("first_order", [False, True])
+def test_without_options_it_is_learn2learns_adapt_to_the_bit(backbone: str, first_order: bool) -> None:
+    tasks, algorithm = random_tasks(), maml(backbone, first_order=first_order)
+    assert not [name for name, _ in algorithm.named_parameters() if not name.startswith("learner.")]
+    loss, ours = gradients(algorithm, tasks, TASKS)
+    algorithm.zero_grad(set_to_none=True)
+    learner = algorithm.learner.clone()
+    learner.module.expand(TASKS)
+    for _ in range(2):
+        learner.adapt(objective.cross_entropy(learner(tasks.support.x), tasks.support.y).sum())
+    losses = objective.cross_entropy(learner(tasks.query.x), tasks.query.y)
+    (losses.sum() / TASKS).backward()  # type: ignore[no-untyped-call]
+    assert loss == float(losses.detach().sum() / TASKS)
+    for our, parameter in zip(ours, algorithm.parameters(), strict=True):
+        assert parameter.grad is not None
+        assert torch.equal(our, parameter.grad)
 
 
 def test_first_order_differs_from_second() -> None:
@@ -173,7 +213,7 @@ def test_other_numbers_of_ways_start_from_the_mean_row() -> None:
 def test_running_statistics_are_refused() -> None:
     backbone = Conv4(SHAPE, filters=8, downsample="stride", norm="batch", running_stats=True, pool="mean")
     with pytest.raises(UserError, match=r"backbone\.running_stats"):
-        MAML(backbone, WAYS, inner_lr=0.4, inner_steps=1, test_inner_steps=1, first_order=False)
+        MAML(backbone, WAYS, 0.4, 1, 1, False, False, 0, 0)
 
 
 def test_adaptation_errors_are_raised_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
