@@ -98,12 +98,16 @@ class MetaModuleLearner(InnerLoopLearner):
             if support.ways != self.ways:
                 self.resize_head(learner, support.ways)
         yield self._adapted(learner, support)
-        for _ in range(self.inner_steps if self.training else self.test_inner_steps):
+        for step in range(self.inner_steps if self.training else self.test_inner_steps):
             with torch.enable_grad():
                 # The SUM over tasks: each task's parameters receive just that task's gradient.
                 loss = objective.cross_entropy(learner(x), support.y).sum()
-                learner.adapt(loss, first_order=learner.first_order or not self.training)
+                self.take_step(learner, loss, step)
             yield self._adapted(learner, support)
+
+    def take_step(self, learner: Any, loss: Tensor, step: int) -> None:
+        """Inner step number `step`, from 0 on, of a clone, along the gradient of `loss`."""
+        learner.adapt(loss, first_order=learner.first_order or not self.training)
 
     def resize_head(self, learner: Any, ways: int) -> None:
         """Fits the head of a clone, and what a subclass keeps for each of its parameters, to another number of ways."""
