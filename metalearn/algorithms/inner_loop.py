@@ -7,13 +7,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from metalearn import objective
 from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import Backbone
-from metalearn.task_batched import forward_batched, forward_one_by_one, refuse_dropping, refuse_running_statistics
+from metalearn.task_batched import (
+    forward_batched,
+    forward_one_by_one,
+    refuse_dropping,
+    refuse_running_statistics,
+    resized_head,
+)
 from metalearn.tasks import Examples
 
 
@@ -26,13 +34,16 @@ class InnerLoopLearner(Algorithm):
     """Base of those learners. A subclass says how a step is made (`adapt_stepwise`) and which network it starts from (`classifier`).
 
     Raises:
-        UserError: the backbone keeps running statistics, or drops features.
+        UserError: the backbone is adapted and keeps running statistics or drops features.
     """
+
+    adapts_backbone = True
 
     def __init__(self, backbone: Backbone, ways: int) -> None:
         super().__init__()
-        refuse_running_statistics(backbone)
-        refuse_dropping(backbone)
+        if self.adapts_backbone:
+            refuse_running_statistics(backbone)
+            refuse_dropping(backbone)
         self.ways = ways
         self._transductive = bool(backbone.uses_batch_statistics)
         self._support_statistics = False
@@ -65,6 +76,57 @@ class InnerLoopLearner(Algorithm):
             super().set_transductive(transductive)
         # Nichol et al. 2018, section 6: without transduction, each query is normalised together with the support set only.
         self._support_statistics = self._transductive and not transductive
+
+
+class MetaModuleLearner(InnerLoopLearner):
+    """Base of those whose inner steps one of learn2learn's meta-modules makes, on the gradient of the support set's loss.
+
+    Args:
+        learner: has `clone()`, `adapt(loss, first_order)`, `first_order` and, as `module`, a TaskBatched of a network with a `head`.
+    """
+
+    def __init__(self, backbone: Backbone, ways: int, learner: Any, inner_steps: int, test_inner_steps: int) -> None:
+        super().__init__(backbone, ways)
+        self.learner = learner
+        self.inner_steps, self.test_inner_steps = inner_steps, test_inner_steps
+
+    def classifier(self) -> nn.Module:
+        module: nn.Module = self.learner.module.module
+        return module
+
+    def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:
+        return self.descend(support.x, support)
+
+    def descend(self, x: Tensor, support: Examples) -> Iterator[Adapted]:
+        """Inner steps on the support set's x, as what is adapted takes it: parameters within the graph in training, detached in evaluation."""
+        with torch.enable_grad():  # evaluation turns gradients off, the inner loop lives on them
+            learner = self.learner.clone()
+            learner.module.expand(x.shape[0])
+            if support.ways != self.ways:
+                self.resize_head(learner, support.ways)
+        yield self._adapted(learner, support)
+        for step in range(self.inner_steps if self.training else self.test_inner_steps):
+            with torch.enable_grad():
+                # The SUM over tasks: each task's parameters receive just that task's gradient.
+                loss = objective.cross_entropy(learner(x), support.y).sum()
+                self.take_step(learner, loss, step)
+            yield self._adapted(learner, support)
+
+    def take_step(self, learner: Any, loss: Tensor, step: int) -> None:
+        """Inner step number `step`, from 0 on, of a clone, along the gradient of `loss`."""
+        learner.adapt(loss, first_order=learner.first_order or not self.training)
+
+    def resize_head(self, learner: Any, ways: int) -> None:
+        """Fits the head of a clone, and what a subclass keeps for each of its parameters, to another number of ways."""
+        head = learner.module.module.head
+        for name, parameter in head._parameters.items():
+            head._parameters[name] = resized_head(parameter, ways)
+
+    def _adapted(self, learner: Any, support: Examples) -> Adapted:
+        parameters = dict(learner.module.module.named_parameters())
+        if not self.training:
+            parameters = {name: parameter.detach() for name, parameter in parameters.items()}
+        return Adapted(parameters, support.x)
 
 
 def linear_classifier(backbone: Backbone, ways: int) -> nn.Sequential:

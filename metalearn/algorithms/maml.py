@@ -1,10 +1,10 @@
 """Model-Agnostic Meta-Learning (Finn, Abbeel and Levine 2017, https://arxiv.org/abs/1703.03400), on learn2learn's `MAML`; as options, what the
 field uses of MAML++ (Antoniou, Edwards and Storkey 2019, "How to train your MAML", https://arxiv.org/abs/1810.09502).
 
-Algorithm 2, lines 5 to 10: every task takes gradient steps from the shared initialisation on its support set (section 2.2; `adapt_stepwise`); the
+Algorithm 2, lines 5 to 10: every task takes gradient steps from the shared initialisation on its support set (section 2.2; `descend`); the
 initialisation moves so that the queries are classified well after those steps (eq. 1; `meta_loss`), differentiating through them (second
 order) unless `first_order` (section 5.2). MAML++, section 4: the multi-step loss is `meta_loss` with `step_weights`; derivative-order annealing
-is `first_order_until`; the learned rates, one per parameter tensor and inner step, are `rates`, applied by `_take_step`.
+is `first_order_until`; the learned rates, one per parameter tensor and inner step, are `rates`, applied by `take_step`.
 
 Departures from MAML's authors' code: the inner loss is the mean over the support set, theirs the sum over classes of the mean over shots (so
 their step size 0.4 on 5 ways is `inner_lr=2.0` here); the norms' scale and shift are adapted too, as learn2learn does.
@@ -18,22 +18,20 @@ would count in annealings longer than 33 of their epochs; theirs take 10 or 15).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metalearn import objective
 from metalearn.algorithms.base import MetaLoss
-from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_classifier
+from metalearn.algorithms.inner_loop import MetaModuleLearner, linear_classifier
 from metalearn.backbones import Backbone
 from metalearn.l2l import learn2learn
-from metalearn.task_batched import TaskBatched, resized_head
-from metalearn.tasks import Examples, TaskBatch
+from metalearn.task_batched import TaskBatched
+from metalearn.tasks import TaskBatch
 
 
-class MAML(InnerLoopLearner):
+class MAML(MetaModuleLearner):
     """Args:
     backbone: [n, c, H, W] -> [n, D].
     ways: outputs of the linear head.
@@ -62,45 +60,21 @@ class MAML(InnerLoopLearner):
         multi_step_loss_until: int,
         first_order_until: int,
     ) -> None:
-        super().__init__(backbone, ways)
         # allow_nograd takes the branch of learn2learn's adapt that does not swallow a RuntimeError; nothing here lacks a gradient.
-        self.learner = learn2learn().algorithms.MAML(
+        learner = learn2learn().algorithms.MAML(
             TaskBatched(linear_classifier(backbone, ways)),
             lr=inner_lr,
             first_order=first_order,
             allow_unused=False,
             allow_nograd=True,
         )
-        self.inner_steps = inner_steps
-        self.test_inner_steps = test_inner_steps
+        super().__init__(backbone, ways, learner, inner_steps, test_inner_steps)
         tensors = len(list(self.classifier().parameters()))
         self.rates = nn.Parameter(torch.full((inner_steps, tensors), float(inner_lr))) if learn_rates else None
         self.multi_step_loss_until = multi_step_loss_until
         self.first_order_until = first_order_until
 
-    def classifier(self) -> nn.Module:
-        module: nn.Module = self.learner.module.module
-        return module
-
-    def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:
-        """Parameters that are part of the graph in training, detached in evaluation."""
-        with torch.enable_grad():  # evaluation turns gradients off, the inner loop lives on them
-            learner = self.learner.clone()
-            learner.module.expand(support.x.shape[0])
-            if support.ways != self.ways:
-                head = learner.module.module.head
-                for name, parameter in head._parameters.items():
-                    head._parameters[name] = resized_head(parameter, support.ways)
-        yield self._adapted(learner, support)
-        for step in range(self.inner_steps if self.training else self.test_inner_steps):
-            with torch.enable_grad():
-                # The SUM over tasks: each task's parameters receive just that task's gradient (eq. 1).
-                loss = objective.cross_entropy(learner(support.x), support.y).sum()
-                self._take_step(learner, loss, step)
-            yield self._adapted(learner, support)
-
-    def _take_step(self, learner: Any, loss: Tensor, step: int) -> None:
-        """Inner step number `step`, from 0 on, along the gradient of `loss`."""
+    def take_step(self, learner: Any, loss: Tensor, step: int) -> None:
         first_order = self.learner.first_order or not self.training or self.outer_step < self.first_order_until
         if self.rates is None:
             learner.adapt(loss, first_order=first_order)
@@ -122,12 +96,6 @@ class MAML(InnerLoopLearner):
         outcomes = [self.query_loss(self.predict(adapted, tasks.query.x), tasks) for adapted in states]
         weighted = [weight * outcome.loss for weight, outcome in zip(weights, outcomes, strict=True)]
         return MetaLoss(torch.stack(weighted).sum(0), outcomes[-1].metrics)
-
-    def _adapted(self, learner: Any, support: Examples) -> Adapted:
-        parameters = dict(learner.module.module.named_parameters())
-        if not self.training:
-            parameters = {name: parameter.detach() for name, parameter in parameters.items()}
-        return Adapted(parameters, support.x)
 
 
 def step_weights(steps: int, progress: float) -> list[float]:
