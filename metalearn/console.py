@@ -242,11 +242,9 @@ def _result_lines(task: dict[str, Any], test: dict[str, Any]) -> list[str]:
     ]
     if "per_step" in test:
         after = [f"{100 * accuracy:.1f}" for accuracy in test["per_step"][1:]]
-        if len(after) > 10:  # the first and the last tell
-            after = [*after[:5], "...", *after[-3:]]
-        lines.append(
-            f"before adaptation {100 * test['accuracy_before']:.1f} %; after each inner step {', '.join(after)} %"
-        )
+        steps = test.get("scored_steps", range(len(after) + 1))[1:]
+        each = "each inner step" if steps[-1] == len(after) else f"inner steps {', '.join(map(str, steps))}:"
+        lines.append(f"before adaptation {100 * test['accuracy_before']:.1f} %; after {each} {', '.join(after)} %")
     for name, score in test.get("further", {}).items():
         lines.append(f"{name.replace('_', ' ')}: {100 * score['mean']:.2f} ± {100 * score['ci95']:.2f} %")
     return lines

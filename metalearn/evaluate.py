@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ from metalearn.host_memory import keep_freed_memory
 class Scores(NamedTuple):
     """Per-task results of T tasks, in task order."""
 
-    accuracy: Tensor  # [S, T]: after each of the S states of `adapt_stepwise`, the last one counts
+    accuracy: Tensor  # [S, T]: in each of the S states that were scored, the last one counts
+    steps: list[int]  # the inner steps done in each of them, [S]
     loss: Tensor  # [T]
     further: dict[str, Tensor]  # what else the algorithm's paper reports: name -> [T]
 
@@ -49,7 +51,8 @@ def evaluate(
     Args:
         task: ways, shots and queries.
         task_chunk: tasks at a time.
-        stepwise: the full report: also score the states before adaptation and after each inner step, and what else the paper reports.
+        stepwise: the full report: also score the states before adaptation and after inner steps (of many, those of `telling_states`), and what
+            else the paper reports.
     """
     was_training = algorithm.training
     algorithm.eval()
@@ -57,11 +60,15 @@ def evaluate(
     further: dict[str, list[Tensor]] = {}
     for first in range(0, tasks, task_chunk):
         batch = source.tasks(first, min(task_chunk, tasks - first), task["ways"], task["shots"], task["queries"])
-        states = algorithm.adapt_stepwise(batch.support) if stepwise else [algorithm.adapt(batch.support)]
-        per_state = []
-        for adapted in states:
+        steps, per_state = [], []
+        for step, adapted in (
+            telling_states(algorithm.adapt_stepwise(batch.support))
+            if stepwise
+            else [(0, algorithm.adapt(batch.support))]
+        ):
             logits = algorithm.predict(adapted, batch.query.x)
             per_state.append(objective.accuracy(logits, batch.query.y))
+            steps.append(step)
         accuracies.append(torch.stack(per_state))  # [S, t]
         losses.append(objective.cross_entropy(logits, batch.query.y))
         for name, values in (algorithm.further_scores(batch) if stepwise else {}).items():
@@ -69,14 +76,25 @@ def evaluate(
     algorithm.train(was_training)
     return Scores(
         torch.cat(accuracies, dim=1).cpu(),
+        steps,
         torch.cat(losses).cpu(),
         {name: torch.cat(values).cpu() for name, values in further.items()},
     )
 
 
+def telling_states(states: Iterator[Any]) -> Iterator[tuple[int, Any]]:
+    """(inner steps done, state): of the first five steps, of every tenth, and of the last, since accuracy moves little later on."""
+    step, state = 0, next(states)
+    for following in states:
+        if step <= 5 or step % 10 == 0:
+            yield step, state
+        step, state = step + 1, following
+    yield step, state
+
+
 def test_record(algorithm: Algorithm, scores: Scores, checkpoint_name: str) -> dict[str, Any]:
     """The `test` entry of results.json."""
-    steps = [float(accuracy) for accuracy in scores.accuracy.mean(1)]
+    accuracies = [float(accuracy) for accuracy in scores.accuracy.mean(1)]
     record: dict[str, Any] = {
         "accuracy": scores.mean,
         "ci95": scores.ci95,
@@ -84,10 +102,10 @@ def test_record(algorithm: Algorithm, scores: Scores, checkpoint_name: str) -> d
         "loss": float(scores.loss.mean()),
         "transductive": algorithm.transductive,
         "checkpoint": checkpoint_name,
-        "adapt_steps": len(steps) - 1,
+        "adapt_steps": scores.steps[-1],
     }
-    if len(steps) > 1:
-        record |= {"accuracy_before": steps[0], "per_step": steps}
+    if len(accuracies) > 1:
+        record |= {"accuracy_before": accuracies[0], "per_step": accuracies, "scored_steps": scores.steps}
     if scores.further:
         record["further"] = {
             name: {"mean": float(values.mean()), "ci95": interval95(values)} for name, values in scores.further.items()

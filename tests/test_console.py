@@ -251,6 +251,12 @@ def test_the_result_on_a_pipe(tmp_path: Path) -> None:
     ]
 
 
+def test_the_result_of_many_inner_steps_says_which_were_scored(tmp_path: Path) -> None:
+    results = RESULTS | {"test": RESULTS["test"] | {"scored_steps": [0, 1, 10, 50]}}
+    line = on_pipe(f"console.result_panel({results!r})", tmp_path).splitlines()[1]
+    assert line == "before adaptation 20.1 %; after inner steps 1, 10, 50: 96.0, 97.1, 97.3 %"
+
+
 def test_the_result_without_inner_steps_in_a_poor_encoding_and_elsewhere(tmp_path: Path) -> None:
     test = {key: value for key, value in RESULTS["test"].items() if key not in ("per_step", "accuracy_before", "step")}
     results = RESULTS | {"test": test | {"transductive": True, "checkpoint": "last"}, "run_dir": "/elsewhere/a/run"}

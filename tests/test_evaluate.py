@@ -14,7 +14,7 @@ from metalearn.build import build_algorithm
 from metalearn.data.image_classes import ImageClasses
 from metalearn.data.source import TaskSource
 from metalearn.errors import UserError
-from metalearn.evaluate import evaluate, interval95, refuse_seen_classes
+from metalearn.evaluate import evaluate, interval95, refuse_seen_classes, telling_states
 from metalearn.evaluate import test_record as record_of
 from metalearn.tasks import TaskBatch
 from tests.compose import SMALL, compose
@@ -50,6 +50,17 @@ def test_steps_are_recorded_where_there_are_steps(easy: ImageClasses, source: Ca
     assert "per_step" not in record
     assert "accuracy_before" not in record
     assert (record["adapt_steps"], record["transductive"], record["checkpoint"]) == (0, False, "last")
+
+
+def test_of_many_inner_steps_the_telling_ones_are_scored(easy: ImageClasses, source: Callable[..., TaskSource]) -> None:
+    assert [step for step, _ in telling_states(iter("abcd"))] == [0, 1, 2, 3]
+    assert list(telling_states(iter(range(28)))) == [(i, i) for i in (0, 1, 2, 3, 4, 5, 10, 20, 27)]
+    algorithm = build_algorithm(compose("algorithm=reptile", "algorithm.test_inner_steps=12", *SMALL), easy)
+    scores = evaluate(algorithm, source("test"), TASK, 6, 4, stepwise=True)
+    record = record_of(algorithm, scores, "best")
+    assert (record["scored_steps"], record["adapt_steps"]) == ([0, 1, 2, 3, 4, 5, 10, 12], 12)
+    end = evaluate(algorithm, source("test"), TASK, 6, 4, stepwise=False)
+    assert torch.equal(scores.accuracy[-1], end.accuracy[-1])
 
 
 def test_before_adaptation_a_learner_is_at_chance(easy: ImageClasses, source: Callable[..., TaskSource]) -> None:

@@ -102,7 +102,7 @@ def test_a_later_worse_validation_does_not_replace_the_best(
 
     script = iter([0.5, 0.9, 0.7])
     monkeypatch.setattr(
-        "metalearn.train.evaluate", lambda *a, **k: Scores(torch.full((1, 8), next(script)), torch.zeros(8), {})
+        "metalearn.train.evaluate", lambda *a, **k: Scores(torch.full((1, 8), next(script)), [0], torch.zeros(8), {})
     )
     outcome, _, _ = run(settings(), easy, source, tmp_path)
     assert outcome.best["step"] == 8
@@ -116,7 +116,7 @@ def test_early_stop_counts_validations_without_gain(
 
     script = iter([0.5, 0.4, 0.6, 0.6, 0.5, 0.9])
     monkeypatch.setattr(
-        "metalearn.train.evaluate", lambda *a, **k: Scores(torch.full((1, 8), next(script)), torch.zeros(8), {})
+        "metalearn.train.evaluate", lambda *a, **k: Scores(torch.full((1, 8), next(script)), [0], torch.zeros(8), {})
     )
     outcome, _, _ = run(settings("train.steps=40", "train.early_stop=2"), easy, source, tmp_path)
     assert outcome.steps == 20
