@@ -34,7 +34,7 @@ class InnerLoopLearner(Algorithm):
     """Base of those learners. A subclass says how a step is made (`adapt_stepwise`) and which network it starts from (`classifier`).
 
     Raises:
-        UserError: the backbone is adapted and keeps running statistics or drops features.
+        UserError: the backbone drops features, or is adapted and keeps running statistics.
     """
 
     adapts_backbone = True
@@ -43,7 +43,7 @@ class InnerLoopLearner(Algorithm):
         super().__init__()
         if self.adapts_backbone:
             refuse_running_statistics(backbone)
-            refuse_dropping(backbone)
+        refuse_dropping(backbone)
         self.ways = ways
         self._transductive = bool(backbone.uses_batch_statistics)
         self._support_statistics = False
