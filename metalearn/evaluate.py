@@ -83,10 +83,10 @@ def evaluate(
 
 
 def telling_states(states: Iterator[Any]) -> Iterator[tuple[int, Any]]:
-    """(inner steps done, state): of the first five steps, of every tenth, and of the last, since accuracy moves little later on."""
+    """(inner steps done, state): of the first ten steps, of every tenth, and of the last, since accuracy moves little later on."""
     step, state = 0, next(states)
     for following in states:
-        if step <= 5 or step % 10 == 0:
+        if step <= 10 or step % 10 == 0:
             yield step, state
         step, state = step + 1, following
     yield step, state

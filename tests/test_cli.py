@@ -427,7 +427,7 @@ def test_eval_of_a_directory_above_names_the_newest_run(run_dir: Path, refused: 
         ("metalearn", {"train", "eval", "reproduce"}),
         ("metalearn ", {"train", "eval", "reproduce"}),
         ("metalearn tr", {"train"}),
-        ("metalearn train algorithm=p", {"algorithm=protonet"}),
+        ("metalearn train algorithm=prot", {"algorithm=protonet"}),
         ("metalearn train algorithm=maml algorithm.inn", {"algorithm.inner_lr=", "algorithm.inner_steps="}),
         ("metalearn train task.wa", {"task.ways="}),
         ("metalearn eval ", {"done/"}),

@@ -54,11 +54,11 @@ def test_steps_are_recorded_where_there_are_steps(easy: ImageClasses, source: Ca
 
 def test_of_many_inner_steps_the_telling_ones_are_scored(easy: ImageClasses, source: Callable[..., TaskSource]) -> None:
     assert [step for step, _ in telling_states(iter("abcd"))] == [0, 1, 2, 3]
-    assert list(telling_states(iter(range(28)))) == [(i, i) for i in (0, 1, 2, 3, 4, 5, 10, 20, 27)]
-    algorithm = build_algorithm(compose("algorithm=reptile", "algorithm.test_inner_steps=12", *SMALL), easy)
+    assert list(telling_states(iter(range(28)))) == [(i, i) for i in (*range(11), 20, 27)]
+    algorithm = build_algorithm(compose("algorithm=reptile", "algorithm.test_inner_steps=22", *SMALL), easy)
     scores = evaluate(algorithm, source("test"), TASK, 6, 4, stepwise=True)
     record = record_of(algorithm, scores, "best")
-    assert (record["scored_steps"], record["adapt_steps"]) == ([0, 1, 2, 3, 4, 5, 10, 12], 12)
+    assert (record["scored_steps"], record["adapt_steps"]) == ([*range(11), 20, 22], 22)
     end = evaluate(algorithm, source("test"), TASK, 6, 4, stepwise=False)
     assert torch.equal(scores.accuracy[-1], end.accuracy[-1])
 
