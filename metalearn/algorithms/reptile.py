@@ -4,9 +4,12 @@ Algorithm 2: every task trains the shared initialisation theta for a few steps o
 moves towards the mean of the tasks' theta'. `meta_loss` therefore has the gradient theta - theta'; a step of SGD at rate 1 sets theta to
 that mean. Its value is the queries' cross-entropy after adaptation, for the log alone.
 
-Departures from the authors' code: Adam's second moments start afresh in every task, theirs go on from task to task and into the evaluation;
-the mini-batches take the support set in an order drawn once and for all for its size (a task's examples are in random order as they come), so
-that adapting twice gives the same.
+The inner Adam's second moments go on from task to task and into the evaluation, as in the authors' code. It matters: moments that start afresh make
+each inner step as long as the first, however small the gradient, and what a well-initialised task then moves by is noise.
+
+Departures from the authors' code: the tasks of an outer step all start with the same second moments, and those of the next with the mean of what
+they end with, where theirs pass them on one after another; the mini-batches take the support set in an order drawn once and for all for its size
+(a task's examples are in random order as they come), so that adapting twice gives the same.
 """
 
 from __future__ import annotations
@@ -59,39 +62,90 @@ class Reptile(InnerLoopLearner):
         self.inner_steps, self.inner_batch = inner_steps, inner_batch
         self.test_inner_steps, self.test_inner_batch = test_inner_steps, test_inner_batch
 
+        # Of the inner Adam, for all parameters in a row: what an outer step starts with, the number of inner steps behind that, and the sum over
+        # the outer step's tasks of what they end with.
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        self.second_moments: Tensor
+        self.moment_steps: Tensor
+        self.moment_sum: Tensor
+        self.moment_tasks: Tensor
+        self.register_buffer("second_moments", torch.zeros(parameters))
+        self.register_buffer("moment_steps", torch.zeros(()))
+        self.register_buffer("moment_sum", torch.zeros(parameters))
+        self.register_buffer("moment_tasks", torch.zeros(()))
+        self._summed_step: int | None = None  # the outer step that the sum is of
+
     def classifier(self) -> nn.Module:
         return self.network
 
     def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:
         """Detached parameters: no gradient flows through the inner loop."""
+        for parameters, _ in self._descend(support):
+            yield Adapted(parameters, support.x)
+
+    def _descend(self, support: Examples) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """Parameters and second moments, both [T, ...], before the first inner step and after each."""
         tasks, examples = support.y.shape
         parameters = {
             name: parameter.detach().expand(tasks, *parameter.shape)
             for name, parameter in self.network.named_parameters()
         }
+        second_moments = {
+            name: moment.expand(tasks, *moment.shape) for name, moment in self._by_name(self.second_moments).items()
+        }
         if support.ways != self.ways:
             for name in ("head.weight", "head.bias"):
                 parameters[name] = resized_head(parameters[name], support.ways)
-        second_moments = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+                second_moments[name] = resized_head(second_moments[name], support.ways)
         steps = self.inner_steps if self.training else self.test_inner_steps
         batches = mini_batches(examples, self.inner_batch if self.training else self.test_inner_batch, steps)
-        yield Adapted(parameters, support.x)
+        yield parameters, second_moments
         for step, batch in enumerate(batches.to(support.x.device), start=1):
             gradients = self._gradients(parameters, support.x[:, batch], support.y[:, batch])
-            updated = {}
+            updated, moved = {}, {}
             for name, parameter in parameters.items():
                 update = gradients[name]
                 if self.inner_optimizer == "adam":
                     # Kingma and Ba 2015, the last lines of section 2, as the authors' TensorFlow has it: epsilon counts before the bias correction.
                     # With it, parameters that nothing depends on (biases before batch norm) are moved little by the rounding errors they get.
-                    second_moments[name] = _BETA2 * second_moments[name] + (1 - _BETA2) * update.square()
-                    update = (1 - _BETA2**step) ** 0.5 * update / (second_moments[name].sqrt() + _EPSILON)
+                    moved[name] = _BETA2 * second_moments[name] + (1 - _BETA2) * update.square()
+                    correction = (1 - _BETA2 ** (self.moment_steps + step)).sqrt()
+                    update = correction * update / (moved[name].sqrt() + _EPSILON)
                 updated[name] = parameter - self.inner_lr * update
-            parameters = updated
-            yield Adapted(parameters, support.x)
+            parameters, second_moments = updated, moved
+            yield parameters, second_moments
+
+    def _by_name(self, row: Tensor) -> dict[str, Tensor]:
+        """Numbers for all parameters in a row, cut into the parameters' shapes."""
+        named = dict(self.network.named_parameters())
+        parts = row.split([parameter.numel() for parameter in named.values()])
+        return {name: part.view_as(named[name]) for name, part in zip(named, parts, strict=True)}
+
+    @torch.no_grad()
+    def _start_outer_step(self) -> None:
+        """Takes on the mean of the second moments that the tasks of the outer step before ended with; once, however the tasks are chunked."""
+        if self._summed_step == self.outer_step:
+            return
+        self._summed_step = self.outer_step
+        summed = self.moment_tasks > 0  # on the device: nobody waits
+        mean = self.moment_sum / self.moment_tasks.clamp_min(1)
+        self.second_moments.copy_(torch.where(summed, mean, self.second_moments))
+        self.moment_steps += summed * self.inner_steps
+        self.moment_sum.zero_()
+        self.moment_tasks.zero_()
+
+    @torch.no_grad()
+    def _sum_moments(self, second_moments: dict[str, Tensor]) -> None:
+        for total, moment in zip(self._by_name(self.moment_sum).values(), second_moments.values(), strict=True):
+            total += moment.sum(0)
+        self.moment_tasks += next(iter(second_moments.values())).shape[0]
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
-        adapted = self.adapt(tasks.support)
+        self._start_outer_step()
+        for parameters, second_moments in self._descend(tasks.support):  # one state in memory at a time
+            adapted, moments = Adapted(parameters, tasks.support.x), second_moments
+        if self.inner_optimizer == "adam":
+            self._sum_moments(moments)
         with torch.no_grad():
             after = self.query_loss(self.predict(adapted, tasks.query.x), tasks)
         inner_products = [

@@ -44,20 +44,34 @@ def reptile(optimizer: str = "adam", backbone: str = "mlp", dtype: torch.dtype =
 
 def plain_loop(algorithm: Reptile, tasks: TaskBatch, task: int) -> list[Tensor]:
     """theta' of one task."""
+    return plain_loop_and_moments(algorithm, tasks, task)[0]
+
+
+def plain_loop_and_moments(
+    algorithm: Reptile, tasks: TaskBatch, task: int, moments: list[Tensor] | None = None, done: int = 0
+) -> tuple[list[Tensor], list[Tensor]]:
+    """theta' of one task and the second moments it ends with, from those of `done` inner steps before."""
     network = copy.deepcopy(algorithm.network)
     optimizer: torch.optim.Optimizer
     if algorithm.inner_optimizer == "adam":
         optimizer = torch.optim.Adam(network.parameters(), lr=algorithm.inner_lr, betas=(0.0, 0.999))
     else:
         optimizer = torch.optim.SGD(network.parameters(), lr=algorithm.inner_lr)
+    for parameter, moment in zip(network.parameters(), moments or [], strict=False):
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(done)),
+            "exp_avg": torch.zeros_like(moment),
+            "exp_avg_sq": moment.clone(),
+        }
     batches = mini_batches(WAYS * SHOTS, algorithm.inner_batch, algorithm.inner_steps)
-    for step, batch in enumerate(batches, start=1):
+    for step, batch in enumerate(batches, start=done + 1):
         # The authors' epsilon (TensorFlow's) counts before the bias correction, torch's after it.
         optimizer.param_groups[0]["eps"] = 1e-8 / (1 - 0.999**step) ** 0.5
         optimizer.zero_grad()
         F.cross_entropy(network(tasks.support.x[task, batch]), tasks.support.y[task, batch]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return [parameter.detach() for parameter in network.parameters()]
+    ends = [parameter.detach() for parameter in network.parameters()]
+    return ends, [optimizer.state[parameter].get("exp_avg_sq", torch.zeros(())) for parameter in network.parameters()]
 
 
 @pytest.mark.parametrize("task_chunk", [1, TASKS])
@@ -73,6 +87,55 @@ def test_the_gradient_is_the_way_back_from_where_the_tasks_end(optimizer: str, b
         torch.testing.assert_close(theta.grad, expected, atol=1e-9, rtol=0)
         if (name, backbone) != ("network.backbone.blocks.1.bias", "mlp_norm"):  # batch norm takes it out again
             assert float(expected.abs().max()) > 1e-4, name
+
+
+@pytest.mark.parametrize("task_chunk", [1, 2, TASKS])
+def test_second_moments_go_on_from_outer_step_to_outer_step(task_chunk: int) -> None:
+    tasks, algorithm = random_tasks(), reptile().train()
+    moments: list[Tensor] | None = None
+    for outer_step in range(3):
+        algorithm.outer_step = outer_step
+        algorithm.zero_grad()
+        meta_gradient(algorithm, tasks, task_chunk, "fp32")
+        done = outer_step * algorithm.inner_steps
+        plain = [plain_loop_and_moments(algorithm, tasks, task, moments, done) for task in range(TASKS)]
+        moments = [torch.stack(of_tasks).mean(0) for of_tasks in zip(*(ends[1] for ends in plain), strict=True)]
+        thetas = zip(algorithm.parameters(), *(ends[0] for ends in plain), strict=True)
+        for theta, *theta_prime in thetas:
+            assert theta.grad is not None
+            expected = theta.detach() - torch.stack(theta_prime).mean(0)
+            torch.testing.assert_close(theta.grad, expected, atol=1e-9, rtol=0)
+
+
+def test_a_copy_from_the_state_goes_on_with_the_same_moments() -> None:
+    tasks, algorithm, gradients = random_tasks(), reptile().train(), []
+    meta_gradient(algorithm, tasks, TASKS, "fp32")
+    again = reptile().train()
+    again.load_state_dict(algorithm.state_dict())
+    for one in (algorithm, again):
+        one.outer_step = 1
+        one.zero_grad()
+        meta_gradient(one, tasks, TASKS, "fp32")
+        gradients.append(torch.cat([p.grad.flatten() for p in one.parameters() if p.grad is not None]))
+    assert torch.equal(*gradients)
+    fresh = reptile().train()
+    meta_gradient(fresh, tasks, TASKS, "fp32")
+    assert not torch.allclose(
+        gradients[0], torch.cat([p.grad.flatten() for p in fresh.parameters() if p.grad is not None])
+    )
+
+
+def test_where_an_easy_task_starts_well_the_moments_keep_its_steps_short() -> None:
+    """The gradients are small there, which moments that start afresh would not show."""
+    tasks, algorithm = random_tasks(), reptile().train()
+    hard = algorithm.adapt(tasks.support)
+    algorithm.second_moments.fill_(1.0)
+    algorithm.moment_steps.fill_(1000.0)
+    after_hard_ones = algorithm.adapt(tasks.support)
+    for name, theta in algorithm.network.named_parameters():
+        assert (after_hard_ones.parameters[name] - theta).abs().max() < 0.5 * (
+            hard.parameters[name] - theta
+        ).abs().max()
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
