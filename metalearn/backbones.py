@@ -48,12 +48,13 @@ def _feature_dim(backbone: nn.Module, image_shape: tuple[int, int, int]) -> int:
     return features.shape[1]
 
 
-def _check_size(image_shape: tuple[int, int, int]) -> None:
-    """Raises ValueError where four halvings leave nothing."""
+def _check_size(image_shape: tuple[int, int, int], halvings: int = 4) -> None:
+    """Raises ValueError where the halvings leave nothing."""
     _, height, width = image_shape
-    if min(height, width) < 16:
+    if min(height, width) < 2**halvings:
+        times = {4: "four times", 2: "twice"}[halvings]
         raise ValueError(
-            f"this backbone halves the image four times: {height}x{width} pixels are too few (at least 16x16)"
+            f"this backbone halves the image {times}: {height}x{width} pixels are too few (at least {2**halvings}x{2**halvings})"
         )
 
 
@@ -62,15 +63,16 @@ class Backbone(nn.Module):
 
     feature_dim: int  # D
     uses_batch_statistics: bool
+    map_shape: tuple[int, int, int] | None = None  # (C, h, w) where the D features are a feature map, flattened
 
 
 class Conv4(Backbone):
     """Four blocks of 3x3 convolution, normalisation, ReLU and halving.
 
     Args:
-        image_shape: (channels, height, width); height and width at least 16.
+        image_shape: (channels, height, width); height and width at least 16, or 4 where two blocks halve.
         filters: channels of every block.
-        downsample: "max_pool" (2x2 after each block) or "stride" (convolutions of stride 2).
+        downsample: "max_pool" (2x2 after each block), "max_pool_first_two" (after the first two) or "stride" (convolutions of stride 2).
         norm: "batch", "group" or "none".
         running_stats: for norm="batch": keep running statistics for evaluation.
         pool: "flatten" or "mean" over the last feature map.
@@ -86,21 +88,25 @@ class Conv4(Backbone):
         pool: str,
     ) -> None:
         super().__init__()
-        channels = image_shape[0]
-        if downsample == "max_pool":
-            _check_size(image_shape)
+        channels, height, width = image_shape
+        pooled = {"max_pool": 4, "max_pool_first_two": 2, "stride": 0}[downsample]  # blocks that end in pooling
+        if pooled:
+            _check_size(image_shape, pooled)
         stride = 2 if downsample == "stride" else 1
         blocks: list[nn.Module] = []
         for i in range(4):
             blocks.append(nn.Conv2d(channels if i == 0 else filters, filters, 3, stride=stride, padding=1))
             blocks.append(_norm(norm, filters, running_stats, dims=2))
             blocks.append(nn.ReLU())
-            if downsample == "max_pool":
+            if i < pooled:
                 blocks.append(nn.MaxPool2d(2))
         self.blocks = nn.Sequential(*blocks)
         self.pool = pool
         self.uses_batch_statistics = norm == "batch" and not running_stats
         self.feature_dim = _feature_dim(self, image_shape)
+        if pool == "flatten":
+            height, width = (-(-side // 16) if stride == 2 else side // 2**pooled for side in (height, width))
+            self.map_shape = (filters, height, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(x)  # [n, filters, h, w]
@@ -254,3 +260,44 @@ class Learn2LearnConv4(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(x)  # [n, filters, h, w]
         return x.mean((2, 3)) if self.pool == "mean" else x.flatten(1)
+
+
+class Koch(Backbone):
+    """The Omniglot network of Koch, Zemel and Salakhutdinov 2015: four convolutions without padding or normalisation, each followed by ReLU and the
+    first three by 2x2 max-pooling, then a fully connected layer of sigmoid units.
+
+    Initialised as He et al. 2015 (https://arxiv.org/abs/1502.01852): drawn as in the paper, weights of standard deviation 0.01 before biases of
+    0.5, the features of two images differ by 0.002 at first, and Adam learns less in the same time.
+
+    Args:
+        image_shape: (channels, height, width); height and width at least 65, the paper's are 105.
+        units: of the fully connected layer.
+    """
+
+    uses_batch_statistics = False
+
+    def __init__(self, image_shape: tuple[int, int, int], units: int) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        if min(height, width) < 65:
+            raise ValueError(
+                f"backbone=koch is made for images of 105x105 pixels: {height}x{width} are too few (at least 65x65; see dataset.size)"
+            )
+        convolutions = nn.Sequential(
+            *(nn.Conv2d(channels, 64, 10), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(64, 128, 7), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(128, 128, 4), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(128, 256, 4), nn.ReLU(), nn.Flatten()),
+        )
+        flat = _feature_dim(convolutions, image_shape)
+        self.blocks = nn.Sequential(convolutions, nn.Linear(flat, units), nn.Sigmoid())
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.kaiming_normal_(parameter)
+            else:
+                nn.init.zeros_(parameter)
+        self.feature_dim = units
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.blocks(x)
+        return features

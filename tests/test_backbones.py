@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metalearn.algorithms.anil import ANIL
 from metalearn.algorithms.maml import MAML
 from metalearn.algorithms.protonet import ProtoNet
-from metalearn.backbones import MLP, Backbone, Conv4, Learn2LearnConv4, Pixels, ResNet12
+from metalearn.backbones import MLP, Backbone, Conv4, Koch, Learn2LearnConv4, Pixels, ResNet12
 from metalearn.build import build_algorithm
 from metalearn.data.image_classes import ImageClasses
 from metalearn.errors import UserError
@@ -29,6 +29,7 @@ NARROW = (4, 6, 8, 10)
     ("downsample", "pool", "feature_dim", "parameters"),
     [
         ("max_pool", "flatten", 64, 111_936),  # Snell et al.: 64 features of 28x28 pixels
+        ("max_pool_first_two", "flatten", 3136, 111_936),  # Sung et al., with all convolutions padded: 7x7x64
         ("stride", "mean", 64, 111_936),  # Finn et al.
         ("stride", "flatten", 256, 111_936),  # Nichol et al.: 2x2x64
     ],
@@ -38,6 +39,25 @@ def test_conv4_has_the_papers_sizes(downsample: str, pool: str, feature_dim: int
     assert backbone(torch.rand(3, *IMAGE)).shape == (3, feature_dim)
     assert backbone.feature_dim == feature_dim
     assert sum(p.numel() for p in backbone.parameters()) == parameters
+
+
+@pytest.mark.parametrize("image", [(1, 28, 28), (3, 37, 16)])
+@pytest.mark.parametrize("downsample", ["max_pool", "max_pool_first_two", "stride"])
+def test_conv4_knows_the_map_its_features_are(image: tuple[int, int, int], downsample: str) -> None:
+    backbone = Conv4(image, 8, downsample, "none", True, "flatten").eval()
+    x = torch.rand(2, *image)
+    assert backbone.map_shape is not None
+    assert torch.equal(backbone(x).unflatten(1, backbone.map_shape), backbone.blocks(x))
+    assert Conv4(image, 8, downsample, "none", True, "mean").map_shape is None
+
+
+def test_koch_has_the_papers_sizes() -> None:
+    backbone = Koch((1, 105, 105), 4096)
+    assert backbone(torch.rand(1, 1, 105, 105)).shape == (1, backbone.feature_dim) == (1, 4096)
+    assert [m.kernel_size[0] for m in backbone.modules() if isinstance(m, nn.Conv2d)] == [10, 7, 4, 4]
+    assert (
+        sum(p.numel() for p in backbone.parameters()) + 4096 + 1 == 38_951_745
+    )  # as reimplementations count them, with alpha and its bias
 
 
 def test_mlp_has_the_papers_sizes() -> None:
@@ -83,6 +103,11 @@ def test_colour_and_larger_images() -> None:
 def test_too_small_an_image_is_refused() -> None:
     with pytest.raises(ValueError, match="8x8 pixels are too few"):
         Conv4((1, 8, 8), 8, "max_pool", "batch", True, "flatten")
+    with pytest.raises(ValueError, match="halves the image twice: 3x8 pixels are too few"):
+        Conv4((1, 3, 8), 8, "max_pool_first_two", "batch", True, "flatten")
+    with pytest.raises(ValueError, match=r"koch.*64x105 are too few \(at least 65x65"):
+        Koch((1, 64, 105), 16)
+    assert Koch((1, 65, 65), 16)(torch.rand(1, 1, 65, 65)).shape == (1, 16)
 
 
 @pytest.mark.parametrize("hidden", [[], [0], [1.5]])
