@@ -208,6 +208,8 @@ class ResNet12(Backbone):
         self.pool = pool
         self.uses_batch_statistics = norm == "batch" and not running_stats
         self.feature_dim = _feature_dim(self, image_shape)
+        if pool == "flatten":
+            self.map_shape = (filters[-1], image_shape[1] // 16, image_shape[2] // 16)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(x)  # [n, filters[3], h, w]
@@ -266,8 +268,8 @@ class Koch(Backbone):
     """The Omniglot network of Koch, Zemel and Salakhutdinov 2015: four convolutions without padding or normalisation, each followed by ReLU and the
     first three by 2x2 max-pooling, then a fully connected layer of sigmoid units.
 
-    Initialised as He et al. 2015 (https://arxiv.org/abs/1502.01852): drawn as in the paper, weights of standard deviation 0.01 before biases of
-    0.5, the features of two images differ by 0.002 at first, and Adam learns less in the same time.
+    Initialised as in He et al. 2015 (https://arxiv.org/abs/1502.01852): as drawn in the paper, with convolutions of standard deviation 0.01
+    and biases of 0.5, the features of two images differ by only 0.002 at first.
 
     Args:
         image_shape: (channels, height, width); height and width at least 65, the paper's are 105.

@@ -51,6 +51,14 @@ def test_conv4_knows_the_map_its_features_are(image: tuple[int, int, int], downs
     assert Conv4(image, 8, downsample, "none", True, "mean").map_shape is None
 
 
+def test_resnet12_knows_the_map_its_features_are() -> None:
+    backbone = resnet12((3, 84, 70), pool="flatten").eval()
+    x = torch.rand(2, 3, 84, 70)
+    assert backbone.map_shape == (NARROW[-1], 5, 4)
+    assert torch.equal(backbone(x).unflatten(1, backbone.map_shape), backbone.blocks(x))
+    assert resnet12(pool="mean").map_shape is None
+
+
 def test_koch_has_the_papers_sizes() -> None:
     backbone = Koch((1, 105, 105), 4096)
     assert backbone(torch.rand(1, 1, 105, 105)).shape == (1, backbone.feature_dim) == (1, 4096)

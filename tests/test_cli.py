@@ -433,7 +433,7 @@ def test_eval_of_a_directory_above_names_the_newest_run(run_dir: Path, refused: 
         ("metalearn eval ", {"done/"}),
         ("metalearn eval do", {"done/"}),
         ("metalearn eval done task.wa", {"task.ways="}),
-        ("metalearn reproduce protonet_", {"protonet_omniglot_5w1s"}),
+        ("metalearn reproduce mann_", {"mann_omniglot_5w1s"}),
         ("metalearn reproduce maml_omniglot_5w1s --run ", {"done/"}),
         ("metalearn reproduce maml_omniglot_5w1s --run do", {"done/"}),
         ("metalearn reproduce maml_omniglot_5w1s --run done algorithm.inner_l", {"algorithm.inner_lr="}),

@@ -4,8 +4,8 @@ The feature maps of a class, summed over its shots, and those of a query are con
 turns them into a relation score in [0, 1] (eq. 1), which is regressed to 1 where the query is of the class and to 0 elsewhere (eq. 2).
 
 Departures from the authors' code: evaluation uses running statistics, each query by itself, where theirs always normalises with the batch at
-hand; all convolutions are padded, so that maps are 7x7 for images of 28x28, theirs 5x5; torch's own initialisation; the mean over shots on
-request. As in ProtoNet here, support and query examples of a training task pass the embedding network together.
+hand; all convolutions are padded, so that maps are 7x7 for images of 28x28, theirs 5x5; torch's own initialisation; the mean over shots unless
+asked for the sum. As in ProtoNet here, support and query examples of a training task pass the embedding network together.
 """
 
 from __future__ import annotations
