@@ -118,7 +118,7 @@ class Reptile(InnerLoopLearner):
     def _by_name(self, row: Tensor) -> dict[str, Tensor]:
         """Numbers for all parameters in a row, cut into the parameters' shapes."""
         named = dict(self.network.named_parameters())
-        parts = row.split([parameter.numel() for parameter in named.values()])
+        parts = torch.split(row, [parameter.numel() for parameter in named.values()])
         return {name: part.view_as(named[name]) for name, part in zip(named, parts, strict=True)}
 
     @torch.no_grad()
