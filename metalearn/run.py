@@ -13,6 +13,7 @@ from metalearn import checkpoint, console
 from metalearn import run_dir as files
 from metalearn.build import build_algorithm, build_dataset, check_tasks, choose_device
 from metalearn.config import config_hash
+from metalearn.data.augment import Augment
 from metalearn.data.source import TaskSource
 from metalearn.errors import Diverged
 from metalearn.evaluate import evaluate, test_record
@@ -78,7 +79,7 @@ def _train_and_test(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # of the jobs before this one in a sweep
     dataset = build_dataset(config)
-    train_tasks = TaskSource(dataset, "train", config["seed"], device)
+    train_tasks = TaskSource(dataset, "train", config["seed"], device, Augment(**config["train"]["augment"]))
     val_tasks = TaskSource(dataset, "val", config["eval"]["seed"], device)
     algorithm = build_algorithm(config, dataset).to(device)
     log.info(_describe(config, algorithm, train_tasks, device))

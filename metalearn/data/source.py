@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metalearn.data.augment import NUMBERS, Augment
 from metalearn.data.image_classes import SPLITS, ImageClasses
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch
 
 _TO_UNIT = 2.0**-53  # a 64-bit word's upper 53 bits -> [0, 1)
+_DRAW, _AUGMENT = 0, 1  # a task's random words for either purpose, apart from each other
 
 
 def check_task(dataset: ImageClasses, split: str, ways: int, shots: int, queries: int) -> None:
@@ -50,9 +52,17 @@ class TaskSource:
         split: "train", "val" or "test".
         seed: of the stream of tasks.
         device: where the images live and the batches are made.
+        augment: what happens to every drawn image; nothing by default.
     """
 
-    def __init__(self, dataset: ImageClasses, split: str, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        dataset: ImageClasses,
+        split: str,
+        seed: int,
+        device: torch.device,
+        augment: Augment | None = None,
+    ) -> None:
         index = {name: i for i, name in enumerate(dataset.class_names)}
         names = dataset.split.classes[split]
         rows = [index[name] for name in names]
@@ -68,6 +78,7 @@ class TaskSource:
             f"{dataset.name}:{name}" + (f"@{r * 360 // turns}" if r else "") for r in range(turns) for name in names
         )
         self.counts = np.tile(dataset.counts[rows], turns)  # [C]
+        self.augment = augment or Augment()
         self._images = images
         self._key = np.array([seed, SPLITS.index(split)], dtype=np.uint64)
 
@@ -76,33 +87,43 @@ class TaskSource:
         classes, images = self.draw(first, count, ways, shots + queries)
         rows = torch.from_numpy(classes).to(self.device, non_blocking=True)  # [T, N]
         columns = torch.from_numpy(images).to(self.device, non_blocking=True)  # [T, N, K+Q]
+        x = self._images[rows[:, :, None], columns].float().div_(255)  # [T, N, K+Q, c, H, W]
+        if self.augment:
+            numbers = self._words_of(first, count, ways * (shots + queries) * NUMBERS, _AUGMENT)
+            unit = torch.from_numpy(_unit(numbers).astype(np.float32)).to(self.device, non_blocking=True)
+            x = self.augment(x.flatten(0, 2), unit.view(-1, NUMBERS)).view_as(x)
         return TaskBatch(
-            support=self._gather(rows, columns[:, :, :shots], ways),
-            query=self._gather(rows, columns[:, :, shots:], ways),
-            classes=rows,
+            support=self._examples(x[:, :, :shots], ways), query=self._examples(x[:, :, shots:], ways), classes=rows
         )
 
     def draw(self, first: int, count: int, ways: int, images: int) -> tuple[np.ndarray, np.ndarray]:
         """Class ids [T, N], whose position is the label, and image numbers [T, N, images], both without repetition."""
         most = int(self.counts.max())
-        words = np.stack([self._words(i, ways * (1 + most)) for i in range(first, first + count)])
-        unit = (words >> np.uint64(11)) * _TO_UNIT  # [T, N * (1 + M)] in [0, 1)
+        unit = _unit(self._words_of(first, count, ways * (1 + most), _DRAW))  # [T, N * (1 + M)]
         classes = _distinct(unit[:, :ways], len(self.counts))
         order = unit[:, ways:].reshape(count, ways, most)
         if (self.counts != most).any():  # images that a class does not have sort last
             order = np.where(np.arange(most) < self.counts[classes][..., None], order, 2.0)
         return classes, np.argsort(order, axis=-1, kind="stable")[:, :, :images]
 
-    def _words(self, i: int, n: int) -> np.ndarray:
+    def _words_of(self, first: int, count: int, n: int, purpose: int) -> np.ndarray:
+        """n random words of each task: uint64 [T, n]."""
+        return np.stack([self._words(i, n, purpose) for i in range(first, first + count)])
+
+    def _words(self, i: int, n: int, purpose: int) -> np.ndarray:
         # Word 2 of the counter is the task's number, so tasks are 2**128 draws apart. random_raw's stream is fixed across numpy versions.
-        counter = np.array([0, 0, i, 0], dtype=np.uint64)
+        counter = np.array([0, 0, i, purpose], dtype=np.uint64)
         return np.random.Philox(key=self._key, counter=counter).random_raw(n)
 
-    def _gather(self, rows: Tensor, columns: Tensor, ways: int) -> Examples:
-        tasks, _, each = columns.shape
-        x = self._images[rows[:, :, None], columns].flatten(1, 2)  # [T, N*each, c, H, W] uint8
+    def _examples(self, x: Tensor, ways: int) -> Examples:
+        tasks, _, each = x.shape[:3]
         y = torch.arange(ways, device=self.device).repeat_interleave(each).expand(tasks, -1)
-        return Examples(x.float().div_(255), y, ways)
+        return Examples(x.flatten(1, 2), y, ways)
+
+
+def _unit(words: np.ndarray) -> np.ndarray:
+    """Each word as a number in [0, 1)."""
+    return (words >> np.uint64(11)) * _TO_UNIT
 
 
 def _distinct(unit: np.ndarray, n: int) -> np.ndarray:
