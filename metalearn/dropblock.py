@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_32_BITS = 2**32 - 1
+from metalearn.hashing import hash_32
 
 
 class DropBlock(nn.Module):
@@ -52,12 +52,5 @@ class DropBlock(nn.Module):
 
     def _bits(self, count: int) -> Tensor:
         """`count` numbers from 0 to 2**32 - 1, int64, others in every pass."""
-        stream = _hash(self.key ^ _hash(self.passes))
-        return _hash(_hash(torch.arange(count, device=self.key.device)) ^ stream)
-
-
-def _hash(x: Tensor) -> Tensor:
-    """32 bits to 32 bits, one to one, in int64, where the products do not overflow; the constants are from C. Wellons's hash-prospector."""
-    x = (x ^ (x >> 16)) * 0x21F0AAAD & _32_BITS
-    x = (x ^ (x >> 15)) * 0x735A2D97 & _32_BITS
-    return x ^ (x >> 15)
+        stream = hash_32(self.key ^ hash_32(self.passes))
+        return hash_32(hash_32(torch.arange(count, device=self.key.device)) ^ stream)

@@ -23,6 +23,7 @@ from metalearn import objective
 from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_classifier
 from metalearn.backbones import Backbone
+from metalearn.hashing import content_key, hash_32
 from metalearn.task_batched import forward_batched, resized_head
 from metalearn.tasks import Examples, TaskBatch
 
@@ -85,7 +86,7 @@ class Reptile(InnerLoopLearner):
 
     def _descend(self, support: Examples) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Parameters and second moments, both [T, ...], before the first inner step and after each."""
-        tasks, examples = support.y.shape
+        tasks = support.y.shape[0]
         parameters = {
             name: parameter.detach().expand(tasks, *parameter.shape)
             for name, parameter in self.network.named_parameters()
@@ -98,10 +99,11 @@ class Reptile(InnerLoopLearner):
                 parameters[name] = resized_head(parameters[name], support.ways)
                 second_moments[name] = resized_head(second_moments[name], support.ways)
         steps = self.inner_steps if self.training else self.test_inner_steps
-        batches = mini_batches(examples, self.inner_batch if self.training else self.test_inner_batch, steps)
+        batches = mini_batches(support.x, self.inner_batch if self.training else self.test_inner_batch, steps)
+        task = torch.arange(tasks, device=support.x.device)[:, None]
         yield parameters, second_moments
-        for step, batch in enumerate(batches.to(support.x.device), start=1):
-            gradients = self._gradients(parameters, support.x[:, batch], support.y[:, batch])
+        for step, batch in enumerate(batches.unbind(1), start=1):
+            gradients = self._gradients(parameters, support.x[task, batch], support.y[task, batch])
             updated, moved = {}, {}
             for name, parameter in parameters.items():
                 update = gradients[name]
@@ -165,12 +167,15 @@ class Reptile(InnerLoopLearner):
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
-def mini_batches(examples: int, size: int, steps: int) -> Tensor:
-    """Positions [steps, size] of the examples in each step's mini-batch: all examples in random order, then all in another, and so on.
+def mini_batches(support: Tensor, size: int, steps: int) -> Tensor:
+    """Positions [T, steps, size] of the examples of support [T, n, ...] in each step's mini-batch: all examples in random order, then all in another,
+    and so on.
 
-    A function of the three numbers alone.
+    A function of a task's examples and of the two numbers: adapting twice gives the same, whatever tasks are beside it.
     """
-    generator = torch.Generator().manual_seed(0)
+    tasks, examples = support.shape[:2]
     rounds = -(-steps * size // examples)
-    orders = [torch.randperm(examples, generator=generator) for _ in range(rounds)]
-    return torch.cat([torch.empty(0, dtype=torch.int64), *orders])[: steps * size].view(steps, size)
+    positions = torch.arange(rounds * examples, device=support.device)
+    numbers = hash_32(hash_32(positions) ^ content_key(support)[:, None])  # [T, rounds * n]
+    orders = numbers.view(tasks, rounds, examples).argsort(dim=-1, stable=True)
+    return orders.flatten(1)[:, : steps * size].view(tasks, steps, size)

@@ -63,7 +63,7 @@ def plain_loop_and_moments(
             "exp_avg": torch.zeros_like(moment),
             "exp_avg_sq": moment.clone(),
         }
-    batches = mini_batches(WAYS * SHOTS, algorithm.inner_batch, algorithm.inner_steps)
+    batches = mini_batches(tasks.support.x, algorithm.inner_batch, algorithm.inner_steps)[task]
     for step, batch in enumerate(batches, start=done + 1):
         # The authors' epsilon (TensorFlow's) counts before the bias correction, torch's after it.
         optimizer.param_groups[0]["eps"] = 1e-8 / (1 - 0.999**step) ** 0.5
@@ -195,18 +195,31 @@ def test_evaluation_has_its_own_steps_and_mini_batches() -> None:
 
 
 def test_mini_batches_take_every_example_before_any_twice() -> None:
-    batches = mini_batches(examples=7, size=3, steps=7)
-    assert batches.shape == (7, 3)
-    rounds = batches.flatten().view(3, 7)
+    support = torch.rand(4, 7, *SHAPE, generator=torch.Generator().manual_seed(0))
+    batches = mini_batches(support, size=3, steps=7)
+    assert batches.shape == (4, 7, 3)
+    rounds = batches.view(4 * 3, 7)
     assert all(sorted(one.tolist()) == list(range(7)) for one in rounds)
-    assert len({tuple(one.tolist()) for one in rounds}) == 3, "each round is in an order of its own"
-    assert torch.equal(batches, mini_batches(examples=7, size=3, steps=7))
-    assert torch.equal(batches[:2], mini_batches(examples=7, size=3, steps=2))
+    assert len({tuple(one.tolist()) for one in rounds}) == 12, "each round of each task is in an order of its own"
+    assert torch.equal(batches, mini_batches(support, size=3, steps=7))
+    assert torch.equal(batches[:, :2], mini_batches(support, size=3, steps=2))
+    assert torch.equal(batches[1:3], mini_batches(support[1:3], size=3, steps=7)), "whatever tasks are beside it"
+
+
+def test_mini_batches_are_in_random_order() -> None:
+    """Every example comes first about as often, in the first round and in the second."""
+    support = torch.rand(2000, 5, 3, generator=torch.Generator().manual_seed(0))
+    first_of_rounds = mini_batches(support, size=5, steps=2)[:, :, 0]
+    for first in first_of_rounds.unbind(1):
+        counts = first.bincount(minlength=5)
+        assert counts.min() > 320, counts  # 400 expected, with a deviation of 18
+        assert counts.max() < 480, counts
 
 
 def test_mini_batches_larger_than_the_support_set_count_examples_twice() -> None:
-    assert sorted(mini_batches(examples=5, size=10, steps=1)[0].tolist()) == sorted(2 * list(range(5)))
-    assert mini_batches(examples=5, size=2, steps=0).shape == (0, 2)
+    support = torch.rand(1, 5, 3)
+    assert sorted(mini_batches(support, size=10, steps=1)[0, 0].tolist()) == sorted(2 * list(range(5)))
+    assert mini_batches(support, size=2, steps=0).shape == (1, 0, 2)
 
 
 def test_the_global_generator_is_neither_read_nor_moved() -> None:

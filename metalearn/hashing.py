@@ -1,0 +1,23 @@
+"""Random-looking numbers as a function of what is at hand: nothing reads or moves a generator, every device gets the same, nothing waits for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_32_BITS = 2**32 - 1
+
+
+def hash_32(x: Tensor) -> Tensor:
+    """32 bits to 32 bits, one to one, in int64, where the products do not overflow; the constants are from C. Wellons's hash-prospector."""
+    x = (x ^ (x >> 16)) * 0x21F0AAAD & _32_BITS
+    x = (x ^ (x >> 15)) * 0x735A2D97 & _32_BITS
+    return x ^ (x >> 15)
+
+
+def content_key(x: Tensor) -> Tensor:
+    """A 32-bit key of every row of float x [T, ...]: int64 [T]. Sums of integers, so it does not depend on the order of summation."""
+    bits = x.detach().float().contiguous().flatten(1).view(torch.int32).long()
+    weights = 2 * hash_32(torch.arange(bits.shape[1], device=x.device)) + 1
+    total = (bits * weights).sum(1)  # modulo 2**64
+    return hash_32(hash_32(total & _32_BITS) ^ (total >> 32 & _32_BITS))
