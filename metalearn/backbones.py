@@ -15,20 +15,16 @@ from torch import Tensor, nn
 
 from metalearn.dropblock import DropBlock
 from metalearn.l2l import learn2learn
+from metalearn.layout import channels_last
 
 
 def embed_tasks(backbone: nn.Module, x: Tensor, training: bool) -> Tensor:
     """The examples of T tasks through one backbone: [T, n, ...] -> [T, n, D]."""
     if training or backbone.uses_batch_statistics:
         # Task by task: each is normalised with its own statistics, so the outcome does not depend on which tasks come together.
-        return torch.stack([backbone(_channels_last(task)) for task in x])
-    embedded: Tensor = backbone(_channels_last(x.flatten(0, 1)))
+        return torch.stack([backbone(channels_last(task)) for task in x])
+    embedded: Tensor = backbone(channels_last(x.flatten(0, 1)))
     return embedded.view(*x.shape[:2], -1)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """Images laid out so that convolution, normalisation and pooling are fastest: measured 1.45 times on a CPU (conv4, 360 images)."""
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def _norm(kind: str, channels: int, running_stats: bool, dims: int) -> nn.Module:
@@ -97,9 +93,9 @@ class Conv4(Backbone):
         for i in range(4):
             blocks.append(nn.Conv2d(channels if i == 0 else filters, filters, 3, stride=stride, padding=1))
             blocks.append(_norm(norm, filters, running_stats, dims=2))
-            blocks.append(nn.ReLU())
             if i < pooled:
                 blocks.append(nn.MaxPool2d(2))
+            blocks.append(nn.ReLU())  # after pooling, which comes to the same: a quarter of the work
         self.blocks = nn.Sequential(*blocks)
         self.pool = pool
         self.uses_batch_statistics = norm == "batch" and not running_stats

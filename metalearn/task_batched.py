@@ -5,12 +5,18 @@ With it, what every learner that adapts a network's parameters needs: prediction
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
 
+from metalearn import objective
 from metalearn.errors import UserError
+from metalearn.layout import channels_last
 
+_MANY = 10  # images of a task: from there on, tasks go one after another on a CPU
 _QUERIES_AT_ONCE = (
     25  # of one task, when each is normalised with a copy of the support set: bounds the memory of those copies
 )
@@ -42,16 +48,75 @@ class TaskBatched(nn.Module):
 
 def forward_batched(module: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
     """`module` on x [T, n, ...] with parameters [T, ...] -> [T, n, ...]."""
-    if x.shape[0] == 1:  # the plain loop's step: dense kernels, no batching rules
-        one = {name: parameter[0] for name, parameter in parameters.items()}
-        output: Tensor = functional_call(module, one, (x[0],))
-        return output.unsqueeze(0)
+    if better_task_by_task(x):
+        outputs = [
+            functional_call(module, of_task, (channels_last(task),))
+            for of_task, task in zip(_by_task(parameters, x.shape[0]), x, strict=True)
+        ]
+        return torch.stack(outputs)
 
     def on_one_task(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         batched: Tensor = functional_call(module, parameters, (x,))
         return batched
 
     return vmap(on_one_task)(parameters, x)
+
+
+def better_task_by_task(x: Tensor) -> bool:
+    """Whether tasks x [T, n, ...] go through a network faster one after another than together.
+
+    Tasks with parameters of their own make a convolution a grouped one, which cannot have its channels last. Of few images that does not matter as
+    much as the number of calls; on a GPU calls are what counts.
+    """
+    return x.shape[0] == 1 or (x.device.type == "cpu" and x.dim() == 5 and x.shape[1] >= _MANY)
+
+
+def _by_task(parameters: dict[str, Tensor], tasks: int) -> list[dict[str, Tensor]]:
+    """Parameters [T, ...] of T tasks -> those of each. By unbind: its backward pass stacks once, where indexing fills T tensors of zeros."""
+    parts = {name: parameter.unbind() for name, parameter in parameters.items()}
+    return [{name: part[task] for name, part in parts.items()} for task in range(tasks)]
+
+
+def loss_task_by_task(module: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy [T] of `module` on x [T, n, ...] with parameters [T, ...], and the logits [T, n, N], detached.
+
+    Each task is differentiated as soon as its loss is known, while what its forward pass left is still in the processor's cache and before the next
+    task needs the memory. So the loss can be differentiated once only, by the parameters alone.
+    """
+    outcome: tuple[Tensor, Tensor] = _LossTaskByTask.apply(module, tuple(parameters), x, y, *parameters.values())
+    return outcome
+
+
+class _LossTaskByTask(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, module: nn.Module, names: tuple[str, ...], x: Tensor, y: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        gradients = [torch.empty_like(parameter) for parameter in parameters]
+        losses, outputs = [], []
+        for task in range(x.shape[0]):
+            leaves = [parameter[task].detach().requires_grad_() for parameter in parameters]
+            with torch.enable_grad():
+                logits = functional_call(module, dict(zip(names, leaves, strict=True)), (channels_last(x[task]),))
+                loss = objective.cross_entropy(logits.unsqueeze(0), y[task : task + 1])  # [1]
+                of_task = torch.autograd.grad(loss, leaves)
+            for gradient, part in zip(gradients, of_task, strict=True):
+                gradient[task] = part
+            losses.append(loss.detach())
+            outputs.append(logits.detach())
+        ctx.save_for_backward(*gradients)
+        loss, logits = torch.cat(losses), torch.stack(outputs)
+        ctx.mark_non_differentiable(logits)
+        return loss, logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [
+            gradient * loss_gradient.view(-1, *[1] * (gradient.dim() - 1)).to(gradient.dtype)
+            for gradient in ctx.saved_tensors
+        ]
+        return (None, None, None, None, *scaled)
 
 
 def forward_one_by_one(module: nn.Module, parameters: dict[str, Tensor], support_x: Tensor, query_x: Tensor) -> Tensor:

@@ -18,10 +18,11 @@ BELOW = {
     "errors": set(),
     "objective": set(),
     "l2l": set(),
-    "task_batched": set(),
+    "layout": set(),
+    "task_batched": {"layout", "objective"},
     "hashing": set(),
     "dropblock": {"hashing"},
-    "backbones": {"dropblock", "l2l"},  # l2l: one of them is learn2learn's own network
+    "backbones": {"dropblock", "l2l", "layout"},  # l2l: one of them is learn2learn's own network
     "config": set(),
     "data": {"data", "tasks"},
     "algorithms": {"algorithms", "tasks", "objective", "backbones", "hashing", "l2l", "task_batched"},

@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from metalearn import objective
-from metalearn.algorithms.base import Algorithm
+from metalearn.algorithms.base import Algorithm, MetaLoss
 from metalearn.backbones import Backbone
 from metalearn.task_batched import (
+    better_task_by_task,
     forward_batched,
     forward_one_by_one,
+    loss_task_by_task,
     refuse_dropping,
     refuse_running_statistics,
     resized_head,
 )
-from metalearn.tasks import Examples
+from metalearn.tasks import Examples, TaskBatch
 
 
 class Adapted(NamedTuple):
@@ -66,6 +68,17 @@ class InnerLoopLearner(Algorithm):
         if self._support_statistics and not self.training:
             return forward_one_by_one(self.classifier(), adapted.parameters, adapted.support_x, query_x)
         return forward_batched(self.classifier(), adapted.parameters, query_x)
+
+    def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
+        return self.queries_loss(self.adapt(tasks.support), tasks)
+
+    def queries_loss(self, adapted: Adapted, tasks: TaskBatch) -> MetaLoss:
+        """Of a batch of training tasks, after adaptation; by the cheaper way where the parameters hold all that the loss depends on."""
+        query = tasks.query
+        if not (self.adapts_backbone and better_task_by_task(query.x) and torch.is_grad_enabled()):
+            return self.query_loss(self.predict(adapted, query.x), tasks)
+        loss, logits = loss_task_by_task(self.classifier(), adapted.parameters, query.x, query.y)
+        return MetaLoss(loss, {"accuracy": objective.accuracy(logits, query.y)})
 
     @property
     def transductive(self) -> bool:

@@ -93,7 +93,7 @@ class MAML(MetaModuleLearner):
             return super().meta_loss(tasks)
         weights = step_weights(self.inner_steps, self.outer_step / self.multi_step_loss_until)
         states = itertools.islice(self.adapt_stepwise(tasks.support), 1, None)  # without the one before the first step
-        outcomes = [self.query_loss(self.predict(adapted, tasks.query.x), tasks) for adapted in states]
+        outcomes = [self.queries_loss(adapted, tasks) for adapted in states]
         weighted = [weight * outcome.loss for weight, outcome in zip(weights, outcomes, strict=True)]
         return MetaLoss(torch.stack(weighted).sum(0), outcomes[-1].metrics)
 
