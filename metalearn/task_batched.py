@@ -5,6 +5,7 @@ With it, what every learner that adapts a network's parameters needs: prediction
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -117,6 +118,50 @@ class _LossTaskByTask(torch.autograd.Function):
             for gradient in ctx.saved_tensors
         ]
         return (None, None, None, None, *scaled)
+
+
+def with_parameters(module: nn.Module, parameters: Sequence[Tensor]) -> None:
+    """Gives a clone `parameters` for its own, in their order."""
+    names = [name for name, _ in module.named_parameters()]
+    for path, parameter in zip(names, parameters, strict=True):
+        owner, _, name = path.rpartition(".")
+        module.get_submodule(owner)._parameters[name] = parameter  # type: ignore[assignment]
+
+
+Step = Callable[[Sequence[Tensor], bool], list[Tensor]]  # (parameters, without second derivatives) -> parameters
+
+
+def recomputed(step: Step, parameters: Sequence[Tensor], shared: Sequence[Tensor]) -> list[Tensor]:
+    """`step(parameters, False)`, keeping its input alone: the backward pass takes the step once more (Chen et al. 2016, arXiv:1604.06174).
+
+    torch.utils.checkpoint cannot do it for a step that itself asks for gradients.
+
+    Args:
+        step: differentiable in its parameters and in `shared`.
+        parameters: what it starts from.
+        shared: further leaves that its outcome may depend on.
+    """
+    outcome: tuple[Tensor, ...] = _Recomputed.apply(step, len(parameters), *parameters, *shared)
+    return list(outcome)
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, step: Step, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.step, ctx.shared = step, tensors[count:]
+        ctx.save_for_backward(*tensors[:count])
+        with torch.enable_grad():
+            leaves = [tensor.detach().requires_grad_() for tensor in tensors[:count]]
+            return tuple(parameter.detach() for parameter in step(leaves, True))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            leaves = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+            outcome = ctx.step(leaves, False)
+        inputs = torch.autograd.grad(outcome, [*leaves, *ctx.shared], gradients, allow_unused=True)
+        return (None, None, *inputs)
 
 
 def forward_one_by_one(module: nn.Module, parameters: dict[str, Tensor], support_x: Tensor, query_x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ T tasks, N ways, K shots, Q queries per class, D features.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +20,11 @@ from metalearn.task_batched import (
     forward_batched,
     forward_one_by_one,
     loss_task_by_task,
+    recomputed,
     refuse_dropping,
     refuse_running_statistics,
     resized_head,
+    with_parameters,
 )
 from metalearn.tasks import Examples, TaskBatch
 
@@ -96,11 +98,21 @@ class MetaModuleLearner(InnerLoopLearner):
 
     Args:
         learner: has `clone()`, `adapt(loss, first_order)`, `first_order` and, as `module`, a TaskBatched of a network with a `head`.
+        checkpoint_inner: keep each inner step's parameters alone and compute the rest again in the backward pass.
     """
 
-    def __init__(self, backbone: Backbone, ways: int, learner: Any, inner_steps: int, test_inner_steps: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        ways: int,
+        learner: Any,
+        inner_steps: int,
+        test_inner_steps: int,
+        checkpoint_inner: bool = False,
+    ) -> None:
         super().__init__(backbone, ways)
         self.learner = learner
+        self.checkpoint_inner = checkpoint_inner
         self.inner_steps, self.test_inner_steps = inner_steps, test_inner_steps
 
     def classifier(self) -> nn.Module:
@@ -119,15 +131,41 @@ class MetaModuleLearner(InnerLoopLearner):
                 self.resize_head(learner, support.ways)
         yield self._adapted(learner, support)
         for step in range(self.inner_steps if self.training else self.test_inner_steps):
+            first_order = not self.training or self.leaves_out_second_derivatives()
             with torch.enable_grad():
-                # The SUM over tasks: each task's parameters receive just that task's gradient.
-                loss = objective.cross_entropy(learner(x), support.y).sum()
-                self.take_step(learner, loss, step)
+                if self.checkpoint_inner and not first_order:
+                    self._checkpointed_step(learner, x, support, step)
+                else:
+                    self._step(learner, x, support, step, first_order)
             yield self._adapted(learner, support)
 
-    def take_step(self, learner: Any, loss: Tensor, step: int) -> None:
+    def leaves_out_second_derivatives(self) -> bool:
+        """Whether training does, at this outer step."""
+        first_order: bool = self.learner.first_order
+        return first_order
+
+    def take_step(self, learner: Any, loss: Tensor, step: int, first_order: bool) -> None:
         """Inner step number `step`, from 0 on, of a clone, along the gradient of `loss`."""
-        learner.adapt(loss, first_order=learner.first_order or not self.training)
+        learner.adapt(loss, first_order=first_order)
+
+    def _step(self, learner: Any, x: Tensor, support: Examples, step: int, first_order: bool) -> None:
+        # The SUM over tasks: each task's parameters receive just that task's gradient.
+        loss = objective.cross_entropy(learner(x), support.y).sum()
+        self.take_step(learner, loss, step, first_order)
+
+    def _checkpointed_step(self, learner: Any, x: Tensor, support: Examples, step: int) -> None:
+        """The same step, of whose graph nothing is kept; in the backward pass it is taken once more."""
+        before = learner.module.module
+
+        def taken(parameters: Sequence[Tensor], first_order: bool) -> list[Tensor]:
+            with_parameters(before, parameters)
+            learner.module.module = before
+            self._step(learner, x, support, step, first_order)
+            return list(learner.module.module.parameters())
+
+        shared = [parameter for parameter in self.parameters() if parameter.requires_grad]  # such as learned rates
+        after = recomputed(taken, list(before.parameters()), shared)
+        with_parameters(learner.module.module, after)
 
     def resize_head(self, learner: Any, ways: int) -> None:
         """Fits the head of a clone, and what a subclass keeps for each of its parameters, to another number of ways."""

@@ -43,6 +43,7 @@ class MAML(MetaModuleLearner):
         evaluation, take the last one's.
     multi_step_loss_until: outer steps in which the queries' losses after all inner steps count, ever less but for the last; 0: only the last does.
     first_order_until: outer steps in which the second derivatives are left out.
+    checkpoint_inner: keep each inner step's parameters alone and compute the rest again in the backward pass.
 
     Raises:
         UserError: learn2learn is missing, or the backbone keeps running statistics.
@@ -59,6 +60,7 @@ class MAML(MetaModuleLearner):
         learn_rates: bool,
         multi_step_loss_until: int,
         first_order_until: int,
+        checkpoint_inner: bool,
     ) -> None:
         # allow_nograd takes the branch of learn2learn's adapt that does not swallow a RuntimeError; nothing here lacks a gradient.
         learner = learn2learn().algorithms.MAML(
@@ -68,14 +70,16 @@ class MAML(MetaModuleLearner):
             allow_unused=False,
             allow_nograd=True,
         )
-        super().__init__(backbone, ways, learner, inner_steps, test_inner_steps)
+        super().__init__(backbone, ways, learner, inner_steps, test_inner_steps, checkpoint_inner)
         tensors = len(list(self.classifier().parameters()))
         self.rates = nn.Parameter(torch.full((inner_steps, tensors), float(inner_lr))) if learn_rates else None
         self.multi_step_loss_until = multi_step_loss_until
         self.first_order_until = first_order_until
 
-    def take_step(self, learner: Any, loss: Tensor, step: int) -> None:
-        first_order = self.learner.first_order or not self.training or self.outer_step < self.first_order_until
+    def leaves_out_second_derivatives(self) -> bool:
+        return super().leaves_out_second_derivatives() or self.outer_step < self.first_order_until
+
+    def take_step(self, learner: Any, loss: Tensor, step: int, first_order: bool) -> None:
         if self.rates is None:
             learner.adapt(loss, first_order=first_order)
             return

@@ -34,6 +34,7 @@ class MetaCurvature(MetaModuleLearner):
     inner_steps: inner steps in training.
     test_inner_steps: inner steps in evaluation.
     first_order: leave out the second derivatives; the transforms are learned all the same.
+    checkpoint_inner: keep each inner step's parameters alone and compute the rest again in the backward pass.
 
     Raises:
         UserError: learn2learn is missing, or the backbone keeps running statistics.
@@ -48,6 +49,7 @@ class MetaCurvature(MetaModuleLearner):
         inner_steps: int,
         test_inner_steps: int,
         first_order: bool,
+        checkpoint_inner: bool,
     ) -> None:
         # allow_nograd takes the branch that does not swallow a RuntimeError; nothing here lacks a gradient.
         learner = learn2learn().algorithms.GBML(
@@ -57,7 +59,7 @@ class MetaCurvature(MetaModuleLearner):
             first_order=first_order,
             allow_nograd=True,
         )
-        super().__init__(backbone, ways, learner, inner_steps, test_inner_steps)
+        super().__init__(backbone, ways, learner, inner_steps, test_inner_steps, checkpoint_inner)
         self.transform = transform
 
     def resize_head(self, learner: Any, ways: int) -> None:

@@ -25,6 +25,7 @@ class MetaSGD(MetaModuleLearner):
     inner_steps: inner steps in training.
     test_inner_steps: inner steps in evaluation.
     first_order: leave out the second derivatives.
+    checkpoint_inner: keep each inner step's parameters alone and compute the rest again in the backward pass.
 
     Raises:
         UserError: learn2learn is missing, or the backbone keeps running statistics.
@@ -38,11 +39,12 @@ class MetaSGD(MetaModuleLearner):
         inner_steps: int,
         test_inner_steps: int,
         first_order: bool,
+        checkpoint_inner: bool,
     ) -> None:
         network = TaskBatched(linear_classifier(backbone, ways))
         # Its rates take the shapes of the parameters before these get their task axis, so each step broadcasts them over the tasks.
         learner = learn2learn().algorithms.MetaSGD(network, lr=inner_lr, first_order=first_order)
-        super().__init__(backbone, ways, learner, inner_steps, test_inner_steps)
+        super().__init__(backbone, ways, learner, inner_steps, test_inner_steps, checkpoint_inner)
 
     def resize_head(self, learner: Any, ways: int) -> None:
         super().resize_head(learner, ways)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -40,6 +41,7 @@ def maml(
     learn_rates: bool = False,
     multi_step_loss_until: int = 0,
     first_order_until: int = 0,
+    checkpoint_inner: bool = False,
 ) -> MAML:
     torch.manual_seed(1)
     net: nn.Module
@@ -57,6 +59,7 @@ def maml(
         learn_rates=learn_rates,
         multi_step_loss_until=multi_step_loss_until,
         first_order_until=first_order_until,
+        checkpoint_inner=checkpoint_inner,
     ).to(dtype)
 
 
@@ -215,7 +218,7 @@ def test_other_numbers_of_ways_start_from_the_mean_row() -> None:
 def test_running_statistics_are_refused() -> None:
     backbone = Conv4(SHAPE, filters=8, downsample="stride", norm="batch", running_stats=True, pool="mean")
     with pytest.raises(UserError, match=r"backbone\.running_stats"):
-        MAML(backbone, WAYS, 0.4, 1, 1, False, False, 0, 0)
+        MAML(backbone, WAYS, 0.4, 1, 1, False, False, 0, 0, False)
 
 
 def test_adaptation_errors_are_raised_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,3 +228,47 @@ def test_adaptation_errors_are_raised_not_printed(capsys: pytest.CaptureFixture[
     with pytest.raises(RuntimeError, match="does not require grad"):
         learner.adapt(torch.zeros(()))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("learn_rates", [False, True])
+@pytest.mark.parametrize("backbone", ["conv", "mlp"])
+def test_inner_steps_taken_twice_have_the_gradient_of_those_that_are_kept(backbone: str, learn_rates: bool) -> None:
+    tasks = random_tasks(torch.float64)
+    kept, again = (
+        gradients(
+            maml(backbone, steps=3, dtype=torch.float64, learn_rates=learn_rates, checkpoint_inner=checkpointed),
+            tasks,
+            TASKS,
+        )
+        for checkpointed in (False, True)
+    )
+    assert kept[0] == again[0]
+    assert len(kept[1]) == len(again[1])
+    for theirs, ours in zip(kept[1], again[1], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-9)
+
+
+def test_inner_steps_taken_twice_leave_little_more_than_their_parameters() -> None:
+    """Bytes that each further inner step keeps until the backward pass."""
+    tasks = random_tasks()
+
+    class Saved:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor
+
+    def kept(steps: int, checkpointed: bool) -> int:
+        algorithm, alive = maml("conv", steps=steps, checkpoint_inner=checkpointed), weakref.WeakSet[Saved]()
+
+        def note(tensor: Tensor) -> Saved:
+            alive.add(saved := Saved(tensor))
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved.tensor):
+            outcome = algorithm.meta_loss(tasks)
+        storages = [saved.tensor.untyped_storage() for saved in alive]
+        assert outcome.loss.requires_grad, "its graph, and with it what it keeps, is still there"
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    parameters = 4 * TASKS * sum(p.numel() for p in maml("conv").parameters())
+    assert kept(6, checkpointed=True) - kept(2, checkpointed=True) <= 4 * 1.5 * parameters
+    assert kept(6, checkpointed=False) - kept(2, checkpointed=False) >= 4 * 5 * parameters

@@ -162,7 +162,16 @@ def test_equal_rates_are_one_rate() -> None:
 def test_a_whole_number_is_a_rate_too() -> None:
     network = MLP((1, 16, 16), hidden=[6], norm="none", running_stats=False)
     algorithm = MAML(
-        network, 3, 1, 2, 2, first_order=False, learn_rates=True, multi_step_loss_until=0, first_order_until=0
+        network,
+        3,
+        1,
+        2,
+        2,
+        first_order=False,
+        learn_rates=True,
+        multi_step_loss_until=0,
+        first_order_until=0,
+        checkpoint_inner=False,
     )
     assert algorithm.rates is not None
     assert torch.equal(algorithm.rates, torch.ones(2, 4))

@@ -28,7 +28,11 @@ TRANSFORMS = ("metacurvature", "kronecker")
 
 
 def metacurvature(
-    transform: str = "metacurvature", kind: str = "conv", steps: int = 2, first_order: bool = False
+    transform: str = "metacurvature",
+    kind: str = "conv",
+    steps: int = 2,
+    first_order: bool = False,
+    checkpoint_inner: bool = False,
 ) -> MetaCurvature:
     algorithm = MetaCurvature(
         backbone(kind),
@@ -38,6 +42,7 @@ def metacurvature(
         inner_steps=steps,
         test_inner_steps=steps + 1,
         first_order=first_order,
+        checkpoint_inner=checkpoint_inner,
     ).double()
     shake(algorithm.learner.compute_update.parameters())
     return algorithm
@@ -107,7 +112,14 @@ def test_kronecker_multiplies_by_squares() -> None:
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_starts_as_maml(transform: str) -> None:
     algorithm = MetaCurvature(
-        backbone("mlp"), 3, transform, inner_lr=0.4, inner_steps=1, test_inner_steps=1, first_order=False
+        backbone("mlp"),
+        3,
+        transform,
+        inner_lr=0.4,
+        inner_steps=1,
+        test_inner_steps=1,
+        first_order=False,
+        checkpoint_inner=False,
     ).double()
     tasks, network = random_tasks(), algorithm.classifier()
     adapted = algorithm.adapt(tasks.support)
@@ -172,6 +184,7 @@ def test_running_statistics_are_refused() -> None:
             inner_steps=1,
             test_inner_steps=1,
             first_order=False,
+            checkpoint_inner=False,
         )
 
 
@@ -181,3 +194,15 @@ def test_adaptation_errors_are_raised_not_printed(capsys: pytest.CaptureFixture[
     with pytest.raises(RuntimeError, match="does not require grad"):
         learner.adapt(torch.zeros(()))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("transform", ["metacurvature", "kronecker"])
+def test_inner_steps_taken_twice_have_the_gradient_of_those_that_are_kept(transform: str) -> None:
+    tasks = random_tasks()
+    kept, again = (
+        gradients(metacurvature(transform, steps=3, checkpoint_inner=checkpointed), tasks, TASKS)[1]
+        for checkpointed in (False, True)
+    )
+    assert len(kept) == len(again) > len(list(metacurvature(transform).classifier().parameters()))
+    for theirs, ours in zip(kept, again, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-9)

@@ -23,9 +23,15 @@ from tests.algorithms.one_task_at_a_time import (
 )
 
 
-def metasgd(kind: str = "conv", steps: int = 2, first_order: bool = False) -> MetaSGD:
+def metasgd(kind: str = "conv", steps: int = 2, first_order: bool = False, checkpoint_inner: bool = False) -> MetaSGD:
     algorithm = MetaSGD(
-        backbone(kind), 3, inner_lr=0.4, inner_steps=steps, test_inner_steps=steps + 1, first_order=first_order
+        backbone(kind),
+        3,
+        inner_lr=0.4,
+        inner_steps=steps,
+        test_inner_steps=steps + 1,
+        first_order=first_order,
+        checkpoint_inner=checkpoint_inner,
     ).double()
     shake(algorithm.learner.lrs)
     return algorithm
@@ -54,7 +60,9 @@ def test_a_step_is_the_rate_times_the_gradient_elementwise() -> None:
 
 
 def test_rates_start_at_inner_lr_and_are_learned() -> None:
-    algorithm = MetaSGD(backbone(), 3, inner_lr=0.4, inner_steps=1, test_inner_steps=1, first_order=False)
+    algorithm = MetaSGD(
+        backbone(), 3, inner_lr=0.4, inner_steps=1, test_inner_steps=1, first_order=False, checkpoint_inner=False
+    )
     rates = list(algorithm.learner.lrs)
     parameters = list(algorithm.classifier().parameters())
     assert [rate.shape for rate in rates] == [parameter.shape for parameter in parameters]
@@ -92,4 +100,22 @@ def test_other_numbers_of_ways_take_the_mean_rates_of_the_head() -> None:
 
 def test_running_statistics_are_refused() -> None:
     with pytest.raises(UserError, match=r"backbone\.running_stats"):
-        MetaSGD(backbone(running_stats=True), 3, inner_lr=0.4, inner_steps=1, test_inner_steps=1, first_order=False)
+        MetaSGD(
+            backbone(running_stats=True),
+            3,
+            inner_lr=0.4,
+            inner_steps=1,
+            test_inner_steps=1,
+            first_order=False,
+            checkpoint_inner=False,
+        )
+
+
+def test_inner_steps_taken_twice_have_the_gradient_of_those_that_are_kept() -> None:
+    tasks = random_tasks()
+    kept, again = (
+        gradients(metasgd(steps=3, checkpoint_inner=checkpointed), tasks, TASKS)[1] for checkpointed in (False, True)
+    )
+    assert len(kept) == len(again) == 2 * len(list(metasgd().classifier().parameters()))
+    for theirs, ours in zip(kept, again, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-9)
