@@ -1,4 +1,4 @@
-"""How many tasks share a backward pass: `train.task_chunk=auto` measures it once per machine and setting."""
+"""How many tasks share a backward pass: `train.task_chunk=auto` measures it once per machine and setting, among those that fit."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 from metalearn.algorithms.base import Algorithm
 from metalearn.config import config_hash
 from metalearn.data.cache import cache_dir
+from metalearn.task_memory import MIB, bytes_taken, fitting_tasks, free_bytes, is_out_of_memory
 from metalearn.tasks import TaskBatch
 
 log = logging.getLogger("metalearn")
@@ -33,6 +34,7 @@ def choose_task_chunk(
     A measured choice is remembered in the cache directory and taken again: sums of another grouping differ in rounding, so two runs with one
     seed are equal to the bit only if they cut their batches alike.
     """
+    most = min(tasks.tasks, _fitting(algorithm, tasks, config["precision"], meta_gradient))
     asked = config["train"]["task_chunk"]
     if asked != "auto":
         return min(int(asked), tasks.tasks)
@@ -41,7 +43,7 @@ def choose_task_chunk(
     file = cache_dir() / "task_chunk" / f"{_setting(config, tasks)}.json"
     if (remembered := _read(file, tasks.tasks)) is not None:
         return remembered
-    sizes = sorted({size for size in (1, 4, 16, tasks.tasks) if size <= tasks.tasks})
+    sizes = sorted({size for size in (1, 4, 16, most) if size <= most})
     seconds = _measure(algorithm, tasks, sizes, config["precision"], meta_gradient)
     best = min(seconds, key=lambda size: seconds[size])
     log.info(
@@ -53,19 +55,45 @@ def choose_task_chunk(
     return _remember(file, best, tasks.tasks)
 
 
+def _fitting(algorithm: Algorithm, tasks: TaskBatch, precision: str, meta_gradient: MetaGradient) -> int:
+    """How many tasks the memory holds at once, judged by one; all of them where that cannot be known."""
+    trial, device = copy.deepcopy(algorithm).train(), tasks.classes.device
+    one = tasks.chunks(1)[0]
+    per_task = bytes_taken(lambda: meta_gradient(trial, one, 1, precision), device)
+    free = free_bytes(device)
+    fitting = fitting_tasks(per_task, free)
+    if free is None or fitting is None:
+        log.info("memory: %.1f MiB per task", per_task / MIB)
+        return tasks.tasks
+    log.info("memory: %.1f MiB per task, %.0f MiB free: %d tasks at a time fit", per_task / MIB, free / MIB, fitting)
+    return fitting
+
+
 def _measure(
     algorithm: Algorithm, tasks: TaskBatch, sizes: list[int], precision: str, meta_gradient: MetaGradient
 ) -> dict[int, float]:
-    """Seconds of one meta-gradient for each size, on a copy, so that running statistics and gradients stay untouched."""
+    """Seconds of one meta-gradient for each size, on a copy, so that running statistics and gradients stay untouched.
+
+    A size that runs out of memory, and those above it, take for ever.
+    """
     trial = copy.deepcopy(algorithm).train()
     device = tasks.classes.device
     seconds = dict.fromkeys(sizes, float("inf"))
+    fitting = list(sizes)
     for timed in range(_ROUNDS + 1):
-        for size in sizes:
+        for size in list(fitting):
             _wait(device)
             started = time.perf_counter()
-            meta_gradient(trial, tasks, size, precision)
-            _wait(device)
+            try:
+                meta_gradient(trial, tasks, size, precision)
+                _wait(device)
+            except RuntimeError as error:
+                if size == sizes[0] or not is_out_of_memory(error):
+                    raise
+                fitting = [smaller for smaller in fitting if smaller < size]
+                seconds |= {larger: float("inf") for larger in sizes if larger >= size}
+                trial.zero_grad(set_to_none=True)
+                break
             if timed:  # the first round warms up
                 seconds[size] = min(seconds[size], time.perf_counter() - started)
             trial.zero_grad(set_to_none=True)
