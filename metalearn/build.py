@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from metalearn.algorithms.base import Algorithm
+from metalearn.backbones import Backbone
 from metalearn.config import build
 from metalearn.data.image_classes import ImageClasses
 from metalearn.data.source import check_task
@@ -32,7 +33,7 @@ def build_dataset(config: Config) -> ImageClasses:
 
 @functools.lru_cache(maxsize=2)
 def _dataset(node: str) -> ImageClasses:
-    dataset = build(json.loads(node), "dataset")
+    dataset = build(json.loads(node), "dataset", ImageClasses, "metalearn.data")
     assert isinstance(dataset, ImageClasses)
     return dataset
 
@@ -46,10 +47,14 @@ def build_algorithm(config: Config, dataset: ImageClasses) -> Algorithm:
     # torch's initialisers know only the global generator: seed a copy of it and leave the original as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
-        backbone = build(config["backbone"], "backbone", image_shape=dataset.image_shape)
+        backbone = build(
+            config["backbone"], "backbone", Backbone, "metalearn.backbones", image_shape=dataset.image_shape
+        )
         algorithm = build(
             config["algorithm"],
             "algorithm",
+            Algorithm,
+            "metalearn.algorithms",
             optional={
                 "backbone": backbone,
                 "ways": config["task"]["train"]["ways"],

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from metalearn import __version__, cli_help
-from metalearn.errors import UserError, nearest
+from metalearn.errors import Interrupted, RunFailed, UserError, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -27,10 +27,6 @@ if "omegaconf" in sys.modules:
     import metalearn.config  # noqa: F401
 
 
-class RunFailed(RuntimeError):
-    """A run failed and has said so itself: on the console, in run.log and in results.json."""
-
-
 class Command(NamedTuple):
     summary: str
     run: Callable[[list[str]], None]
@@ -38,7 +34,7 @@ class Command(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one command; leaves through SystemExit with 1 (a run failed), 2 (wrong input) or 130 (interrupted)."""
+    """Runs one command; leaves through SystemExit with 1 (a run failed), 2 (wrong input), 130 (interrupted) or 143 (terminated)."""
     try:
         _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -47,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(2) from None
     except RunFailed:
         raise SystemExit(1) from None
+    except Interrupted as error:
+        raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except BrokenPipeError:
@@ -81,7 +79,9 @@ def train(argv: list[str]) -> None:
     args = _parse(argv)
     # Hydra's own parser does not take flags between overrides.
     flags = [word for word in argv if word not in args.overrides]
-    if args.cfg or args.info or args.hydra_help:
+    if args.resume is not None:
+        _resume(args)
+    elif args.cfg or args.info or args.hydra_help:
         from metalearn.cli_compose import explained
 
         with explained(args.overrides, args.config_dir, args.config_name):
@@ -109,6 +109,45 @@ def _train(flags: list[str], args: argparse.Namespace) -> Path | None:
     return run_dir
 
 
+def _resume(args: argparse.Namespace) -> None:
+    """Goes on with a run under its own configuration."""
+    if args.multirun or args.cfg or args.info or args.hydra_help:
+        raise UserError("--resume goes on with one run: it takes train.steps=... and the like, and --config-dir")
+    from metalearn.cli_compose import composer, explained
+    from metalearn.run_dir import is_done, read_results
+
+    run_dir = Path(args.resume)
+    saved = _saved_config(run_dir)
+    with explained(args.overrides, args.config_dir, None), composer(args.config_dir) as composing:
+        config = composing.resumption(saved, args.overrides, f"'{run_dir}'")
+    if is_done(run_dir) and read_results(run_dir)["train"]["steps"] == config["train"]["steps"]:
+        return print(f"'{run_dir}' is done: nothing is left to do (metalearn eval tests it again)")
+    _preflight([config])
+    from metalearn.run import run
+
+    _log_to(run_dir)
+    results_before = _modified(run_dir / "results.json")
+    try:
+        run(config, run_dir, resume=True)
+    except Exception as error:
+        if _has_said_so(error, run_dir, results_before):
+            raise RunFailed(f"{type(error).__name__}: {error}") from error
+        raise
+
+
+def _log_to(run_dir: Path) -> None:
+    """Logs as Hydra would for a run in this directory."""
+    import logging.config
+
+    import yaml
+
+    from metalearn.config import conf_dir
+
+    settings = yaml.safe_load((conf_dir() / "hydra/job_logging/metalearn.yaml").read_text(encoding="utf-8"))
+    settings["handlers"]["file"]["filename"] = str(run_dir / "run.log")
+    logging.config.dictConfig(settings)
+
+
 def job(cfg: DictConfig) -> dict[str, Any]:
     """One run, in the directory that Hydra made for it; what launchers call, perhaps in another process."""
     from hydra.core.hydra_config import HydraConfig
@@ -121,13 +160,18 @@ def job(cfg: DictConfig) -> dict[str, Any]:
     try:
         return run(without_limits(cfg), run_dir)
     except (Exception, SystemExit) as error:
-        if _modified(run_dir / "results.json") != results_before:  # written after the run has said what went wrong
+        if _has_said_so(error, run_dir, results_before):
             raise RunFailed(f"{type(error).__name__}: {error}") from error
         # Of a sweep's failures Hydra tells the first alone.
         logging.getLogger("metalearn").error("%s: failed", run_dir, exc_info=error)
         if isinstance(error, SystemExit):  # would end the whole sweep
             raise RuntimeError(f"the run called sys.exit({error.code})") from error
         raise
+
+
+def _has_said_so(error: BaseException, run_dir: Path, results_before: int | None) -> bool:
+    """Whether the run has said itself what went wrong: it writes results.json after that, or raises RunFailed where it cannot."""
+    return isinstance(error, RunFailed) or _modified(run_dir / "results.json") not in (None, results_before)
 
 
 def _modified(path: Path) -> int | None:
@@ -191,7 +235,7 @@ class _WithoutHydrasEpitaph:
 def evaluate(argv: list[str]) -> None:
     """Evaluates a finished run under its own configuration, changed by overrides."""
     args = _parse(argv)
-    if args.multirun or args.cfg or args.info:
+    if args.multirun or args.cfg or args.info or args.resume is not None:
         raise UserError("eval takes a run directory, overrides and --config-dir only")
     if not args.overrides:
         raise UserError("eval needs a run directory: metalearn eval RUN_DIR [key=value ...]")
@@ -206,17 +250,22 @@ def evaluate(argv: list[str]) -> None:
 
 
 def _saved_config(run_dir: Path) -> DictConfig:
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import OmegaConf
 
     path = run_dir / "config.yaml"
     if not path.is_file():
         below = sorted(run_dir.rglob("config.yaml"), key=lambda file: file.stat().st_mtime)
         hint = f"; the newest run below it is {below[-1].parent}" if below else ""
         raise UserError(f"'{run_dir}' {'has no config.yaml' if run_dir.is_dir() else 'is no directory'}{hint}")
-    saved = OmegaConf.load(path)
-    if not isinstance(saved, DictConfig):
-        raise UserError(f"{path} is not the configuration of a run")
-    return saved
+    from metalearn.config import leaves
+    from metalearn.run_dir import read_config
+
+    plain = read_config(run_dir)
+    # Written resolved; what a stranger put there must not be looked up in this user's environment.
+    for key, value in leaves(plain):
+        if "${" in str(value):
+            raise UserError(f"{path}: {key} is not a value but an interpolation")
+    return OmegaConf.create(plain)
 
 
 # --- reproduce --------------------------------------------------------------------------------------------------------
@@ -264,7 +313,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     """Hydra's flags and the overrides, in any order."""
     from hydra._internal.utils import get_args_parser
 
-    args = _parsed(get_args_parser(), argv)
+    parser = get_args_parser()
+    parser.add_argument("--resume", metavar="RUN_DIR")
+    args = _parsed(parser, argv)
     if args.config_path or args.experimental_rerun:
         raise UserError(
             "--config-path and --experimental-rerun are not supported; --config-dir DIR adds your own files"

@@ -24,6 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from metalearn.cli_errors import GROUPS, MISTAKES, explanation, no_such_setting, several_values
 from metalearn.config import check_limits, conf_dir, dotted_keys, without_limits
 from metalearn.errors import UserError
+from metalearn.resume import refuse_changes
 
 
 class Composer:
@@ -78,10 +79,16 @@ class Composer:
         check_limits(own)
         return without_limits(own), run_dir
 
-    def evaluation(self, saved: DictConfig, overrides: list[str]) -> dict[str, Any]:
-        """A finished run's configuration with overrides: first whole groups, then single settings, all checked."""
+    def resumption(self, saved: DictConfig, overrides: list[str], whose: str) -> dict[str, Any]:
+        """A run's configuration with the few overrides that let it go on as before."""
+        config = self.evaluation(saved, overrides, "--resume")
+        refuse_changes(without_limits(saved), config, whose)
+        return config
+
+    def evaluation(self, saved: DictConfig, overrides: list[str], command: str = "eval") -> dict[str, Any]:
+        """A run's configuration with overrides: first whole groups, then single settings, all checked."""
         config: dict[str, Any] = without_limits(saved)
-        chosen, settings = _for_evaluation(_parsed(overrides))
+        chosen, settings = _for_evaluation(_parsed(overrides), command)
         names = {group: config.get("names", {}).get(group) for group in GROUPS} | chosen
         # A choice that the run was trained with may be gone by now, or have been in a --config-dir.
         there = {
@@ -164,15 +171,15 @@ def _text(override: Override) -> str:
     return override.input_line
 
 
-def _for_evaluation(overrides: list[Override]) -> tuple[dict[str, str], list[Override]]:
+def _for_evaluation(overrides: list[Override], command: str) -> tuple[dict[str, str], list[Override]]:
     """The choices of groups and the single settings among `overrides`."""
     chosen, settings = {}, []
     for override in overrides:
         key, value = override.key_or_group, override.value()
         if override.is_sweep_override():
-            raise UserError(f"'{_text(override)}': eval takes one value")
+            raise UserError(f"'{_text(override)}': {command} takes one value")
         if override.is_add() or override.is_force_add() or override.is_delete():
-            raise UserError(f"'{_text(override)}': eval changes settings, it neither adds nor removes any")
+            raise UserError(f"'{_text(override)}': {command} changes settings, it neither adds nor removes any")
         if key == "experiment":
             raise UserError(f"'{_text(override)}': the run is trained; choose task=, dataset= or single settings")
         if key in GROUPS:

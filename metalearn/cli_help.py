@@ -25,6 +25,7 @@ usage: metalearn COMMAND [key=value ...]
   metalearn train                                            the defaults: a minute, no download
   metalearn train algorithm=maml dataset=omniglot task=20way_1shot
   metalearn train -m algorithm=maml,protonet seed=0,1,2      a sweep: every combination
+  metalearn train --resume RUN_DIR                           goes on with a run that was stopped or killed
   metalearn eval RUN_DIR task.ways=20                        another test condition, same checkpoint
   metalearn reproduce snell2017_omniglot_5w1s                a paper's protocol, beside the paper's numbers
 
@@ -45,6 +46,7 @@ def train_help() -> str:
     """`metalearn train --help`."""
     return f"""\
 usage: metalearn train [-m] [key=value ...]
+       metalearn train --resume RUN_DIR [train.steps=...]
 
   metalearn train algorithm=maml train.steps=5000 train.lr=3e-4
   metalearn train experiment=NAME device=cuda hydra.run.dir=outputs/mine
@@ -62,6 +64,9 @@ settings (metalearn train --cfg job shows all, with the choices you give):
   hydra.run.dir sweep_name          the run's directory; a sweep goes to outputs/multirun/SWEEP_NAME
 
 flags:
+  --resume RUN_DIR      go on with a run that was stopped, killed or failed, in its directory, from its newest intact
+                        checkpoint; may change train.steps (train.schedule=constant or step), train.checkpoint_every,
+                        device, dataset.root, dataset.download
   -m, --multirun        one run for every combination of the values a,b,c
   --config-dir DIR      your own YAML files, in DIR/algorithm, DIR/experiment, ...
   --cfg job             show the configuration, run nothing (--resolve: interpolations resolved)
@@ -129,7 +134,7 @@ def shell_completion(arguments: list[str], commands: list[str], call_hydra: Call
         # The word before the cursor is the program itself in `metalearn` without a blank: offer the commands.
         return print("\n".join(name for name in commands if not words or name.startswith(current)))
     command, given = words[1], words[2:]
-    if (command == "eval" and not given) or (command == "reproduce" and given[-1:] == ["--run"]):
+    if (command == "eval" and not given) or given[-1:] == [{"reproduce": "--run", "train": "--resume"}.get(command)]:
         return print("\n".join(f"{path}/" for path in sorted(Path().glob(f"{current}*")) if path.is_dir()))
     if command not in commands or current.startswith("-"):
         return None

@@ -4,7 +4,7 @@ A YAML file states the limits of its own values under `limits:`, a mapping from 
 a rule such as `null or float > 0 <= 1`:
 
     rule         alternative { " or " alternative }
-    alternative  a literal word or number (auto, null, 4) | bool | str | number | "list of " alternative
+    alternative  a literal word or number (auto, null, 4) | bool | str | minutes (10min, 0.5min) | number | "list of " alternative
     number       ("int" | "float") { comparison a-number }
     comparison   ">=" | ">" | "<=" | "<"
 
@@ -23,7 +23,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -35,6 +35,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     "<": operator.lt,
 }
+_MINUTES = re.compile(r"\d{1,6}(\.\d+)?min")
 _LITERAL = re.compile(r"[\w.+-]+")
 
 
@@ -93,24 +94,29 @@ def config_hash(plain: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def build(node: dict[str, Any], kind: str, optional: dict[str, Any] | None = None, **extra: Any) -> Any:
-    """Calls the class or function of metalearn that `node["_target_"]` names with the node's other keys, `extra`, and those of `optional` it
-    has parameters for.
+def build(
+    node: dict[str, Any], kind: str, made_of: type, within: str, optional: dict[str, Any] | None = None, **extra: Any
+) -> Any:
+    """Calls what `node["_target_"]` names, a subclass of `made_of` or a function annotated to return one, with the node's other keys, `extra`,
+    and those of `optional` it has parameters for.
 
-    A configuration may come from a stranger's run directory, so nothing but metalearn's own definitions can be named:
-    not what metalearn's modules merely import.
+    A configuration may come from a stranger's run directory, so only definitions of the module or package `within` can be named: not what its
+    modules merely import, and nothing that does something else, such as writing a file.
     """
     target = str(node.get("_target_"))
     module_name, _, name = target.rpartition(".")
-    if not target.startswith("metalearn.") or not name:
-        raise UserError(f"{kind}._target_={target} is not allowed (a class or function of metalearn)")
+    refused = UserError(f"{kind}._target_={target} is not allowed (a {made_of.__name__} of {within})")
+    if not f"{module_name}.".startswith(f"{within}."):
+        raise refused
     try:
         made = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"{kind}._target_={target} cannot be imported: {error}") from error
-    own = (inspect.isclass(made) or inspect.isfunction(made)) and made.__module__.startswith("metalearn.")
-    if not own:
-        raise UserError(f"{kind}._target_={target} is not allowed (a class or function of metalearn)")
+    if not ((inspect.isclass(made) or inspect.isfunction(made)) and f"{made.__module__}.".startswith(f"{within}.")):
+        raise refused
+    comes_back = made if inspect.isclass(made) else get_type_hints(made).get("return")
+    if not (inspect.isclass(comes_back) and issubclass(comes_back, made_of)):
+        raise refused
     signature = inspect.signature(made)
     extra |= {key: value for key, value in (optional or {}).items() if key in signature.parameters}
     arguments = {key: value for key, value in node.items() if key != "_target_"}
@@ -136,6 +142,11 @@ def allows(rule: str, value: Any) -> bool:
     return any(verdicts)
 
 
+def minutes(text: str) -> float:
+    """`10min` -> 10.0"""
+    return float(text.removesuffix("min"))
+
+
 def _allows(alternative: str, value: Any) -> bool:
     if alternative.startswith("list of "):
         inner = alternative.removeprefix("list of ")
@@ -153,6 +164,8 @@ def _allows(alternative: str, value: Any) -> bool:
         raise ValueError(f"'{alternative}' is no rule")
     if kind in ("bool", "str"):
         return isinstance(value, bool if kind == "bool" else str)
+    if kind == "minutes":
+        return isinstance(value, str) and _MINUTES.fullmatch(value) is not None and minutes(value) > 0
     if kind == "null":
         return value is None
     if isinstance(value, str):

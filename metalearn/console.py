@@ -93,14 +93,37 @@ def handler() -> logging.Handler:
     return made
 
 
-class Progress:
-    """Shows how far `total_steps` outer steps have got: a line in the log at every tenth, on a terminal a live bar below it."""
+class FileLog(logging.FileHandler):
+    """run.log, opened at its first line; where it cannot be written, the console says so once and the run goes on."""
 
-    def __init__(self, total_steps: int, task: str) -> None:
+    def __init__(self, filename: str, encoding: str) -> None:
+        super().__init__(filename, encoding=encoding, delay=True)
+        self._told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:  # raised while it is opened
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._told:
+            self._told = True
+            error_line(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}")
+
+
+class Progress:
+    """Shows how far `total_steps` outer steps have got: a line in the log at every tenth, on a terminal a live bar below it.
+
+    `done` of them were done before, by a process that this one goes on for.
+    """
+
+    def __init__(self, total_steps: int, task: str, done: int = 0) -> None:
         self._total_steps = total_steps
+        self._done = done
         self._task = task
         self._latest: dict[str, float] = {}
-        self._tenths = 0
+        self._tenths = done * 10 // total_steps
         self._started = time.monotonic()
         self._bar: _LiveBar | None = None
 
@@ -122,7 +145,7 @@ class Progress:
         numbers = "  ".join(
             text.format(self._latest[tag]).replace("%", " %") for tag, text in _SHOWN.items() if tag in self._latest
         )
-        seconds_per_step = (time.monotonic() - self._started) / max(step, 1)
+        seconds_per_step = (time.monotonic() - self._started) / max(step - self._done, 1)
         left = f"{_duration(seconds_per_step * (self._total_steps - step))} left" if step < self._total_steps else ""
         if self._bar is not None:
             self._bar.show(step, numbers, left)

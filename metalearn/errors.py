@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -16,6 +17,19 @@ class Diverged(RuntimeError):
     def __init__(self, step: int, loss: float) -> None:
         super().__init__(f"the training loss was {loss:g} at step {step}")
         self.step = step
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        # As shells count the two signals that end a program; a batch system's warning stands for the second.
+        self.exit_code = 128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+
+
+class RunFailed(RuntimeError):
+    """A run failed and has said so itself: on the console and, where they could be written, in run.log and results.json."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

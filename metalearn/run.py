@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ import torch
 
 from metalearn import checkpoint, console
 from metalearn import run_dir as files
+from metalearn.algorithms.base import Algorithm
 from metalearn.build import build_algorithm, build_dataset, check_tasks, choose_device
 from metalearn.config import config_hash
 from metalearn.data.augment import Augment
 from metalearn.data.source import TaskSource
-from metalearn.errors import Diverged
+from metalearn.errors import Diverged, RunFailed, UserError
 from metalearn.evaluate import evaluate, test_record
 from metalearn.host_memory import keep_freed_memory
+from metalearn.interrupts import Interrupts
+from metalearn.resume import refuse_changes
 from metalearn.tracking import Tracker
 from metalearn.train import Outcome, check_schedule, train
 
@@ -39,41 +43,68 @@ def preflight(config: dict[str, Any]) -> None:
         algorithm.set_transductive(config["eval"]["transductive"])
 
 
-def run(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+def run(config: dict[str, Any], run_dir: Path, resume: bool = False) -> dict[str, Any]:
     """Trains, evaluates on test tasks and writes everything into `run_dir`; returns what results.json holds.
 
+    Args:
+        resume: go on from the newest intact checkpoint in `run_dir`; where there is none, start anew in place of what is there.
+
     Raises:
-        whatever went wrong, after results.json, run.log and the console said so.
+        UserError: `run_dir` holds another run, or a process is at work there; nothing was written.
+        RunFailed: not even results.json could be written, as the console said.
+        whatever else went wrong, after results.json, run.log and the console said so.
     """
     device = choose_device(config)
     keep_freed_memory()
-    outcome = Outcome()
-    results = _header(config, device)
-    files.write_config(run_dir, config)
-    log.info("run directory: %s", run_dir.resolve())
-    tracker = Tracker(run_dir, _hparams(config))
-    try:
-        results |= _train_and_test(config, run_dir, device, outcome, tracker)
-        results["status"] = "done"
-    except BaseException as error:
-        results["status"] = _status(error)
-        results["error"] = f"{type(error).__name__}: {error}"
-        console.file_log.error("%s: %s", results["status"], results["error"], exc_info=error)
-        console.error_line(
-            f"{results['status']} at step {getattr(error, 'step', outcome.steps)}: {results['error']} ({run_dir})"
-        )
-        raise
-    finally:
+    with files.in_use(run_dir):
+        state = _to_go_on_from(config, run_dir, resume)
+        interrupts, outcome, results = Interrupts(), Outcome(), _header(config, device)
+        failure: BaseException | None = None
+        try:
+            with interrupts.watched():
+                if resume:
+                    files.clear(run_dir, keep_checkpoints=state is not None)
+                files.write_config(run_dir, config)
+                log.info("run directory: %s", run_dir.resolve())
+                results |= _train_and_test(config, run_dir, device, outcome, state, interrupts)
+                results["status"] = "done"
+        except BaseException as error:
+            failure = error
+            results |= {"status": _status(error), "error": _told(error), "step": getattr(error, "step", outcome.steps)}
+            _say(results, run_dir, error)
         results["val"] = outcome.best or None
         results["train"] = _train_record(outcome, config, device)
-        files.write_results(run_dir, results)
-        tracker.close(results["status"])
+        _write_results(run_dir, results, failure)
+        if failure is not None:
+            raise failure
     console.result_panel({**results, "run_dir": str(run_dir)})
     return results
 
 
+def _to_go_on_from(config: dict[str, Any], run_dir: Path, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint to go on from, if any; UserError where `run_dir` holds another run."""
+    if not resume:
+        if (run_dir / "metrics.csv").exists() or (run_dir / "results.json").exists():
+            raise UserError(f"'{run_dir}' holds another run's files already")
+        return None
+    state = checkpoint.newest(run_dir)
+    if state is None:
+        return None
+    if "outcome" not in state:
+        raise UserError(f"'{run_dir}' was written by an older metalearn: it can be evaluated, but not gone on with")
+    refuse_changes(state["config"], config, f"the checkpoint in '{run_dir}'")
+    if config["train"]["steps"] < state["step"]:
+        raise UserError(f"train.steps={config['train']['steps']}: '{run_dir}' is at step {state['step']} already")
+    return state
+
+
 def _train_and_test(
-    config: dict[str, Any], run_dir: Path, device: torch.device, outcome: Outcome, tracker: Tracker
+    config: dict[str, Any],
+    run_dir: Path,
+    device: torch.device,
+    outcome: Outcome,
+    state: dict[str, Any] | None,
+    interrupts: Interrupts,
 ) -> dict[str, Any]:
     _set_precision(config["precision"])
     if device.type == "cuda":
@@ -83,38 +114,71 @@ def _train_and_test(
     val_tasks = TaskSource(dataset, "val", config["eval"]["seed"], device)
     algorithm = build_algorithm(config, dataset).to(device)
     log.info(_describe(config, algorithm, train_tasks, device))
+    names, reported = config["names"], 0
+    if state is not None:
+        reported = state["outcome"]["reported"]
+        log.info("going on after step %d", state["step"])
+        _check_best(run_dir, state)
 
-    with console.Progress(
-        config["train"]["steps"], f"{config['names']['algorithm']} on {config['names']['dataset']}"
-    ) as progress:
+    with Tracker(run_dir, _hparams(config), reported if state else None) as tracker:
+        with console.Progress(
+            config["train"]["steps"], f"{names['algorithm']} on {names['dataset']}", done=reported
+        ) as progress:
 
-        def report(step: int, values: dict[str, float]) -> None:
-            tracker.log(step, values)
-            progress.update(step, values)
+            def report(step: int, values: dict[str, float]) -> None:
+                tracker.log(step, values)
+                progress.update(step, values)
 
-        train(config, algorithm, train_tasks, val_tasks, run_dir, outcome, report)
-
-    # Test classes are touched here for the first time.
-    chosen = config["eval"]["checkpoint"]
-    algorithm.load_state_dict(checkpoint.load(run_dir / f"{chosen}.pt", device)["model"])
-    if config["eval"]["transductive"] is not None:
-        algorithm.set_transductive(config["eval"]["transductive"])
-    test_tasks = TaskSource(dataset, "test", config["eval"]["seed"], device)
-    started = time.perf_counter()
-    scores = evaluate(
-        algorithm, test_tasks, config["task"], config["eval"]["tasks"], config["eval"]["task_chunk"], stepwise=True
-    )
-    step = int(outcome.best["step"]) if chosen == "best" else outcome.steps
-    test = test_record(algorithm, scores, chosen) | {"step": step, "seconds": time.perf_counter() - started}
-    further = {f"test/{name}": score["mean"] for name, score in test.get("further", {}).items()}
-    tracker.log(
-        outcome.steps,
-        {"test/accuracy": test["accuracy"], "test/ci95": test["ci95"], "test/loss": test["loss"], **further},
-    )
+            train(
+                config,
+                algorithm,
+                train_tasks,
+                val_tasks,
+                run_dir,
+                outcome,
+                report,
+                state=state,
+                before_saving=tracker.sync,
+                interrupts=interrupts,
+            )
+        tested = _test(config, run_dir, algorithm, outcome, TaskSource(dataset, "test", config["eval"]["seed"], device))
+        further = {f"test/{name}": score["mean"] for name, score in tested.get("further", {}).items()}
+        numbers = {f"test/{name}": tested[name] for name in ("accuracy", "ci95", "loss")}
+        tracker.log(outcome.steps, numbers | further)
     return {
         "split": {"name": dataset.split.name, "sha256": dataset.split.sha256},
-        "test": test,
+        "test": tested,
     }
+
+
+def _test(
+    config: dict[str, Any], run_dir: Path, algorithm: Algorithm, outcome: Outcome, test_tasks: TaskSource
+) -> dict[str, Any]:
+    """Test classes are touched here for the first time."""
+    settings, device = config["eval"], test_tasks.device
+    chosen = checkpoint.load(run_dir / f"{settings['checkpoint']}.pt", device)
+    algorithm.load_state_dict(chosen["model"])
+    if settings["checkpoint"] == "best":
+        outcome.best = chosen["outcome"]["best"]  # what was said of it, wherever this run went on from
+    if settings["transductive"] is not None:
+        algorithm.set_transductive(settings["transductive"])
+    started = time.perf_counter()
+    scores = evaluate(algorithm, test_tasks, config["task"], settings["tasks"], settings["task_chunk"], stepwise=True)
+    return test_record(algorithm, scores, settings["checkpoint"]) | {
+        "step": chosen["step"],
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _check_best(run_dir: Path, state: dict[str, Any]) -> None:
+    """Forgets the best validation so far where its checkpoint is damaged or gone, so that another becomes the best."""
+    if not state["outcome"]["best"]:
+        return
+    try:
+        checkpoint.load(run_dir / "best.pt", torch.device("cpu"))
+    except UserError as error:
+        log.warning("%s; the best validation so far is forgotten", error)
+        state["outcome"]["best"] = {}
 
 
 def _header(config: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -197,6 +261,31 @@ def _set_precision(precision: str) -> None:
     # tf32 concerns products of float32 matrices and convolutions on NVIDIA GPUs; elsewhere torch ignores it.
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def _write_results(run_dir: Path, results: dict[str, Any], failure: BaseException | None) -> None:
+    try:
+        files.write_results(run_dir, results)
+    except OSError as error:
+        console.error_line(f"{results['status']}, and results.json cannot be written: {error} ({run_dir})")
+        if failure is None or isinstance(failure, Exception):
+            raise RunFailed(str(failure or error)) from (failure or error)
+
+
+def _say(results: dict[str, Any], run_dir: Path, error: BaseException) -> None:
+    where = f"{results['status']} at step {results['step']}: {results['error']} ({run_dir})"
+    if isinstance(error, KeyboardInterrupt):
+        log.info("%s", where)
+        log.info("to go on: metalearn train --resume %s", shlex.quote(str(run_dir)))
+    else:
+        console.file_log.error("%s: %s", results["status"], results["error"], exc_info=error)
+        console.error_line(where)
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "stopped at once"
+    return f"{type(error).__name__}: {error}"
 
 
 def _status(error: BaseException) -> str:

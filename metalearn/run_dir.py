@@ -2,45 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import OmegaConf
 
-from metalearn import __version__
+from metalearn import __version__, atomic
 from metalearn.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger("metalearn")
 
 # What scripts outside this repository read from results.json.
 RESULT_KEYS = (
     *("status", "error", "algorithm", "dataset", "backbone", "seed", "config_hash", "split", "task"),
     *("test", "val", "train", "environment"),
 )
+_CHECKPOINTS = ("last.pt", "previous.pt", "best.pt")
 _GIT_SECONDS = 5  # more than any local checkout needs; a dead network drive must not hold up a run
 _MIB = 2**20
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes `text` so that `path` holds the old content or the new, whenever the process or the machine dies."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic.write(path, text.encode())
 
 
 def write_json(path: Path, obj: Any) -> None:
@@ -65,6 +64,45 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     return _mapping(path, config)
+
+
+def is_done(run_dir: Path) -> bool:
+    """Whether the run has finished; a results.json that cannot be read says nothing."""
+    try:
+        return read_results(run_dir).get("status") == "done"
+    except UserError:
+        return False
+
+
+@contextlib.contextmanager
+def in_use(run_dir: Path) -> Iterator[None]:
+    """Keeps other processes out of `run_dir`; the lock ends with this process, however that ends.
+
+    Raises:
+        UserError: another one is at work there.
+    """
+    descriptor = os.open(run_dir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is at work in '{run_dir}'") from None
+        except OSError as error:  # a file system that cannot lock a directory
+            log.debug("%s is not locked: %s", run_dir, error)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def clear(run_dir: Path, keep_checkpoints: bool) -> None:
+    """Removes what must not stay when a run goes on: how it ended before, what a killed process left half written and, where there is nothing to go
+    on from, all that the earlier attempt wrote but run.log.
+    """
+    atomic.remove_leftovers(run_dir)
+    removed = ("results.json",) if keep_checkpoints else ("results.json", "metrics.csv", *_CHECKPOINTS)
+    for file in list(run_dir.iterdir()):
+        if file.name in removed or (not keep_checkpoints and file.name.startswith("events.out.tfevents.")):
+            file.unlink()
 
 
 def write_results(run_dir: Path, results: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn import checkpoint
 from metalearn.algorithms.base import Algorithm
+from metalearn.config import minutes
 from metalearn.data.source import TaskSource
-from metalearn.errors import Diverged, UserError
+from metalearn.errors import Diverged, Interrupted, UserError
 from metalearn.evaluate import evaluate
+from metalearn.interrupts import Interrupts
 from metalearn.task_chunk import choose_task_chunk
 from metalearn.tasks import TaskBatch
 
@@ -29,13 +31,15 @@ Report = Callable[[int, dict[str, float]], None]  # (outer step, tag -> value)
 
 @dataclass
 class Outcome:
-    """What training came to; filled as it goes, so that a failed run can still say how far it got."""
+    """What training came to; filled as it goes, so that a failed run can still say how far it got, and saved in every checkpoint."""
 
     steps: int = 0  # outer steps done
+    reported: int = 0  # of these, validated and logged too, where that was due
     seconds: float = 0.0  # without evaluation
     data_seconds: float = 0.0  # of these, making tasks
     task_chunk: int = 0
     best: dict[str, float] = field(default_factory=dict)  # accuracy, ci95, step of the best validation
+    validations_without_gain: int = 0
 
 
 def meta_gradient(algorithm: Algorithm, tasks: TaskBatch, task_chunk: int, precision: str) -> dict[str, Tensor]:
@@ -87,39 +91,37 @@ def train(
     run_dir: Path,
     outcome: Outcome,
     report: Report,
+    *,
+    state: dict[str, Any] | None = None,
+    before_saving: Callable[[], None] = lambda: None,
+    interrupts: Interrupts | None = None,
 ) -> None:
-    """Trains `algorithm` in place for `train.steps` outer steps, writing last.pt and best.pt.
+    """Trains `algorithm` in place up to `train.steps` outer steps, writing last.pt and best.pt.
+
+    Args:
+        state: what last.pt held, to go on from there.
+        before_saving: puts what was reported on the disk, so that last.pt is never ahead of it.
+        interrupts: what may end training after any outer step.
 
     Raises:
         Diverged: the loss is no longer a number, or larger than `train.max_loss`; last.pt holds the state before that.
+        Interrupted: by a signal; last.pt holds the state after the last outer step.
     """
     settings, shape = config["train"], config["task"]["train"]
     meta_batch_size = settings["meta_batch_size"]
+    interrupts = interrupts or Interrupts()
     optimizer = make_optimizer(algorithm, settings)
     schedule = make_schedule(optimizer, settings)
+    window = _Window(outcome, settings["max_loss"])
+    if state is not None:
+        _restore(state, algorithm, optimizer, schedule, outcome, window)
 
     def batch(step: int) -> TaskBatch:
         return train_tasks.tasks(
             step * meta_batch_size, meta_batch_size, shape["ways"], shape["shots"], shape["queries"]
         )
 
-    def save(name: str) -> None:
-        state = {
-            "step": outcome.steps,
-            "model": algorithm.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "best": outcome.best,
-            "config": config,
-            "train_classes": list(train_tasks.class_names),
-        }
-        checkpoint.save(run_dir / name, state)
-
-    outcome.task_chunk = choose_task_chunk(config, algorithm, batch(0), meta_gradient)
-    algorithm.train()
-    window = _Window(meta_batch_size, settings["max_loss"])
-    validations_without_gain = 0
-    for step in range(1, settings["steps"] + 1):
+    def update(step: int) -> None:
         started = time.perf_counter()
         algorithm.outer_step = step - 1
         tasks = batch(step - 1)
@@ -130,18 +132,30 @@ def train(
             sums["grad_norm"] = torch.nn.utils.clip_grad_norm_(algorithm.parameters(), settings["clip_norm"])
         optimizer.step()
         schedule.step()
+        outcome.steps = step
         window.add(step, sums, time.perf_counter() - started, made - started)
 
-        is_last = step == settings["steps"]
-        validate = step % settings["val_every"] == 0 or is_last
-        keep = step % settings["checkpoint_every"] == 0 or is_last
-        if not (validate or keep or step % settings["log_every"] == 0):
-            continue
-        # Here, and only here, the host waits for the device; nothing is saved before the losses since last time were looked at.
-        values: dict[str, float] = {f"train/{tag}": value for tag, value in window.means().items()}
-        values |= {"train/lr": float(schedule.get_last_lr()[0]), **window.times()}
-        outcome.steps, outcome.seconds, outcome.data_seconds = step, window.seconds, window.data_seconds
-        if validate:
+    def current() -> dict[str, Any]:
+        window.check()  # nothing is saved before the losses were looked at
+        return {
+            "step": outcome.steps,
+            "model": algorithm.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "outcome": asdict(outcome),
+            "window": window.state(),
+            "generators": _generators(train_tasks.device),
+            "config": config,
+            "train_classes": list(train_tasks.class_names),
+        }
+
+    def save_last() -> None:
+        checkpoint_state = current()
+        before_saving()
+        checkpoint.save_last(run_dir, checkpoint_state)
+
+    def validate(step: int) -> dict[str, float]:
+        with interrupts.let_through():
             scores = evaluate(
                 algorithm,
                 val_tasks,
@@ -150,50 +164,145 @@ def train(
                 config["eval"]["task_chunk"],
                 stepwise=False,
             )
-            values |= {"val/accuracy": scores.mean, "val/ci95": scores.ci95, "val/loss": float(scores.loss.mean())}
-            validations_without_gain += 1
-            if scores.mean > outcome.best.get("accuracy", -1.0):
-                outcome.best = {"accuracy": scores.mean, "ci95": scores.ci95, "step": step}
-                validations_without_gain = 0
-                save("best.pt")
-        if keep:
-            save("last.pt")
-        report(step, values)
-        if validate and validations_without_gain == settings["early_stop"]:
-            log.info("stopping early at step %d: %d validations without a better one", step, validations_without_gain)
-            save("last.pt")
-            return
+        outcome.validations_without_gain += 1
+        if scores.mean > outcome.best.get("accuracy", -1.0):
+            outcome.best = {"accuracy": scores.mean, "ci95": scores.ci95, "step": step}
+            outcome.validations_without_gain = 0
+            checkpoint.save(run_dir / "best.pt", current())
+        return {"val/accuracy": scores.mean, "val/ci95": scores.ci95, "val/loss": float(scores.loss.mean())}
+
+    outcome.task_chunk = outcome.task_chunk or choose_task_chunk(config, algorithm, batch(0), meta_gradient)
+    algorithm.train()
+    is_due = saving_due(settings["checkpoint_every"])
+    try:
+        with interrupts.held():
+            while outcome.reported < settings["steps"] and not _stopped_early(outcome, settings):
+                step = outcome.reported + 1
+                if outcome.steps < step:  # not so where a run goes on that was interrupted in a validation
+                    update(step)
+                interrupts.check()
+                is_last = step == settings["steps"]
+                validation_due = step % settings["val_every"] == 0 or is_last
+                if validation_due or step % settings["log_every"] == 0:
+                    # Here, and where something is saved, the host waits for the device.
+                    values = {f"train/{tag}": value for tag, value in window.means().items()}
+                    values["train/lr"] = float(schedule.get_last_lr()[0])
+                    validation = validate(step) if validation_due else {}
+                    report(step, values | window.close(meta_batch_size) | validation)
+                outcome.reported = step
+                if is_due(step) or is_last or _stopped_early(outcome, settings):
+                    save_last()
+    except Interrupted:
+        with interrupts.held():
+            save_last()
+        raise
+    if outcome.steps < settings["steps"]:
+        count = outcome.validations_without_gain
+        log.info("stopped early at step %d: %d validations without a better one", outcome.steps, count)
+
+
+def _restore(
+    state: dict[str, Any],
+    algorithm: Algorithm,
+    optimizer: torch.optim.Optimizer,
+    schedule: LRScheduler,
+    outcome: Outcome,
+    window: _Window,
+) -> None:
+    """Puts everything in the state that a checkpoint holds; UserError where it holds something else."""
+    device = next(algorithm.parameters()).device
+    try:
+        algorithm.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        for entry in fields(Outcome):
+            setattr(outcome, entry.name, state["outcome"][entry.name])
+        window.restore(state["window"], device)
+        for kind, generator_state in state["generators"].items():
+            if kind == "cpu":
+                torch.set_rng_state(generator_state)
+            elif kind == device.type:
+                torch.cuda.set_rng_state(generator_state, device)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise UserError(f"the checkpoint cannot be gone on from: {type(error).__name__}: {told}") from error
+    algorithm.outer_step = max(outcome.steps - 1, 0)
+
+
+def _generators(device: torch.device) -> dict[str, Tensor]:
+    """Nothing here draws from torch's own generators while it trains, but a user's network may, with torch's dropout, say."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def saving_due(every: int | str) -> Callable[[int], bool]:
+    """`train.checkpoint_every`: whether last.pt is to be written after this outer step."""
+    if isinstance(every, int):
+        return lambda step: step % every == 0
+    seconds, since = 60 * minutes(every), time.monotonic()
+
+    def due(step: int) -> bool:
+        nonlocal since
+        if time.monotonic() - since < seconds:
+            return False
+        since = time.monotonic()
+        return True
+
+    return due
+
+
+def _stopped_early(outcome: Outcome, settings: dict[str, Any]) -> bool:
+    return settings["early_stop"] is not None and outcome.validations_without_gain >= settings["early_stop"]
 
 
 class _Window:
     """The steps since the last report, kept on the device until asked for."""
 
-    def __init__(self, tasks_per_step: int, max_loss: float) -> None:
-        self._tasks_per_step, self._max_loss = tasks_per_step, max_loss
+    def __init__(self, outcome: Outcome, max_loss: float) -> None:
+        self._outcome, self._max_loss = outcome, max_loss
         self._steps: list[tuple[int, dict[str, Tensor]]] = []
-        self._window_seconds = 0.0
-        self.seconds = 0.0
-        self.data_seconds = 0.0
+        self._seconds = 0.0
 
     def add(self, step: int, sums: dict[str, Tensor], seconds: float, data_seconds: float) -> None:
         self._steps.append((step, sums))
-        self._window_seconds += seconds
-        self.data_seconds += data_seconds
+        self._pass(seconds)
+        self._outcome.data_seconds += data_seconds
 
-    def means(self) -> dict[str, float]:
+    def check(self) -> None:
         """Raises Diverged at the first step whose loss is not a number below the limit."""
+        if not self._steps:
+            return
         waited = time.perf_counter()
         losses = torch.stack([sums["loss"] for _, sums in self._steps]).tolist()
-        self._window_seconds += time.perf_counter() - waited
+        self._pass(time.perf_counter() - waited)
         for (step, _), loss in zip(self._steps, losses, strict=True):
             if not math.isfinite(loss) or loss > self._max_loss:
                 raise Diverged(step, loss)
-        tags = self._steps[0][1]
-        return {tag: float(torch.stack([sums[tag] for _, sums in self._steps]).mean()) for tag in tags}
 
-    def times(self) -> dict[str, float]:
-        """Also closes the window."""
-        tasks_per_second = len(self._steps) * self._tasks_per_step / max(self._window_seconds, 1e-9)
-        self.seconds += self._window_seconds
-        self._steps, self._window_seconds = [], 0.0
-        return {"time/tasks_per_second": tasks_per_second, "time/seconds": self.seconds}
+    def means(self) -> dict[str, float]:
+        self.check()
+        return {tag: float(values.mean()) for tag, values in self._stacked().items()}
+
+    def close(self, tasks_per_step: int) -> dict[str, float]:
+        """The times of this window; the next one begins."""
+        tasks_per_second = len(self._steps) * tasks_per_step / max(self._seconds, 1e-9)
+        self._steps, self._seconds = [], 0.0
+        return {"time/tasks_per_second": tasks_per_second, "time/seconds": self._outcome.seconds}
+
+    def state(self) -> dict[str, Any]:
+        """A checkpoint may fall between two reports."""
+        return {"steps": [step for step, _ in self._steps], "sums": self._stacked(), "seconds": self._seconds}
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        sums = {tag: values.to(device).unbind() for tag, values in state["sums"].items()}
+        self._steps = [(step, {tag: sums[tag][i] for tag in sums}) for i, step in enumerate(state["steps"])]
+        self._seconds = state["seconds"]
+
+    def _stacked(self) -> dict[str, Tensor]:
+        """tag -> [steps]"""
+        tags = self._steps[0][1] if self._steps else ()
+        return {tag: torch.stack([sums[tag] for _, sums in self._steps]) for tag in tags}
+
+    def _pass(self, seconds: float) -> None:
+        self._seconds += seconds
+        self._outcome.seconds += seconds

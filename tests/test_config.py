@@ -34,6 +34,9 @@ EXEMPT = re.compile(r"sweep_name|.*\._target_|backbone\.hidden")
         ("null or str", "a b"),
         ("list of int >= 1", [1, 2]),
         ("true", True),
+        ("int >= 1 or minutes", "10min"),
+        ("int >= 1 or minutes", "0.5min"),
+        ("int >= 1 or minutes", 10),
     ],
 )
 def test_rule_allows(rule: str, value: Any) -> None:
@@ -63,6 +66,10 @@ def test_rule_allows(rule: str, value: Any) -> None:
         ("list of int >= 1", [1, 0]),
         ("list of int >= 1", []),
         ("list of int >= 1", 1),
+        *(
+            ("minutes", value)
+            for value in (10, "10", "min", "0min", "-1min", "1e3min", "10 min", "10mins", "1h", "nanmin")
+        ),
     ],
 )
 def test_rule_refuses(rule: str, value: Any) -> None:
@@ -214,8 +221,12 @@ def test_conf_dir_holds_what_is_shipped() -> None:
     assert "5way_1shot" in choices("task")
 
 
+def built(node: dict[str, Any], **changes: Any) -> Any:
+    return build(node, "algorithm", **({"made_of": RuntimeError, "within": "metalearn.errors"} | changes))
+
+
 def test_build_calls_what_is_named() -> None:
-    made = build({"_target_": "metalearn.errors.Diverged", "step": 3}, "algorithm", loss=2.0)
+    made = built({"_target_": "metalearn.errors.Diverged", "step": 3}, loss=2.0)
     assert isinstance(made, Diverged)
     assert made.step == 3
 
@@ -224,40 +235,70 @@ def test_build_calls_what_is_named() -> None:
     "target",
     [
         "os.system",
+        "subprocess.Popen",
+        "builtins.eval",
+        "torch.load",
+        "torch.hub.load",
+        "torch.nn.Linear",
         "metalearn.cli.os.system",
         "metalearn.cli.os",
+        "metalearn.cli.main",
         "metalearn.config.OmegaConf",
         "metalearn.config.importlib.import_module",
+        "metalearn.run_dir.write_text",
+        "metalearn.atomic.write",
+        "metalearn.__main__.main",
         "metalearn.cli.Path",
         "metalearn.errors",
-        "metalearn.errors.Nothing",
-        "metalearn.nowhere.Nothing",
-        "metalearn.cli.COMMANDS",
+        "metalearn.errors.UserError",
+        "metalearn.data",
+        "metalearn.data.nowhere.Nothing",
+        "metalearn.data.Nothing",
+        "metalearn.data.cache.cache_dir",
+        "metalearn.data.glyphs.draw",
+        "metalearn.data.glyphs.ImageClasses",
+        "metalearn.data.image_classes.SPLITS",
+        "metalearn.data.image_classes.ClassSplit",
+        "metalearn.database.load",
         "metalearn",
         "metalearn.",
-        "metalearnx.evil",
+        "",
+        ".",
+        "..",
         None,
     ],
 )
-def test_build_refuses_what_is_not_ours(target: str | None, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^dataset\._target_="):
-        build({"_target_": target, "command": f"touch {tmp_path}/evil"}, "dataset")
+def test_build_refuses_what_is_no_dataset_of_ours(target: str | None, tmp_path: Path) -> None:
+    from metalearn.data.image_classes import ImageClasses
+
+    node = {"_target_": target, "command": f"touch {tmp_path}/evil", "path": tmp_path / "evil", "text": "evil"}
+    if target == "metalearn.data.glyphs.ImageClasses":  # merely imported there, and still one
+        with pytest.raises(UserError, match="missing a required argument"):
+            build(node, "dataset", ImageClasses, "metalearn.data")
+    else:
+        with pytest.raises(UserError, match=r"^dataset\._target_="):
+            build(node, "dataset", ImageClasses, "metalearn.data")
     assert not list(tmp_path.iterdir())
 
 
+def test_build_takes_no_class_of_another_kind_and_no_function_that_returns_another() -> None:
+    for target in ("metalearn.errors.UserError", "metalearn.errors.nearest"):
+        with pytest.raises(UserError, match=r"is not allowed \(a RuntimeError of metalearn\.errors\)"):
+            built({"_target_": target})
+
+
 def test_build_gives_what_is_optional_only_to_those_who_ask() -> None:
-    made = build({"_target_": "metalearn.errors.Diverged", "step": 3}, "algorithm", optional={"loss": 2.0, "ways": 5})
-    assert (made.step, str(made)) == (
-        3,
-        str(build({"_target_": "metalearn.errors.Diverged", "step": 3, "loss": 2.0}, "algorithm")),
-    )
+    made = built({"_target_": "metalearn.errors.Diverged", "step": 3}, optional={"loss": 2.0, "ways": 5})
+    assert (made.step, str(made)) == (3, str(built({"_target_": "metalearn.errors.Diverged", "step": 3, "loss": 2.0})))
 
 
 def test_build_names_a_setting_that_the_constructor_does_not_know() -> None:
     with pytest.raises(UserError, match="Diverged: got an unexpected keyword argument 'foo'"):
-        build({"_target_": "metalearn.errors.Diverged", "step": 1, "loss": 0.5, "foo": 1}, "algorithm")
+        built({"_target_": "metalearn.errors.Diverged", "step": 1, "loss": 0.5, "foo": 1})
 
 
 def test_build_lets_the_constructors_own_complaint_through() -> None:
     with pytest.raises(ValueError, match="'a b' is no rule"):
-        build({"_target_": "metalearn.config.allows", "rule": "a b", "value": 1}, "dataset")
+        built(
+            {"_target_": "metalearn.config.allows", "rule": "a b", "value": 1}, made_of=bool, within="metalearn.config"
+        )

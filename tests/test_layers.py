@@ -26,8 +26,11 @@ BELOW = {
     "config": set(),
     "data": {"data", "tasks"},
     "algorithms": {"algorithms", "tasks", "objective", "backbones", "hashing", "l2l", "task_batched"},
-    "checkpoint": set(),
-    "run_dir": set(),
+    "atomic": set(),
+    "checkpoint": {"atomic"},
+    "interrupts": set(),
+    "resume": {"config"},
+    "run_dir": {"atomic"},
     "console": set(),
     "tracking": {"run_dir"},
 }

@@ -21,7 +21,7 @@ from metalearn.data.image_classes import ImageClasses
 from metalearn.data.source import TaskSource
 from metalearn.errors import Diverged, UserError
 from metalearn.tasks import TaskBatch
-from metalearn.train import Outcome, check_schedule, make_optimizer, make_schedule, meta_gradient, train
+from metalearn.train import Outcome, check_schedule, make_optimizer, make_schedule, meta_gradient, saving_due, train
 from tests.compose import SMALL, compose
 
 Source = Callable[..., TaskSource]
@@ -152,6 +152,26 @@ def test_divergence_names_the_step_and_keeps_the_last_good_checkpoint(
     last = checkpoint.load(tmp_path / "last.pt", torch.device("cpu"))
     assert last["step"] == 4
     assert all(bool(torch.isfinite(value).all()) for value in last["model"].values())
+
+
+def test_checkpoints_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Read once when it starts, once for every step, and once more where something is due.
+    clock = iter([100.0, 101.0, 129.9, 130.0, 130.0, 131.0, 159.9, 300.0, 300.0, 301.0])
+    with monkeypatch.context() as patched:
+        patched.setattr("metalearn.train.time.monotonic", lambda: next(clock))
+        due = saving_due("0.5min")
+        assert [due(step) for step in range(7)] == [False, False, True, False, False, True, False]
+    assert [step for step in range(1, 10) if saving_due(3)(step)] == [3, 6, 9]
+
+
+def test_rows_do_not_depend_on_when_checkpoints_are_written(easy: ImageClasses, source: Source, tmp_path: Path) -> None:
+    logged = []
+    for every in (1, 5, "0.0001min", "100min"):
+        (tmp_path / str(every)).mkdir()
+        _, rows, _ = run(settings(f"train.checkpoint_every={every}"), easy, source, tmp_path / str(every))
+        logged.append([(step, {t: v for t, v in values.items() if not t.startswith("time/")}) for step, values in rows])
+        assert checkpoint.load(tmp_path / str(every) / "last.pt", torch.device("cpu"))["step"] == 12
+    assert all(rows == logged[0] for rows in logged)
 
 
 def test_schedules() -> None:
