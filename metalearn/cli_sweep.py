@@ -20,12 +20,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from metalearn import console
 from metalearn.cli_errors import several_values
 from metalearn.config import slug
-from metalearn.errors import UserError
+from metalearn.errors import UserError, nearest
 from metalearn.sweep_dir import Job, SweepDir, unfinished
 from metalearn.sweep_job import run_job
 from metalearn.sweep_summary import write_summary
@@ -33,6 +33,7 @@ from metalearn.sweep_summary import write_summary
 if TYPE_CHECKING:
     from metalearn.cli_compose import Composer
 
+_SETTINGS = ("grid", "zip", "list", "seeds", "jobs", "jobs_per_gpu", "retry_failed")
 _PLAIN = re.compile(r"[A-Za-z_][\w./:@-]*")
 _NOT_TEXT = ("null", "true", "false", "nan", "inf")
 
@@ -73,6 +74,9 @@ def asked_sweep(base: DictConfig, overrides: list[str], multirun: bool) -> Sweep
         if varied:
             raise UserError(several_values(_text(varied[0])))
         return None
+    for key in plain:
+        if key not in _SETTINGS:
+            raise UserError(f"no setting 'sweep.{key}'{nearest(key, _SETTINGS)}")
     for override in varied:
         if override.is_hydra_override():
             raise UserError(several_values(_text(override)))
@@ -247,7 +251,7 @@ def _launch(base: DictConfig, sweep: SweepDir, names: list[str]) -> None:
     if not names:
         return
     config = copy.deepcopy(base)
-    with read_write(config), open_dict(config):
+    with read_write(config.hydra):
         config.hydra.sweep.dir = str(sweep.path.resolve()).replace("${", "\\${")
     HydraConfig.instance().set_config(config)
     context = HydraContext(config_loader=_StoredJobs(), callbacks=Callbacks())  # type: ignore[arg-type]  # one method is all they use
@@ -265,11 +269,10 @@ class _StoredJobs:
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         (name,) = sweep_overrides
         config: DictConfig = OmegaConf.create({"job": name})
-        with open_dict(config):
-            config.hydra = copy.deepcopy(master_config.hydra)
-        with read_write(config), open_dict(config):
-            config.hydra.sweep.subdir = name
-            config.hydra.overrides.task = [name]
+        config.hydra = copy.deepcopy(master_config.hydra)
+        OmegaConf.set_readonly(config.hydra, None)  # type: ignore[arg-type]  # the launcher fills in more
+        config.hydra.sweep.subdir = name
+        config.hydra.overrides.task = [name]
         return config
 
 

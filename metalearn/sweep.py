@@ -196,8 +196,7 @@ class _Pool:
                 continue
             del self._running[name]
             self._free.append(slot)
-            assert process.stdin is not None
-            process.stdin.close()
+            _let_go(process)
             if code == worker.LOCKED:
                 self._queue.put_back(name)
             else:
@@ -233,6 +232,16 @@ class _Pool:
             for process in processes:
                 process.kill()
             raise
+        finally:
+            for process in processes:
+                _let_go(process)
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    """Of a worker that has ended, or is to end."""
+    process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
 
 
 def _signal_name(code: int) -> str | None:
