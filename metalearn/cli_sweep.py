@@ -67,6 +67,9 @@ def asked_sweep(base: DictConfig, overrides: list[str], multirun: bool) -> Sweep
     It is the product of its parts: `sweep.list`, `sweep.zip`, `sweep.grid`, what the command line gives several values, seeds.
     """
     plain: Any = OmegaConf.to_container(base.sweep, resolve=False)
+    for key in plain:
+        if key not in _SETTINGS:
+            raise UserError(f"no setting 'sweep.{key}'{nearest(key, _SETTINGS)}")
     parsed = OverridesParser.create().parse_overrides(overrides)
     varied = [override for override in parsed if override.is_sweep_override()]
     of_file = any(plain[part] for part in ("grid", "zip", "list", "seeds"))
@@ -74,9 +77,6 @@ def asked_sweep(base: DictConfig, overrides: list[str], multirun: bool) -> Sweep
         if varied:
             raise UserError(several_values(_text(varied[0])))
         return None
-    for key in plain:
-        if key not in _SETTINGS:
-            raise UserError(f"no setting 'sweep.{key}'{nearest(key, _SETTINGS)}")
     for override in varied:
         if override.is_hydra_override():
             raise UserError(several_values(_text(override)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,7 +129,17 @@ def test_strange_values_give_safe_names_and_arrive_whole(elsewhere: Path) -> Non
 
 def test_a_very_long_list_of_overrides() -> None:
     long = [f"+algorithm.extra.key_{i}={'v' * 50}" for i in range(300)]
-    main(["train", "-m", "dataset=omniglot", *long, "seed=0,1", f"dataset.root={'x' * 2000},{'y' * 2000}", "sweep_name=mine"])
+    main(
+        [
+            "train",
+            "-m",
+            "dataset=omniglot",
+            *long,
+            "seed=0,1",
+            f"dataset.root={'x' * 2000},{'y' * 2000}",
+            "sweep_name=mine",
+        ]
+    )
     assert len(names()) == 4
     assert max(map(len, names())) <= 60
 
@@ -207,11 +219,16 @@ def test_other_jobs_are_added_to_a_sweep_of_the_same_name() -> None:
 def test_a_job_that_would_now_be_another_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     main(["train", "-m", "dataset=omniglot", "seed=0,1", "sweep_name=mine"])
     before = sorted(Path("outputs").rglob("*"))
-    assert leaves_with("train", "-m", "dataset=omniglot", "seed=0,1", "train.lr=0.5", "train.steps=7", "sweep_name=mine") == 2
+    assert (
+        leaves_with("train", "-m", "dataset=omniglot", "seed=0,1", "train.lr=0.5", "train.steps=7", "sweep_name=mine")
+        == 2
+    )
     line = capsys.readouterr().err
     assert re.search(r"job 'seed=0' of .*/mine was stored with train.steps=\d+, now 7; train.lr=[\d.]+, now 0.5", line)
     assert sorted(Path("outputs").rglob("*")) == before
-    main(["train", "-m", "dataset=omniglot", "seed=0,1", "dataset.root=moved", "sweep_name=mine"])  # the same job, its data elsewhere
+    main(
+        ["train", "-m", "dataset=omniglot", "seed=0,1", "dataset.root=moved", "sweep_name=mine"]
+    )  # the same job, its data elsewhere
 
 
 def test_a_sweep_runs_as_it_was_stored_whatever_becomes_of_its_files(
@@ -438,6 +455,7 @@ def test_a_runner_takes_over_from_one_that_is_killed(places: int) -> None:
     assert [call["resume"] for call in calls(sweep.path) if call["job"] == f"seed={HANGS}"][-1] is True
 
 
+@pytest.mark.slow
 def test_twenty_simultaneous_starts_make_twenty_directories(elsewhere: Path) -> None:
     code = (
         "import sys; from tests import fake_run; sys.modules['metalearn.run'] = fake_run.module()\n"
@@ -462,3 +480,98 @@ def test_twenty_simultaneous_starts_make_twenty_directories(elsewhere: Path) -> 
         path for day in Path("outputs").iterdir() if day.name != "multirun" for path in day.iterdir() if path.is_dir()
     ]
     assert len(singles) == 10
+
+
+# --- real runs --------------------------------------------------------------------------------------------------------
+
+# A run() that cannot continue starts anew: the outcome is the same.
+REAL = """
+import inspect, shutil, sys
+from metalearn import run as module
+from metalearn.cli import main
+real = module.run
+def run(config, run_dir, resume=False):
+    if resume:
+        for file in run_dir.iterdir():
+            if file.name != "run.log":
+                file.unlink()
+    return real(config, run_dir)
+if "resume" not in inspect.signature(real).parameters:
+    module.run = run
+main(sys.argv[1:])
+"""
+TINY = [
+    *("dataset.classes=40", "dataset.val_classes=8", "dataset.test_classes=12", "backbone.filters=8"),
+    *("task.queries=5", "task.train.ways=5", "task.train.queries=3", "train.meta_batch_size=2", "train.task_chunk=1"),
+    *("train.steps=12", "train.val_every=4", "train.val_tasks=10", "train.checkpoint_every=3"),
+    *("eval.tasks=20", "device=cpu"),
+]
+]
+
+
+def real_sweep(*arguments: str) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", REAL, "train", *TINY, *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+
+def outcome(sweep_name: str) -> list[dict[str, Any]]:
+    rows = json.loads(Path(f"outputs/multirun/{sweep_name}/summary.json").read_text())["jobs"]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_twice_ends_as_one_that_was_not() -> None:
+    jobs = ["-m", "algorithm=protonet,reptile", "sweep.seeds=6"]
+    for done in (2, 7):
+        process = real_sweep(*jobs, "sweep_name=killed")
+        sweep = SweepDir(Path("outputs/multirun/killed"))
+        _until(lambda: _some_done(sweep, done), 600)  # noqa: B023
+        time.sleep(0.2)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert real_sweep(*jobs, "sweep_name=killed").wait() == 0
+    assert real_sweep(*jobs, "sweep_name=whole").wait() == 0
+    assert outcome("killed") == outcome("whole")
+    assert [row["status"] for row in outcome("whole")] == ["done"] * 12
+
+
+def _some_done(sweep: SweepDir, count: int) -> bool:
+    statuses = [sweep.status(name) for name in sweep.choices()]
+    return statuses.count("done") >= count and "running" in statuses
+
+
+def _has(*modules: str) -> bool:
+    return all(importlib.util.find_spec(module) is not None for module in modules)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param("local_processes", marks=pytest.mark.skipif(not _has("submitit"), reason="needs submitit")),
+        pytest.param(
+            "slurm",
+            marks=pytest.mark.skipif(
+                not _has("submitit") or shutil.which("sbatch") is None, reason="needs submitit and a Slurm cluster"
+            ),
+        ),
+        pytest.param("ray_cluster", marks=pytest.mark.skipif(not _has("ray"), reason="needs Ray")),
+    ],
+)
+def test_hydras_launchers_run_stored_jobs(launcher: str) -> None:
+    further = {
+        "slurm": ["hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"],
+        "ray_cluster": ["hydra.launcher.ray.init.address=null"],
+    }
+    arguments = ["-m", "seed=0,1", "sweep_name=far", f"hydra/launcher={launcher}", *further.get(launcher, [])]
+    assert real_sweep(*arguments).wait(600) == 0
+    assert [row["status"] for row in outcome("far")] == ["done"] * 2
+
+
+@pytest.mark.skipif(_has("submitit"), reason="with submitit it is no mistake")
+def test_a_launcher_that_is_not_installed_says_how_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leaves_with("train", "-m", "seed=0,1", "hydra/launcher=slurm") == 2
+    line = capsys.readouterr().err
+    assert line == "metalearn: error: this launcher needs a plugin of Hydra's: pip install 'metalearn-runner[slurm]'\n"
+    assert not Path("outputs").exists()
