@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from metalearn import console
+from metalearn import run_dir as files
 from metalearn.cli_errors import several_values
 from metalearn.config import slug
 from metalearn.errors import UserError, nearest
@@ -259,8 +261,9 @@ def _launch(base: DictConfig, sweep: SweepDir, names: list[str]) -> None:
     try:
         launcher.launch([[name] for name in names], initial_job_idx=0)
     except Exception as error:  # a job's own failure stands in its results.json; this is about the engine
-        console.file_log.error("the launcher failed", exc_info=error)
-        console.error_line(f"hydra/launcher: {type(error).__name__}: {error}")
+        details = sweep.path / "launcher.error"
+        files.write_text(details, traceback.format_exc())
+        console.error_line(f"hydra/launcher: {type(error).__name__}: {error} ({details})")
 
 
 class _StoredJobs:

@@ -506,7 +506,6 @@ TINY = [
     *("train.steps=12", "train.val_every=4", "train.val_tasks=10", "train.checkpoint_every=3"),
     *("eval.tasks=20", "device=cpu"),
 ]
-]
 
 
 def real_sweep(*arguments: str) -> subprocess.Popen[bytes]:
