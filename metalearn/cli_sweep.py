@@ -273,7 +273,7 @@ class _StoredJobs:
         (name,) = sweep_overrides
         config: DictConfig = OmegaConf.create({"job": name})
         config.hydra = copy.deepcopy(master_config.hydra)
-        OmegaConf.set_readonly(config.hydra, None)  # type: ignore[arg-type]  # the launcher fills in more
+        OmegaConf.set_readonly(config.hydra, None)  # the launcher fills in more
         config.hydra.sweep.subdir = name
         config.hydra.overrides.task = [name]
         return config

@@ -40,7 +40,8 @@ def run_job(sweep: SweepDir, name: str) -> None:
         from metalearn.run import run
 
         config = sweep.config(name)
-        _ = run(config, run_dir, resume=True) if begun else run(config, run_dir)
+        options: dict[str, Any] = {"resume": True} if begun else {}
+        run(config, run_dir, **options)
     except BaseException as error:
         results = sweep.results(name)
         stopped = isinstance(error, KeyboardInterrupt) if results is None else results.get("status") == "interrupted"

@@ -521,7 +521,7 @@ def outcome(sweep_name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_sweep_killed_twice_ends_as_one_that_was_not() -> None:
-    jobs = ["-m", "algorithm=protonet,reptile", "sweep.seeds=6"]
+    jobs = ["-m", "train.lr=1e-3,1e-2", "sweep.seeds=6"]
     for done in (2, 7):
         process = real_sweep(*jobs, "sweep_name=killed")
         sweep = SweepDir(Path("outputs/multirun/killed"))
