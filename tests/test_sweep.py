@@ -23,6 +23,7 @@ import yaml
 
 from metalearn import sweep as sweeps
 from metalearn.cli import main
+from metalearn.cli_sweep import _saved_before_requeue
 from metalearn.errors import UserError
 from metalearn.sweep import Slot, run_jobs, slots
 from metalearn.sweep_dir import Job, SweepDir
@@ -489,6 +490,7 @@ REAL = """
 import inspect, shutil, sys
 from metalearn import run as module
 from metalearn.cli import main
+from metalearn.cli_sweep import _saved_before_requeue
 real = module.run
 def run(config, run_dir, resume=False):
     if resume:
@@ -566,6 +568,30 @@ def test_hydras_launchers_run_stored_jobs(launcher: str) -> None:
     arguments = ["-m", "seed=0,1", "sweep_name=far", f"hydra/launcher={launcher}", *further.get(launcher, [])]
     assert real_sweep(*arguments).wait(600) == 0
     assert [row["status"] for row in outcome("far")] == ["done"] * 2
+
+
+def test_a_preempted_job_saves_before_it_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def save(*_: object) -> None:  # as a run answers SIGTERM
+        done.append("saved")
+        raise KeyboardInterrupt
+
+    def requeue(*_: object) -> None:  # as submitit does
+        done.append("requeued")
+        raise SystemExit(-1)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    signal.signal(signal.SIGTERM, save)
+    signal.signal(signal.SIGUSR2, requeue)
+    try:
+        with pytest.raises(SystemExit), _saved_before_requeue():
+            signal.raise_signal(signal.SIGUSR2)
+        assert signal.getsignal(signal.SIGUSR2) is requeue
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert done == ["saved", "requeued"]
 
 
 @pytest.mark.skipif(_has("submitit"), reason="with submitit it is no mistake")
