@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ from metalearn.errors import Interrupted, RunFailed, UserError, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from metalearn.cli_sweep import Sweep
+    from metalearn.sweep_dir import Job
 
 if "omegaconf" in sys.modules:
     # A launcher's worker process imports this module to find `job`, and before it calls `job` it resolves the name of
@@ -87,22 +91,31 @@ def train(argv: list[str]) -> None:
         with explained(args.overrides, args.config_dir, args.config_name):
             _call_hydra([*flags, *args.overrides])
     else:
-        _train(flags, args)
+        _train(flags, args, argv)
 
 
-def _train(flags: list[str], args: argparse.Namespace) -> Path | None:
-    """Composes and checks every job before anything is written, then hands over to Hydra; returns a single run's directory."""
+def _train(flags: list[str], args: argparse.Namespace, argv: list[str]) -> Path | None:
+    """Composes and checks every job before anything is written, then runs them; returns a single run's directory."""
     from metalearn.cli_compose import composer, explained
+    from metalearn.cli_sweep import asked_sweep, composed_jobs, left_to_hydra, shared_config
 
     where = (args.config_dir, args.config_name)
     with explained(args.overrides, *where), composer(*where) as composing:
-        jobs = composing.split_jobs(args.overrides, args.multirun)
-        composed = [composing.job(job, number) for number, job in enumerate([args.overrides] if jobs is None else jobs)]
-    _preflight([plain for plain, _ in composed])
+        base = shared_config(composing, args.overrides)
+        of_hydra = left_to_hydra(base, args.overrides, args.multirun)
+        asked = None if of_hydra is not None else asked_sweep(base, args.overrides, args.multirun)
+        if asked is not None:
+            jobs = composed_jobs(composing, asked)
+        else:
+            plain, default_dir = composing.job(args.overrides if of_hydra is None else of_hydra, 0)
+    if asked is not None:
+        _sweep(asked, jobs, argv)
+        return None
+    _preflight([plain])
     hydra_argv, run_dir = [*flags, *args.overrides], None
-    if jobs is None:
+    if of_hydra is None:
         named = any(override.startswith("hydra.run.dir=") for override in args.overrides)
-        run_dir = _make_run_dir(Path(composed[0][1]), named)
+        run_dir = _make_run_dir(Path(default_dir), named)
         hydra_argv.append(_run_dir_override(run_dir))
     with explained(args.overrides, *where), contextlib.redirect_stderr(_WithoutHydrasEpitaph(sys.stderr)):
         _call_hydra(hydra_argv)
@@ -148,17 +161,51 @@ def _log_to(run_dir: Path) -> None:
     logging.config.dictConfig(settings)
 
 
+def _sweep(asked: Sweep, jobs: list[Job], argv: list[str]) -> None:
+    """Stores the jobs and runs those that are missing."""
+    from metalearn import cli_sweep, console
+    from metalearn.sweep import report
+    from metalearn.sweep_dir import SweepDir
+
+    sweep = SweepDir(asked.directory)
+    sweep.check(jobs)
+    missing = [job.config for job in jobs if sweep.status(job.name) != "done"]
+    if missing:
+        _preflight(missing)
+        runner = cli_sweep.runner(asked)
+    command = shlex.join(["metalearn", "train", *argv])
+    if not asked.named:
+        sweep = SweepDir(_make_run_dir(asked.directory, named=False))
+        command += f" sweep_name={sweep.path.name}"
+    sweep.store(jobs, command)
+    names = [job.name for job in jobs]
+    done = [sweep.status(name) for name in names].count("done")
+    console.say(f"sweep directory: {sweep.path}; {len(names)} jobs, {done} of them done")
+    try:
+        if missing:
+            runner(sweep, names)
+    except BaseException as error:
+        if not isinstance(error, UserError):
+            report(sweep, names)
+            console.error_line(f"to go on: {command}")
+        raise
+    if not report(sweep, names):
+        retry = "" if asked.settings["retry_failed"] else "; with sweep.retry_failed=true to run failed jobs once more"
+        console.error_line(f"not all jobs are done; the same command runs what is missing{retry}: {command}")
+        raise RunFailed
+
+
 def job(cfg: DictConfig) -> dict[str, Any]:
     """One run, in the directory that Hydra made for it; what launchers call, perhaps in another process."""
     from hydra.core.hydra_config import HydraConfig
 
-    from metalearn.config import without_limits
+    from metalearn.cli_compose import without_what_is_no_runs
     from metalearn.run import run
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     results_before = _modified(run_dir / "results.json")
     try:
-        return run(without_limits(cfg), run_dir)
+        return run(without_what_is_no_runs(cfg), run_dir)
     except (Exception, SystemExit) as error:
         if _has_said_so(error, run_dir, results_before):
             raise RunFailed(f"{type(error).__name__}: {error}") from error
@@ -283,6 +330,7 @@ def reproduce(argv: list[str]) -> None:
     overrides = args.overrides[1:]
     args.overrides[0] = f"experiment={args.overrides[0]}"
     from metalearn.cli_compose import composer, explained
+    from metalearn.cli_sweep import asked_sweep, shared_config
     from metalearn.reproduce import evaluation_modes, read_reference, reproduce_run
     from metalearn.run_dir import read_config
 
@@ -292,7 +340,7 @@ def reproduce(argv: list[str]) -> None:
         if args.run is not None:
             run_dir = Path(args.run)
             config = composing.evaluation(_saved_config(run_dir), overrides)
-        elif composing.split_jobs(args.overrides, multirun=False) is not None:
+        elif asked_sweep(shared_config(composing, args.overrides), args.overrides, False) is not None:
             raise UserError(f"reproduce trains one run, {args.overrides[0]} is a sweep")
         else:
             wished, _ = composing.job(args.overrides, 0)
@@ -300,7 +348,7 @@ def reproduce(argv: list[str]) -> None:
         # Not after hours of training: a row may ask for an evaluation that the model does not allow.
         _preflight(evaluation_modes(reference, wished))
         args.config_name, args.multirun = None, False
-        trained = _train(["--config-dir", args.config_dir] if args.config_dir else [], args)
+        trained = _train(["--config-dir", args.config_dir] if args.config_dir else [], args, argv)
         assert trained is not None
         run_dir, config = trained, read_config(trained)
     reproduce_run(run_dir, protocol, config, overrides, again=args.run is not None and bool(overrides))

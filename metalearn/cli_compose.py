@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import version
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -21,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from metalearn.cli_errors import GROUPS, MISTAKES, explanation, no_such_setting, several_values
+from metalearn.cli_errors import GROUPS, MISTAKES, explanation, no_such_setting
 from metalearn.config import check_limits, conf_dir, dotted_keys, without_limits
 from metalearn.errors import UserError
 from metalearn.resume import refuse_changes
@@ -50,23 +49,6 @@ class Composer:
         except ValueError as error:  # Hydra's word for `algorithm=null`
             raise UserError(f"cannot compose {' '.join(overrides)}: {error}") from error
 
-    def split_jobs(self, overrides: list[str], multirun: bool) -> list[list[str]] | None:
-        """The overrides of every job of a multirun, as Hydra will split them; None for a single run."""
-        base = self.compose(overrides, RunMode.MULTIRUN, sweeps=True)
-        parsed = _parsed(overrides)
-        swept = [override for override in parsed if override.is_sweep_override()]
-        if not multirun and base.hydra.mode != RunMode.MULTIRUN:
-            if swept:
-                raise UserError(several_values(_text(swept[0])))
-            return None
-        sweeper = base.hydra.sweeper
-        if not sweeper._target_.endswith(".BasicSweeper"):  # it alone knows its values: check what all jobs share
-            return [[_text(override) for override in parsed if not override.is_sweep_override()]]
-        of_hydra = [_text(override) for override in parsed if override.is_hydra_override()]
-        params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-        of_task = [_text(override) for override in parsed if not override.is_hydra_override()]
-        return [[*of_hydra, *job] for job in BasicSweeper.split_arguments(_parsed([*params, *of_task]), None)[0]]
-
     def job(self, overrides: list[str], number: int) -> tuple[dict[str, Any], str]:
         """The checked configuration of one job as the job will see it, and its hydra.run.dir."""
         cfg = self.compose(overrides)
@@ -77,7 +59,7 @@ class Composer:
         with read_write(own), open_dict(own):
             del own["hydra"]
         check_limits(own)
-        return without_limits(own), run_dir
+        return without_what_is_no_runs(own), run_dir
 
     def resumption(self, saved: DictConfig, overrides: list[str], whose: str) -> dict[str, Any]:
         """A run's configuration with the few overrides that let it go on as before."""
@@ -160,6 +142,11 @@ def explained(overrides: list[str], config_dir: str | None, config_name: str | N
         yield
     except MISTAKES as error:
         raise UserError(explanation(error, known_keys)) from error
+
+
+def without_what_is_no_runs(cfg: DictConfig) -> dict[str, Any]:
+    """A run's configuration: without limits, and without what says how a sweep is to be run."""
+    return {key: value for key, value in without_limits(cfg).items() if key != "sweep"}
 
 
 def _parsed(overrides: list[str]) -> list[Override]:

@@ -15,6 +15,11 @@ from metalearn.config import choices, conf_dir, dotted_keys
 from metalearn.errors import nearest
 
 GROUPS = ("algorithm", "backbone", "dataset", "task")  # the groups that have a node of their own
+_PLUGINS = {  # what our presets build on -> the extra that brings it
+    "hydra/launcher/submitit_slurm": "slurm",
+    "hydra/launcher/submitit_local": "slurm",
+    "hydra/launcher/ray": "ray",
+}
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError)
 
 _UNKNOWN_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'(?!\. The value)")
@@ -62,6 +67,8 @@ def several_values(override: str) -> str:
 
 def _no_such_choice(missing: str, options: Sequence[str]) -> str:
     group, _, name = missing.rpartition("/")
+    if missing in _PLUGINS:
+        return f"this launcher needs a plugin of Hydra's: pip install 'metalearn-runner[{_PLUGINS[missing]}]'"
     kind = group.rpartition("/")[2] or "configuration"
     return f"no {kind} named '{name}'{nearest(name, options)} (available: {', '.join(options) or 'none'})"
 

@@ -50,10 +50,10 @@ usage: metalearn train [-m] [key=value ...]
 
   metalearn train algorithm=maml train.steps=5000 train.lr=3e-4
   metalearn train experiment=NAME device=cuda hydra.run.dir=outputs/mine
-  metalearn train -m task=5way_1shot,5way_5shot seed=0,1,2 sweep_name=shots
+  metalearn train -m task=5way_1shot,5way_5shot sweep.seeds=3 sweep_name=shots
 
 choices:
-{_choices_help("algorithm", "backbone", "dataset", "task", "experiment")}
+{_choices_help("algorithm", "backbone", "dataset", "task", "experiment", "sweep")}
 
 settings (metalearn train --cfg job shows all, with the choices you give):
   seed device precision             device=auto|cpu|cuda, precision=fp32|tf32|bf16
@@ -61,7 +61,10 @@ settings (metalearn train --cfg job shows all, with the choices you give):
   train.steps train.meta_batch_size train.lr train.val_every train.checkpoint_every
   eval.tasks eval.transductive
   algorithm.* backbone.* dataset.*  what the chosen part has
-  hydra.run.dir sweep_name          the run's directory; a sweep goes to outputs/multirun/SWEEP_NAME
+  hydra.run.dir sweep_name          the run's directory; a sweep goes to outputs/multirun/SWEEP_NAME, and the same
+                                    command runs there what is missing, interrupted or (sweep.retry_failed=true) failed
+  sweep=FILE sweep.seeds=3          a sweep from a file; each job with seeds 0, 1, 2, or sweep.seeds=[3,7]
+  sweep.jobs sweep.jobs_per_gpu     jobs at once on this machine; hydra/launcher=slurm, ray_cluster: elsewhere
 
 flags:
   --resume RUN_DIR      go on with a run that was stopped, killed or failed, in its directory, from its newest intact

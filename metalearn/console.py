@@ -17,7 +17,7 @@ import rich.progress
 from rich.console import Console, ConsoleRenderable, RenderableType
 from rich.logging import RichHandler
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 log = logging.getLogger("metalearn")
@@ -34,6 +34,7 @@ _SHOWN = {  # of the metrics, while training goes on
 
 _COMPARED = ("paper", "ours", "difference", "band", "verdict")  # in percent
 _VERDICT_STYLES = {"reproduced": "green", "below the band": "bold red", "not scored": "bold red"}
+_STATUS_STYLES = {"done": "green", "failed": "bold red", "diverged": "bold red", "interrupted": "yellow"}
 
 
 class _Stream:
@@ -190,6 +191,34 @@ def reproduction(record: dict[str, Any]) -> None:
     else:
         _STDOUT.write("\n".join(lines) + "\n")
         _STDOUT.flush()
+
+
+def sweep_table(rows: list[tuple[str, str, str, str, str]]) -> None:
+    """Prints a sweep's jobs: name, status, accuracy, time, directory."""
+    head = ("job", "status", "accuracy", "time", "directory")
+    if _on_terminal():
+        table = Table(*(Column(title, overflow="fold") for title in head))
+        for name, status, *cells in rows:
+            table.add_row(Text(name), Text(status, style=_STATUS_STYLES.get(status, "")), *map(Text, cells))
+        CONSOLE.print(table)
+    else:
+        widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+        for row in [head, *rows]:
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def say(line: str) -> None:
+    """Prints a line of a program's, not of a run's: it goes into no log."""
+    _STDOUT.write(f"{line}\n")
+    _STDOUT.flush()
+
+
+def close_log() -> None:
+    """Closes the files that a run's logging has open, and lets the next run set up its own."""
+    for opened in list(logging.getLogger().handlers):
+        if isinstance(opened, logging.FileHandler):
+            logging.getLogger().removeHandler(opened)
+            opened.close()
 
 
 def error_line(message: str) -> None:

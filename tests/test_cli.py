@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -51,8 +52,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Calls:
             sys.exit(3)
         if config["seed"] == 15:
             raise KeyboardInterrupt
-        (run_dir / "results.json").write_text("{}")
-        if config["seed"] == 13:
+        status = "failed" if config["seed"] == 13 else "done"
+        (run_dir / "results.json").write_text(json.dumps({"status": status}))
+        if status == "failed":
             print("the run says what went wrong", file=sys.stderr)
             raise RuntimeError("boom")
         return {}
@@ -321,12 +323,12 @@ def test_a_sweep_goes_on_after_a_failure(runs: Calls, empty_directory: Path) -> 
         (1, "maml"),
         (1, "protonet"),
     ]
-    assert {run_dir.parent for _, run_dir in runs} == {empty_directory / "outputs/multirun/mine"}
-    assert [run_dir.name[:12] for _, run_dir in runs] == [
-        "0-algorithm=",
-        "1-algorithm=",
-        "2-algorithm=",
-        "3-algorithm=",
+    assert {run_dir.resolve().parent for _, run_dir in runs} == {empty_directory / "outputs/multirun/mine"}
+    assert [run_dir.name for _, run_dir in runs] == [
+        "seed=13-algorithm=maml",
+        "seed=13-algorithm=protonet",
+        "seed=1-algorithm=maml",
+        "seed=1-algorithm=protonet",
     ]
 
 

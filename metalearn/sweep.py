@@ -1,0 +1,288 @@
+"""Runs the jobs of a sweep on this machine: one after another in this process, or several at once, each in a process of its own.
+
+A process per job, and not joblib's pool: when one of the pool's processes is killed, the pool kills the others and gives up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple, NoReturn
+
+import metalearn
+from metalearn import console
+from metalearn import sweep_job as worker
+from metalearn.errors import UserError
+from metalearn.sweep_dir import FINISHED, SweepDir, unfinished
+from metalearn.sweep_summary import accuracy_text, job_rows, seconds_text, write_summary
+
+_WORKER = (sys.executable, "-m", "metalearn.sweep_job")
+_POLL = 0.1  # seconds between two looks at the workers
+_WAIT = 1.0  # seconds between two looks at jobs that another runner has
+# Somebody, or the machine, ended the process: the job is not to blame, and continues the next time.
+_ENDED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Slot(NamedTuple):
+    """Where one job at a time is run."""
+
+    gpu: str | None
+    threads: int
+
+
+def slots(jobs: int | None, jobs_per_gpu: int, gpus: list[str]) -> list[Slot]:
+    """As many slots as jobs may run at once: GPUs in turn, the cores' threads divided.
+
+    Args:
+        jobs: None for as many as the GPUs take, one without a GPU.
+
+    Raises:
+        UserError: the GPUs do not take so many.
+    """
+    most = len(gpus) * jobs_per_gpu
+    count = jobs or most or 1
+    if gpus and count > most:
+        raise UserError(
+            f"sweep.jobs={count} is more than {len(gpus)} GPUs take with sweep.jobs_per_gpu={jobs_per_gpu} (allowed: up to {most})"
+        )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // count))
+    return [Slot(gpus[i % len(gpus)] if gpus else None, threads) for i in range(count)]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+
+
+def run_jobs(sweep: SweepDir, names: list[str], places: list[Slot], retry_failed: bool) -> None:
+    """Runs those of the named jobs that are not finished; waits for those that another runner has, and takes over those whose runner dies.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: the sweep was interrupted; the jobs that ran have been told to save first, and have ended.
+    """
+    queue = _Queue(sweep, names, retry_failed)
+    with _sigterm_raises():
+        if len(places) == 1 and places[0].gpu is None:
+            _one_by_one(sweep, queue)
+        else:
+            _Pool(sweep, queue, places).run()
+
+
+class _Queue:
+    """The jobs that are still to be run, by this runner or another."""
+
+    def __init__(self, sweep: SweepDir, names: list[str], retry_failed: bool) -> None:
+        self._sweep = sweep
+        self._waiting = unfinished(sweep, names, retry_failed)
+        self._retry = {name for name in self._waiting if sweep.status(name) in FINISHED}
+        self._total, self._told = len(self._waiting), False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def next(self) -> str | None:
+        """A job that nobody runs; None where all that are left are another runner's."""
+        for name in list(self._waiting):
+            status = self._sweep.status(name)
+            if status != "running":
+                self._waiting.remove(name)
+                if status not in FINISHED or name in self._retry:
+                    return name
+        return None
+
+    def put_back(self, name: str) -> None:
+        """The job turned out to be another runner's."""
+        self._waiting.append(name)
+        self._retry.discard(name)
+
+    def wait(self) -> None:
+        if not self._told:
+            console.log.info("waiting for %d jobs that another runner has", len(self))
+        self._told = True
+        time.sleep(_WAIT)
+
+
+def _one_by_one(sweep: SweepDir, queue: _Queue) -> None:
+    total, begun = len(queue), 0
+    while queue:
+        if (name := queue.next()) is None:
+            queue.wait()
+            continue
+        with sweep.lock(name) as mine:
+            if not mine:
+                queue.put_back(name)
+                continue
+            begun += 1
+            worker.log_to(sweep.run_dir(name), on_console=True)
+            console.log.info("job %d of %d: %s", begun, total, name)
+            try:
+                worker.run_job(sweep, name)
+            finally:
+                console.close_log()
+        write_summary(sweep)
+
+
+class _Pool:
+    """A worker process for every job, in the slot that it was given."""
+
+    def __init__(self, sweep: SweepDir, queue: _Queue, places: list[Slot]) -> None:
+        self._sweep = sweep
+        self._queue = queue
+        self._free = list(places)
+        self._running: dict[str, tuple[subprocess.Popen[bytes], Slot]] = {}
+        self._total, self._ended = len(queue), 0
+
+    def run(self) -> None:
+        console.say(
+            f"{self._total} jobs, up to {len(self._free)} at once; what each does: {self._sweep.path}/*/run.log"
+        )
+        try:
+            while self._queue or self._running:
+                started = self._start()
+                if not started and not self._running:
+                    self._queue.wait()
+                self._collect()
+                time.sleep(_POLL)
+        except BaseException:
+            self._stop()
+            raise
+
+    def _start(self) -> bool:
+        """Gives a job to every free slot; whether there was any to give."""
+        started = False
+        while self._free and (name := self._queue.next()) is not None:
+            slot = self._free.pop(0)
+            self._running[name] = (self._spawn(name, slot), slot)
+            started = True
+        return started
+
+    def _spawn(self, name: str, slot: Slot) -> subprocess.Popen[bytes]:
+        package = str(Path(metalearn.__file__).parents[1])
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(slot.threads),
+            "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+        }
+        if slot.gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
+        run_dir = self._sweep.run_dir(name)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with (run_dir / "run.log").open("ab") as log:
+            return subprocess.Popen(
+                [*_WORKER, str(self._sweep.path), name],
+                env=environment,
+                stdin=subprocess.PIPE,  # its end tells the worker that this process has died
+                stdout=subprocess.DEVNULL,
+                stderr=log,  # what Python and native code say when they die
+                start_new_session=True,  # Ctrl-C reaches this process alone, which tells the workers once
+            )
+
+    def _collect(self) -> None:
+        for name, (process, slot) in list(self._running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self._running[name]
+            self._free.append(slot)
+            _let_go(process)
+            if code == worker.LOCKED:
+                self._queue.put_back(name)
+            else:
+                self._report(name, code)
+
+    def _report(self, name: str, code: int) -> None:
+        self._ended += 1
+        killed = _signal_name(code)
+        if self._sweep.status(name) not in FINISHED:
+            if killed is None and code != worker.INTERRUPTED:
+                self._sweep.write_error(name, f"its process exited with {code}")
+            elif killed is not None and -code not in _ENDED_FROM_OUTSIDE:
+                self._sweep.write_error(name, f"its process died of {killed}")
+        (row,) = [row for row in write_summary(self._sweep) if row["job"] == name]
+        why = row["error"] or (f"its process was ended by {killed}" if killed else "")
+        said = f"job {self._ended} of {self._total}: {name}: {row['status']}"
+        if row["status"] == "done":
+            console.say(f"{said}  {accuracy_text(row)}  {seconds_text(row['seconds'])}")
+        else:
+            console.error_line(f"{said}: {why} ({self._sweep.run_dir(name)})")
+
+    def _stop(self) -> None:
+        """Has the workers save and end; a second Ctrl-C kills them."""
+        processes = [process for process, _ in self._running.values()]
+        if processes:
+            console.error_line(f"interrupted: {len(processes)} running jobs save and end (once more: at once)")
+        try:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait()
+        except BaseException:
+            for process in processes:
+                process.kill()
+            raise
+        finally:
+            for process in processes:
+                _let_go(process)
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    """Of a worker that has ended, or is to end."""
+    process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def _signal_name(code: int) -> str | None:
+    """Of the signal that ended a process."""
+    if code >= 0:
+        return None
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM ends the sweep as Ctrl-C does; while a job is run in this process, that job sees to it itself."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def report(sweep: SweepDir, names: list[str]) -> bool:
+    """Writes the summary, prints the table; whether all the named jobs are done."""
+    write_summary(sweep)
+    rows = job_rows(sweep)
+    console.sweep_table(
+        [
+            (
+                row["job"],
+                row["status"],
+                accuracy_text(row),
+                seconds_text(row["seconds"]),
+                str(sweep.run_dir(row["job"])),
+            )
+            for row in rows
+        ]
+    )
+    console.say(f"summary: {sweep.path / 'summary.md'} (and .csv, .json)")
+    return all(row["status"] == "done" for row in rows if row["job"] in names)

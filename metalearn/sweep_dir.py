@@ -1,0 +1,202 @@
+"""The directory of a sweep: its jobs, as they were composed before the first started, and how far each of them is.
+
+SWEEP_DIR/sweep.json          the jobs in their order, each with the values that tell it from the others, and the commands that asked
+SWEEP_DIR/jobs/JOB.yaml       the whole configuration of a job; the job is run from it, whatever becomes of the files it was composed from
+SWEEP_DIR/jobs/JOB.lock       held (flock) by the process that runs the job; the kernel releases it when that process dies
+SWEEP_DIR/jobs/JOB.error      why a job failed that could not say so in its results.json
+SWEEP_DIR/JOB/                the job's run directory
+SWEEP_DIR/summary.*           written after every job
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from omegaconf import OmegaConf
+
+from metalearn import run_dir as files
+from metalearn.config import leaves
+from metalearn.errors import UserError
+
+FINISHED = ("done", "failed", "diverged")
+# Where things lie and what papers say: no other job for that.
+_ELSEWHERE = re.compile(r"sweep_name|reference(\..*)?|dataset\.(root|download)")
+
+
+class Job(NamedTuple):
+    name: str
+    choices: dict[str, Any]  # what was varied -> this job's value
+    config: dict[str, Any]
+
+
+class SweepDir:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run_dir(self, name: str) -> Path:
+        return self.path / name
+
+    def choices(self) -> dict[str, dict[str, Any]]:
+        """Every job's name and what tells it from the others, in the order in which they were asked for."""
+        jobs: dict[str, dict[str, Any]] = self._record()["jobs"]
+        return jobs
+
+    def config(self, name: str) -> dict[str, Any]:
+        """The stored configuration of a job."""
+        path = self._file(name, "yaml")
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{path} is not the configuration of a job")
+        return config
+
+    def check(self, jobs: list[Job]) -> None:
+        """Raises UserError naming the keys in which a stored job of the same name is configured otherwise."""
+        for job in jobs:
+            if self._file(job.name, "yaml").exists():
+                changed = _differences(self.config(job.name), job.config)
+                if changed:
+                    raise UserError(
+                        f"job '{job.name}' of {self.path} was stored with {'; '.join(changed)}: "
+                        "take another sweep_name, or make the change part of the sweep"
+                    )
+
+    def store(self, jobs: list[Job], command: str) -> None:
+        """Adds the jobs that are not there yet.
+
+        Raises:
+            UserError: one of them is there, configured otherwise; or the directory cannot be written.
+        """
+        try:
+            (self.path / "jobs").mkdir(parents=True, exist_ok=True)
+            with self.exclusive():
+                self.check(jobs)
+                for job in jobs:
+                    if self.status(job.name) != "done":  # a job to be run takes the data from where they are now
+                        text = OmegaConf.to_yaml(OmegaConf.create(job.config))
+                        files.write_text(self._file(job.name, "yaml"), text)
+                record = self._record()
+                record["jobs"] |= {job.name: job.choices for job in jobs if job.name not in record["jobs"]}
+                record["commands"] += [] if command in record["commands"] else [command]
+                files.write_json(self.path / "sweep.json", record)
+        except OSError as error:
+            raise UserError(f"the sweep directory '{self.path}' cannot be written: {error.strerror}") from error
+
+    def status(self, name: str) -> str:
+        """pending | running | interrupted (begun, and nobody runs it) | done | failed | diverged."""
+        if self._file(name, "error").exists():
+            return "failed"
+        recorded = (self.results(name) or {}).get("status")
+        if recorded in FINISHED:
+            return str(recorded)
+        if self._is_locked(name):
+            return "running"
+        return "interrupted" if (self.run_dir(name) / "config.yaml").exists() else "pending"
+
+    def results(self, name: str) -> dict[str, Any] | None:
+        """What the job's results.json holds, if it can be read."""
+        try:
+            return files.read_results(self.run_dir(name))
+        except UserError:
+            return None
+
+    def error(self, name: str) -> str | None:
+        """Why the job failed, if it did."""
+        try:
+            return self._file(name, "error").read_text(encoding="utf-8")
+        except OSError:
+            return (self.results(name) or {}).get("error")
+
+    def write_error(self, name: str, error: str) -> None:
+        files.write_text(self._file(name, "error"), error)
+
+    def forget_outcome(self, name: str) -> None:
+        """Before a job starts: if its process is killed, the job must not seem to have ended as it did the last time."""
+        self._file(name, "error").unlink(missing_ok=True)
+        (self.run_dir(name) / "results.json").unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[bool]:
+        """Whether the job is this process's to run, while the context lasts."""
+        with _flocked(self._file(name, "lock"), fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
+            yield held
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """One process at a time writes the files that belong to the whole sweep."""
+        with _flocked(self.path / "jobs" / ".lock", fcntl.LOCK_EX):
+            yield
+
+    def commands(self) -> list[str]:
+        """The commands that asked for jobs, the first one first."""
+        return list(self._record()["commands"])
+
+    def _is_locked(self, name: str) -> bool:
+        path = self._file(name, "lock")
+        if not path.exists():
+            return False
+        with _flocked(path, fcntl.LOCK_SH | fcntl.LOCK_NB) as held:
+            return not held
+
+    def _record(self) -> dict[str, Any]:
+        path = self.path / "sweep.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return {"jobs": dict(record["jobs"]), "commands": list(record["commands"])}
+        except FileNotFoundError:
+            return {"jobs": {}, "commands": []}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not the record of a sweep ({error})") from error
+
+    def _file(self, name: str, kind: str) -> Path:
+        return self.path / "jobs" / f"{name}.{kind}"
+
+
+def unfinished(sweep: SweepDir, names: list[str], retry_failed: bool) -> list[str]:
+    """Those of the named jobs that are to be run: none that is done, none that failed unless it is to be tried once more."""
+    again = ("failed", "diverged") if retry_failed else ()
+    statuses = {name: sweep.status(name) for name in names}
+    return [name for name, status in statuses.items() if status not in FINISHED or status in again]
+
+
+def _differences(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The settings in which two configurations differ, in words."""
+    before, after = dict(leaves(stored)), dict(leaves(now))
+    keys = [key for key in {**before, **after} if not _ELSEWHERE.fullmatch(key)]
+    absent = "(none)"
+    return [
+        f"{key}={before.get(key, absent)}, now {after.get(key, absent)}"
+        for key in keys
+        if before.get(key, absent) != after.get(key, absent)
+    ]
+
+
+@contextmanager
+def _flocked(path: Path, operation: int) -> Iterator[bool]:
+    """Whether the lock could be had; it goes with the file descriptor, and so with the process, however that ends."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, operation)
+        held = True
+    except BlockingIOError:
+        held = False
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise UserError(f"the file system of {path} has no locks (flock): put the sweep elsewhere") from error
+        raise
+    try:
+        yield held
+    finally:
+        os.close(descriptor)
