@@ -248,7 +248,7 @@ class ReptileLoop(Loop):
         rate = self.settings["inner_lr"]
         inner: torch.optim.Optimizer = torch.optim.SGD(learner.parameters(), lr=rate)
         if self.settings["inner_optimizer"] == "adam":
-            inner = torch.optim.Adam(learner.parameters(), lr=rate, betas=(0, 0.999))
+            inner = torch.optim.Adam(learner.parameters(), lr=rate, betas=(0.0, 0.999))
         if self.inner_state is not None:
             inner.load_state_dict(self.inner_state)
         (support_x, query_x), (support_y, query_y) = self.split(x), self.split(y)

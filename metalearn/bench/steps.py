@@ -66,7 +66,7 @@ CASES = (
 def measure(bench: Bench) -> Record:
     chosen = [case for case in CASES if case.quick or not bench.quick]
     data = images(bench)
-    files = image_files(bench)
+    files = image_files(bench.config(*data))
     rows = []
     for case in chosen:
         bench.say(case.label)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from metalearn.bench import peer
-from metalearn.bench.harness import Bench, Record, Table, compared, interleave, times
+from metalearn.bench.harness import Bench, Config, Record, Table, compared, interleave, times
 from metalearn.bench.ours import images
 from metalearn.build import build_dataset
 from metalearn.data.source import TaskSource
@@ -27,7 +27,7 @@ def measure(bench: Bench) -> Record:
     ways, each = task["ways"], task["shots"] + task["queries"]
     in_memory = peer.from_memory(dataset, ways, each)
     actions: dict[str, Callable[[], object]] = {"ours": ours, "the images in memory": in_memory}
-    if (files := image_files(bench)) is not None:
+    if (files := image_files(config)) is not None:
         actions["image files, as it comes"] = files.sample(ways, each)
     seconds = interleave(actions, bench.rounds, bench.device)
     mine = [second / _OURS_AT_ONCE for second in seconds.pop("ours")]
@@ -38,9 +38,8 @@ def measure(bench: Bench) -> Record:
     }
 
 
-def image_files(bench: Bench) -> peer.ImageFiles | None:
-    """learn2learn's own way to the images, where there are files."""
-    config = bench.config(*images(bench))
+def image_files(config: Config) -> peer.ImageFiles | None:
+    """learn2learn's own way to the configuration's images, where there are files."""
     return peer.ImageFiles(config, build_dataset(config)) if "root" in config["dataset"] else None
 
 
