@@ -19,7 +19,8 @@ from metalearn.errors import UserError
 from metalearn.host_memory import keep_freed_memory
 from metalearn.run_dir import environment, write_json
 
-_ROUNDS, _QUICK_ROUNDS = 15, 7
+_ROUNDS, _QUICK_ROUNDS = 9, 7
+_WIDTH = 170  # columns
 _TOLERANCE = 1.1  # a ratio that is less than this many times another is the same
 
 
@@ -53,7 +54,7 @@ def run(
         torch.set_num_threads(threads)
     keep_freed_memory()  # as metalearn train does; in this process it speeds up both sides
     bench = Bench(compose, rounds or (_QUICK_ROUNDS if quick else _ROUNDS), quick, torch.device(device), runs, train)
-    console = Console(highlight=False)
+    console = _console()
     records: dict[str, Record] = {}
     with fresh_choices():
         for name in names or BENCHMARKS:
@@ -70,6 +71,12 @@ def run(
     if against is not None:
         console.print(comparison(before, records).rich())
     return records
+
+
+def _console() -> Console:
+    """Wide enough for the tables where nobody's screen sets a limit."""
+    screen = Console(highlight=False)
+    return screen if screen.is_terminal else Console(highlight=False, width=_WIDTH)
 
 
 def module_of(name: str) -> ModuleType:

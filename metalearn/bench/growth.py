@@ -8,6 +8,8 @@ from metalearn.bench import memory
 from metalearn.bench.harness import Bench, Record, Table, exponent, interleave, milliseconds, spread
 from metalearn.bench.ours import Ours, images
 
+_ROUNDS = 5  # at most: an exponent says less than a ratio
+
 
 class Axis(NamedTuple):
     name: str
@@ -65,7 +67,9 @@ def _measure(bench: Bench, data: tuple[str, ...], subject: Subject, axis: Axis) 
         for size in axis.sizes
     }
     made = {size: Ours(config) for size, config in configs.items()}
-    seconds = interleave({str(size): ours.step for size, ours in made.items()}, bench.rounds, bench.device)
+    seconds = interleave(
+        {str(size): ours.step for size, ours in made.items()}, min(bench.rounds, _ROUNDS), bench.device
+    )
     medians = [spread(values)["median"] for values in seconds.values()]
     peaks = [memory.peak(config, None) for config in configs.values()]
     mib = [found["mib"] for found in peaks if found is not None]

@@ -25,6 +25,7 @@ Record = dict[str, Any]
 
 _TURN_SECONDS = 0.1  # an action that takes less is repeated within its turn
 _WARM_UPS = 2
+_DIGITS = (*"-0123456789",)
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,29 @@ class Bench:
 class Table(NamedTuple):
     title: str
     columns: tuple[str, ...]  # the first one names the row
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     note: str = ""
 
     def rich(self) -> RichTable:
         shown = RichTable(title=self.title, caption=self.note or None, title_justify="left", caption_justify="left")
-        for number, column in enumerate(self.columns):
-            shown.add_column(column, justify="right" if number else "left")
+        for column, numbers in zip(self.columns, self._of_numbers(), strict=True):
+            shown.add_column(column, justify="right" if numbers else "left")
         for row in self.rows:
             shown.add_row(*map(Text, row))
         return shown
 
     def markdown(self) -> str:
         lines = [f"**{self.title}**", "", _markdown_row(self.columns)]
-        lines.append(_markdown_row(["---", *("---:" for _ in self.columns[1:])]))
+        lines.append(_markdown_row(["---:" if numbers else "---" for numbers in self._of_numbers()]))
         lines += [_markdown_row(row) for row in self.rows]
         return "\n".join([*lines, *(["", self.note] if self.note else [])])
+
+    def _of_numbers(self) -> list[bool]:
+        """Of each column, whether its cells begin with digits: those are set to the right."""
+        return [
+            bool(self.rows) and all(row[number][:1] in _DIGITS for row in self.rows)
+            for number in range(len(self.columns))
+        ]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

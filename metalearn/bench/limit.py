@@ -78,11 +78,11 @@ def counted(ours: Ours) -> Record:
     return {"flops": flops.get_total_flops(), "bytes": moved.total}
 
 
-class _Bytes(TorchDispatchMode):
+class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what operators read and write, each tensor once per operator, as if nothing stayed in a cache."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

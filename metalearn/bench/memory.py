@@ -21,7 +21,7 @@ from metalearn.run_dir import peak_memory_mib
 
 _MIB = 2**20
 _EARLY = 3  # steps after which the peak is looked at first: it should not rise later
-_MOST, _SECONDS = 15, 4.0  # steps, and after how long no further one is begun
+_MOST, _SECONDS = 15, 2.0  # steps, and after how long no further one is begun
 
 
 def peak(config: Config, loop: str | None) -> Record | None:
@@ -53,7 +53,8 @@ def _measure(sending: Connection, config: Config, loop: str | None, threads: int
     device = choose_device(config)
     step = _ours(config) if loop is None else _theirs(config, loop, device)
     base = _forget_peak(device)
-    seconds, peaks = [], []
+    seconds: list[float] = []
+    peaks: list[float] = []
     began = time.perf_counter()
     while len(peaks) <= _EARLY or (len(peaks) < _MOST and time.perf_counter() - began < _SECONDS):
         started = time.perf_counter()

@@ -125,10 +125,10 @@ def network(config: Config) -> nn.Module:
 
 def pairs(ours: nn.Module, theirs: nn.Module) -> Pairs:
     """The parameters that correspond. Within a block the two register their layers in different orders, so they are told apart by kind."""
-    found = []
+    found: Pairs = []
     for kind in ((nn.Linear, nn.Conv2d), (nn.BatchNorm1d, nn.BatchNorm2d)):
-        our_layers = [module for module in ours.modules() if isinstance(module, kind)]
-        their_layers = [module for module in theirs.modules() if isinstance(module, kind)]
+        our_layers: list[Any] = [module for module in ours.modules() if isinstance(module, kind)]
+        their_layers: list[Any] = [module for module in theirs.modules() if isinstance(module, kind)]
         for our, their in zip(our_layers, their_layers, strict=True):
             found += [(our.weight, their.weight), (our.bias, their.bias)]
     return found
@@ -195,7 +195,7 @@ class Loop(ABC):
 
     def split(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """Support and query of one task."""
-        by_class = examples.unflatten(0, (self.task["ways"], -1))
+        by_class = examples.view(self.task["ways"], -1, *examples.shape[1:])
         return by_class[:, : self.task["shots"]].flatten(0, 1), by_class[:, self.task["shots"] :].flatten(0, 1)
 
 
@@ -216,16 +216,16 @@ class MAMLLoop(Loop):
 
 class ANILLoop(Loop):
     def build(self, config: Config, algorithm: Algorithm) -> tuple[nn.Module, Pairs]:
-        net = network(config).to(self.device)
-        found = _start_alike(algorithm.classifier(), nn.ModuleList([net.features, net.classifier]))  # type: ignore[operator]
+        net: Any = network(config).to(self.device)
+        found = _start_alike(algorithm.classifier(), net)  # type: ignore[operator]
         rate, first_order = self.settings["inner_lr"], self.settings["first_order"]
-        head = learn2learn().algorithms.MAML(net.classifier, lr=rate, first_order=first_order)
-        return nn.ModuleList([net.features, head]), found
+        self.features = net.features
+        self.head = learn2learn().algorithms.MAML(net.classifier, lr=rate, first_order=first_order)
+        return nn.ModuleList([self.features, self.head]), found
 
     def task_loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        features, head = self.model  # type: ignore[misc]
-        learner = head.clone()
-        (support, query), (support_y, query_y) = self.split(features(x)), self.split(y)
+        learner = self.head.clone()
+        (support, query), (support_y, query_y) = self.split(self.features(x)), self.split(y)
         for _ in range(self.settings["inner_steps"]):
             learner.adapt(F.cross_entropy(learner(support), support_y))
         return _scored(learner(query), query_y)
@@ -255,7 +255,7 @@ class ReptileLoop(Loop):
         for _ in range(self.settings["inner_steps"]):
             chosen = self.mini_batch(len(support_x)).to(self.device)
             inner.zero_grad()
-            F.cross_entropy(learner(support_x[chosen]), support_y[chosen]).backward()
+            F.cross_entropy(learner(support_x[chosen]), support_y[chosen]).backward()  # type: ignore[no-untyped-call]
             inner.step()
         self.inner_state = inner.state_dict()
         with torch.no_grad():
@@ -275,7 +275,7 @@ class PrototypeLoop(Loop):
 
     def task_loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         support, query = self.split(self.model(x))
-        prototypes = support.unflatten(0, (self.task["ways"], -1)).mean(1)
+        prototypes = support.view(self.task["ways"], -1, support.shape[1]).mean(1)
         logits = -(query.unsqueeze(1) - prototypes.unsqueeze(0)).square().sum(2)
         places = torch.arange(self.task["ways"], device=self.device)  # labels by position, as prototypes stand
         return _scored(logits, places.repeat_interleave(len(query) // self.task["ways"]))

@@ -19,10 +19,11 @@ from metalearn.bench.harness import Bench, Record, Table, spread, with_spread
 _IMPORTED = ("metalearn.cli", "metalearn.run", "learn2learn")
 _LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+([\w.]+)")
 _SHOWN = 8  # packages
+_ROUNDS = 3  # of an import
 
 
 def measure(bench: Bench) -> Record:
-    rounds = 2 if bench.quick else 5
+    rounds = 3 if bench.quick else 5
     rows = [{"label": "metalearn --help", **spread([_seconds(["--help"]) for _ in range(rounds)])}]
     for overrides in ([], ["algorithm=maml"]):
         command = ["train", "dataset=glyphs", f"device={bench.device.type}", *overrides]
@@ -32,7 +33,7 @@ def measure(bench: Bench) -> Record:
         rows.append({"label": f"{label}: first run on this machine (chooses task_chunk)", **spread([first])})
         rows.append({"label": f"{label}: later runs", **spread([_to_first_step(command) for _ in range(rounds - 2)])})
     bench.say("imports")
-    return {"rows": rows, "imports": {name: _by_package(name, rounds) for name in _IMPORTED}}
+    return {"rows": rows, "imports": {name: _by_package(name) for name in _IMPORTED}}
 
 
 def _environment() -> dict[str, str]:
@@ -67,10 +68,10 @@ def _to_first_step(command: list[str]) -> float:
     return taken
 
 
-def _by_package(module: str, rounds: int) -> Record:
+def _by_package(module: str) -> Record:
     """Seconds that importing takes, by top-level package: each module's own time, the median over rounds."""
     found: dict[str, list[float]] = defaultdict(list)
-    for _ in range(rounds):
+    for _ in range(_ROUNDS):
         command = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
         done = subprocess.run(command, capture_output=True, text=True, env=_environment())
         packages: dict[str, float] = defaultdict(float)

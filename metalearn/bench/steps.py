@@ -144,13 +144,17 @@ def tables(record: Record) -> list[Table]:
     )
     found = [Table("One meta-training step, data included", columns, steps, note)]
     if memories := [_memory_row(row) for row in record["rows"] if row.get("memory", {}).get("ours")]:
-        columns = ("", "ours, MiB", "theirs, MiB", "ours / theirs", "ours: rise after step 3", "theirs: rise", "steps")
+        of_memory = (
+            *("", "ours, MiB", "theirs, MiB", "ours / theirs", "ours: rise after step 3", "theirs: rise", "steps"),
+            *("ours alone, ms", "theirs alone, ms"),
+        )
         found.append(
             Table(
                 "Peak memory above what the process held before its first step",
-                columns,
+                of_memory,
                 memories,
-                "Each side in a process of its own, learn2learn with its images in memory.",
+                "Each side in a process of its own, with the allocator that it would have there, learn2learn with its images in memory; "
+                "alone: the fastest of those steps.",
             )
         )
     return found
@@ -171,4 +175,5 @@ def _memory_row(row: Record) -> tuple[str, ...]:
         f"{ours['mib'] / theirs['mib']:.2f}",
         *rises,
         f"{ours['steps']}, {theirs['steps']}",
+        *(milliseconds(side["seconds"]) for side in (ours, theirs)),
     )
