@@ -354,6 +354,52 @@ def reproduce(argv: list[str]) -> None:
     reproduce_run(run_dir, protocol, config, overrides, again=args.run is not None and bool(overrides))
 
 
+# --- bench ------------------------------------------------------------------------------------------------------------
+
+
+def bench(argv: list[str]) -> None:
+    """Measures what the program costs, beside learn2learn where that does the same."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--against", type=Path)
+    parser.add_argument("--threads", type=_positive)
+    parser.add_argument("--rounds", type=_positive)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--run", type=Path, action="append", default=[])
+    parser.add_argument("--train", action="append", default=[])
+    args = _parsed(parser, argv)
+    from metalearn.bench import check_names
+
+    check_names(args.names)
+    from metalearn.bench.command import run
+    from metalearn.cli_compose import composer, explained
+
+    def compose(*overrides: str) -> dict[str, Any]:
+        with explained(list(overrides), None, None), composer() as composing:
+            return composing.job(list(overrides), 0)[0]
+
+    run(
+        args.names,
+        compose,
+        json_file=args.json,
+        against=args.against,
+        threads=args.threads,
+        rounds=args.rounds,
+        quick=args.quick,
+        device=args.device,
+        runs=tuple(args.run),
+        train=tuple(args.train),
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not allowed (int >= 1)")
+    return int(text)
+
+
 # --- Hydra's command line ---------------------------------------------------------------------------------------------
 
 
@@ -400,4 +446,5 @@ COMMANDS = {
     "train": Command("train a learner, test it, write a run directory", train, cli_help.train_help),
     "eval": Command("test a finished run again, under other conditions", evaluate, cli_help.eval_help),
     "reproduce": Command("train as a paper did, compare with its numbers", reproduce, cli_help.reproduce_help),
+    "bench": Command("measure speed and memory beside learn2learn", bench, cli_help.bench_help),
 }

@@ -123,6 +123,37 @@ flags:
   --config-dir DIR      your own YAML files, as for metalearn train"""
 
 
+def bench_help() -> str:
+    """`metalearn bench --help`."""
+    from metalearn.bench import BENCHMARKS
+
+    benchmarks = "\n".join(f"  {name:11}{summary}" for name, summary in BENCHMARKS.items())
+    return f"""\
+usage: metalearn bench [NAME ...] [flags]
+
+Measures what the program costs, and learn2learn beside it where that does the same work: both take turns in one
+process, with the same initial parameters, images and precision. Prints tables of medians, quartiles and ratios.
+Without a NAME runs all of:
+
+{benchmarks}
+
+  metalearn bench                                        ten minutes on two idle cores
+  metalearn bench steps --rounds 5 --threads 1
+  metalearn bench --json FILE                            docs/performance.md is written from such a file
+  metalearn bench accuracy --run RUN_DIR --run RUN_DIR --json FILE
+  metalearn bench tasks steps --quick --against FILE     better, same or worse than the ratios in FILE
+
+flags:
+  --json FILE           add the records to FILE; what it holds of other benchmarks stays
+  --against FILE        compare ratios with those in FILE
+  --rounds N            turns of each side (default: 9; 7 with --quick)
+  --threads N           of torch (default: all cores)
+  --device cpu|cuda     where (default: cpu)
+  --quick               few cases, on characters that the program draws
+  --run RUN_DIR         for accuracy: a finished run; may be repeated
+  --train EXPERIMENT    for accuracy: train it first; may be repeated"""
+
+
 def shell_completion(arguments: list[str], commands: list[str], call_hydra: Callable[[list[str]], None]) -> None:
     """`query=SHELL` is what the shell runs at every Tab, the line so far in COMP_LINE; `install=` prints its script."""
     request, _, shell = (arguments or [""])[0].partition("=")
@@ -141,6 +172,10 @@ def shell_completion(arguments: list[str], commands: list[str], call_hydra: Call
         return print("\n".join(f"{path}/" for path in sorted(Path().glob(f"{current}*")) if path.is_dir()))
     if command not in commands or current.startswith("-"):
         return None
+    if command == "bench":
+        from metalearn.bench import BENCHMARKS
+
+        return print("\n".join(name for name in BENCHMARKS if name.startswith(current)))
     if command == "reproduce":
         if not given:
             from metalearn.config import choices

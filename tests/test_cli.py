@@ -177,6 +177,10 @@ def subprocess_of(code: str, **environment: str) -> subprocess.CompletedProcess[
         ("eval", "eval needs a run directory"),
         ("eval nowhere", "'nowhere' is no directory"),
         ("eval nowhere -m", "eval takes a run directory"),
+        ("bench taks", "no benchmark named 'taks'; did you mean 'tasks'? (available: tasks, steps, "),
+        ("bench --rounds 0", "argument --rounds: '0' is not allowed (int >= 1)"),
+        ("bench tasks --quik", "no flag named '--quik'; did you mean '--quick'?"),
+        ("bench tasks --against nothing.json", "nothing.json cannot be read"),
         ("-sc install=csh", "-sc takes install=SHELL"),
     ],
 )
@@ -194,7 +198,9 @@ def test_bad_yaml_of_the_users_own(tmp_path: Path, refused: Refused) -> None:
 # --- help -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["-h"], [], ["train", "--help"], ["eval", "-h"], ["reproduce", "-h"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["-h"], [], ["train", "--help"], ["eval", "-h"], ["reproduce", "-h"], ["bench", "-h"]]
+)
 def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(argv)
     out, err = capsys.readouterr()
@@ -426,8 +432,8 @@ def test_eval_of_a_directory_above_names_the_newest_run(run_dir: Path, refused: 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("metalearn", {"train", "eval", "reproduce"}),
-        ("metalearn ", {"train", "eval", "reproduce"}),
+        ("metalearn", {"train", "eval", "reproduce", "bench"}),
+        ("metalearn ", {"train", "eval", "reproduce", "bench"}),
         ("metalearn tr", {"train"}),
         ("metalearn train algorithm=prot", {"algorithm=protonet"}),
         ("metalearn train algorithm=maml algorithm.inn", {"algorithm.inner_lr=", "algorithm.inner_steps="}),
@@ -439,6 +445,7 @@ def test_eval_of_a_directory_above_names_the_newest_run(run_dir: Path, refused: 
         ("metalearn reproduce maml_omniglot_5w1s --run ", {"done/"}),
         ("metalearn reproduce maml_omniglot_5w1s --run do", {"done/"}),
         ("metalearn reproduce maml_omniglot_5w1s --run done algorithm.inner_l", {"algorithm.inner_lr="}),
+        ("metalearn bench st", {"steps", "start"}),
         ("metalearn nothing x", set()),
         ("metalearn train --mu", set()),
         ("metalearn train 'x task.wa", set()),

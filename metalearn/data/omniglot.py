@@ -104,13 +104,27 @@ def _fingerprint(parts: list[Path]) -> str:
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:12]
 
 
-def _convert(parts: list[Path], size: int, resize: str) -> Stored:
-    drawings: dict[str, list[np.ndarray]] = defaultdict(list)
+def image_files(root: str | None) -> Iterator[tuple[str, bytes]]:
+    """(class name, content) of every image file at `root`, or where they are looked for without one.
+
+    Raises:
+        UserError: they are not there.
+    """
+    return ((name, content) for name, _, content in _drawings(_find_parts(_folder(root))))
+
+
+def _drawings(parts: list[Path]) -> Iterator[tuple[str, str, bytes]]:
+    """(class name, path, content) of every image file."""
     for part in parts:
         for member, content in _members(part):
-            match = _MEMBER.search(member)
-            if match:
-                drawings[f"{match[1]}/{match[2]}"].append(_pixels(content, member, size, resize))
+            if match := _MEMBER.search(member):
+                yield f"{match[1]}/{match[2]}", member, content
+
+
+def _convert(parts: list[Path], size: int, resize: str) -> Stored:
+    drawings: dict[str, list[np.ndarray]] = defaultdict(list)
+    for name, member, content in _drawings(parts):
+        drawings[name].append(_pixels(content, member, size, resize))
     if not drawings:
         raise UserError(
             f"dataset.root={parts[0].parent}: no Omniglot images (Alphabet/characterNN/*.png) in {parts[0].name}"

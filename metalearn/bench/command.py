@@ -1,0 +1,129 @@
+"""`metalearn bench`: runs benchmarks, prints their tables, writes and compares their records."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from metalearn.bench import BENCHMARKS
+from metalearn.bench.harness import Bench, Config, Record, Table, fresh_choices, times
+from metalearn.errors import UserError
+from metalearn.host_memory import keep_freed_memory
+from metalearn.run_dir import environment, write_json
+
+_ROUNDS, _QUICK_ROUNDS = 9, 7
+_WIDTH = 170  # columns
+_TOLERANCE = 1.1  # a ratio that is less than this many times another is the same
+
+
+def run(
+    names: list[str],
+    compose: Callable[..., Config],
+    *,
+    json_file: Path | None = None,
+    against: Path | None = None,
+    threads: int | None = None,
+    rounds: int | None = None,
+    quick: bool = False,
+    device: str = "cpu",
+    runs: tuple[Path, ...] = (),
+    train: tuple[str, ...] = (),
+) -> dict[str, Record]:
+    """Runs the benchmarks of these names, or all of them; returns their records.
+
+    Args:
+        json_file: what to add the records to; those of other benchmarks in it stay.
+        against: such a file, to compare ratios with.
+
+    Raises:
+        UserError: there is no such device, or a file is none of ours.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here")
+    before = {} if against is None else read_records(against)
+    kept = read_records(json_file) if json_file is not None and json_file.exists() else {}
+    if threads is not None:
+        torch.set_num_threads(threads)
+    keep_freed_memory()  # as metalearn train does; in this process it speeds up both sides
+    bench = Bench(compose, rounds or (_QUICK_ROUNDS if quick else _ROUNDS), quick, torch.device(device), runs, train)
+    console = _console()
+    records: dict[str, Record] = {}
+    with fresh_choices():
+        for name in names or BENCHMARKS:
+            if name == "accuracy" and not (runs or train):
+                bench.say("accuracy: skipped, it needs --run RUN_DIR of finished runs or --train EXPERIMENT")
+                continue
+            bench.say(f"{name}: {BENCHMARKS[name]}")
+            module = module_of(name)
+            records[name] = _header(bench) | module.measure(bench)
+            for table in module.tables(records[name]):
+                console.print(table.rich())
+            if json_file is not None:  # at once: a later one may fail
+                write_json(json_file, kept | records)
+    if against is not None:
+        console.print(comparison(before, records).rich())
+    return records
+
+
+def _console() -> Console:
+    """Wide enough for the tables where nobody's screen sets a limit."""
+    screen = Console(highlight=False)
+    return screen if screen.is_terminal else Console(highlight=False, width=_WIDTH)
+
+
+def module_of(name: str) -> ModuleType:
+    return importlib.import_module(f"metalearn.bench.{name}")
+
+
+def _header(bench: Bench) -> Record:
+    return {
+        "date": f"{datetime.now():%Y-%m-%d}",
+        "rounds": bench.rounds,
+        "quick": bench.quick,
+        "environment": environment(str(bench.device)),
+    }
+
+
+def read_records(path: Path) -> dict[str, Record]:
+    """What `metalearn bench --json` wrote.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict) or not set(found) <= set(BENCHMARKS):
+        raise UserError(f"{path} was not written by metalearn bench --json")
+    return found
+
+
+def verdict(before: dict[str, float], now: dict[str, float]) -> str:
+    """Of two spreads of a ratio to the peer: what a change of the machine's speed moves on both sides leaves it alone."""
+    if now["median"] > _TOLERANCE * before["median"] and now["lower"] > before["median"]:
+        return "better"
+    if _TOLERANCE * now["median"] < before["median"] and now["upper"] < before["median"]:
+        return "worse"
+    return "same"
+
+
+def comparison(before: dict[str, Record], now: dict[str, Record]) -> Table:
+    rows = []
+    for name, record in now.items():
+        stored = {row["label"]: row for row in before.get(name, {}).get("rows", [])}
+        for row in record["rows"]:
+            if "ratio" not in row:
+                continue
+            old = stored.get(row["label"])
+            cells = ("not stored", "") if old is None else (times(old["ratio"]), verdict(old["ratio"], row["ratio"]))
+            rows.append((f"{name}: {row['label']}", times(row["ratio"]), *cells))
+    return Table("Ratio to learn2learn, now and stored", ("", "now", "stored", ""), rows)

@@ -1,0 +1,65 @@
+"""Benchmark 4: seconds for 1,000 test tasks, for every algorithm with its defaults."""
+
+from __future__ import annotations
+
+import time
+
+from metalearn.bench.harness import Bench, Record, Table
+from metalearn.bench.ours import images
+from metalearn.build import build_algorithm, build_dataset
+from metalearn.config import choices
+from metalearn.data.source import TaskSource
+from metalearn.evaluate import evaluate
+
+_TASKS = 1000
+_SECONDS = 5.0  # for one algorithm; what would take longer is measured on fewer tasks
+
+
+def measure(bench: Bench) -> Record:
+    data = images(bench)
+    rows = []
+    for name in choices("algorithm"):
+        bench.say(name)
+        config = bench.config(*data, f"algorithm={name}", "task=5way_1shot")
+        dataset = build_dataset(config)
+        algorithm = build_algorithm(config, dataset).to(bench.device)
+        source = TaskSource(dataset, "test", config["eval"]["seed"], bench.device)
+
+        def seconds(tasks: int) -> float:
+            started = time.perf_counter()
+            evaluate(algorithm, source, config["task"], tasks, config["eval"]["task_chunk"], stepwise=False)  # noqa: B023
+            return time.perf_counter() - started
+
+        chunk = config["eval"]["task_chunk"]
+        seconds(chunk)
+        fitting = int(_SECONDS / seconds(chunk))  # chunks
+        tasks = min(_TASKS, chunk * max(1, fitting))
+        taken = seconds(tasks)
+        rows.append(
+            {
+                "label": name,
+                "backbone": config["names"]["backbone"],
+                "seconds": taken * _TASKS / tasks,
+                "tasks": tasks,
+                "transductive": algorithm.transductive,
+            }
+        )
+    return {"dataset": config["names"]["dataset"], "rows": rows}
+
+
+def tables(record: Record) -> list[Table]:
+    rows = [
+        (row["label"], row["backbone"], f"{row['seconds']:.1f}", f"{row['tasks']:,}", _yes(row["transductive"]))
+        for row in record["rows"]
+    ]
+    return [
+        Table(
+            f"{_TASKS:,} test tasks, 5-way 1-shot 15-query, {record['dataset']}, each algorithm's defaults",
+            ("", "backbone", "seconds", "measured on tasks", "transductive"),
+            rows,
+        )
+    ]
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

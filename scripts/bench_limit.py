@@ -1,0 +1,10 @@
+"""`metalearn bench limit` as a program of its own, with the same flags; what it does stands in metalearn/bench/limit.py."""
+
+from __future__ import annotations
+
+import sys
+
+from metalearn.cli import main
+
+if __name__ == "__main__":
+    main(["bench", "limit", *sys.argv[1:]])

@@ -1,0 +1,10 @@
+"""`metalearn bench steps` as a program of its own, with the same flags; what it does stands in metalearn/bench/steps.py."""
+
+from __future__ import annotations
+
+import sys
+
+from metalearn.cli import main
+
+if __name__ == "__main__":
+    main(["bench", "steps", *sys.argv[1:]])
