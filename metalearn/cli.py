@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from metalearn.cli_sweep import Sweep
-    from metalearn.sweep_dir import Job
+    from metalearn.sweep_dir import Job, SweepDir
 
 if "omegaconf" in sys.modules:
     # A launcher's worker process imports this module to find `job`, and before it calls `job` it resolves the name of
@@ -97,17 +97,27 @@ def train(argv: list[str]) -> None:
 def _train(flags: list[str], args: argparse.Namespace, argv: list[str]) -> Path | None:
     """Composes and checks every job before anything is written, then runs them; returns a single run's directory."""
     from metalearn.cli_compose import composer, explained
-    from metalearn.cli_sweep import asked_sweep, composed_jobs, left_to_hydra, shared_config
+    from metalearn.cli_sweep import asked_sweep, composed_jobs, corner_configs, left_to_hydra, shared_config, trial_job
 
     where = (args.config_dir, args.config_name)
     with explained(args.overrides, *where), composer(*where) as composing:
         base = shared_config(composing, args.overrides)
         of_hydra = left_to_hydra(base, args.overrides, args.multirun)
         asked = None if of_hydra is not None else asked_sweep(base, args.overrides, args.multirun)
-        if asked is not None:
+        if asked is not None and asked.search is not None:
+            wished = corner_configs(composing, asked)
+        elif asked is not None:
             jobs = composed_jobs(composing, asked)
         else:
             plain, default_dir = composing.job(args.overrides if of_hydra is None else of_hydra, 0)
+    if asked is not None and asked.search is not None:
+
+        def make(number: int, values: dict[str, Any]) -> Job:
+            with explained(args.overrides, *where), composer(*where) as again:
+                return trial_job(again, asked, number, values)
+
+        _search(asked, wished, make, flags, argv)
+        return None
     if asked is not None:
         _sweep(asked, jobs, argv)
         return None
@@ -164,7 +174,6 @@ def _log_to(run_dir: Path) -> None:
 def _sweep(asked: Sweep, jobs: list[Job], argv: list[str]) -> None:
     """Stores the jobs and runs those that are missing."""
     from metalearn import cli_sweep, console
-    from metalearn.sweep import report
     from metalearn.sweep_dir import SweepDir
 
     sweep = SweepDir(asked.directory)
@@ -173,26 +182,82 @@ def _sweep(asked: Sweep, jobs: list[Job], argv: list[str]) -> None:
     if missing:
         _preflight(missing)
         runner = cli_sweep.runner(asked)
-    command = shlex.join(["metalearn", "train", *argv])
-    if not asked.named:
-        sweep = SweepDir(_make_run_dir(asked.directory, named=False))
-        command += f" sweep_name={sweep.path.name}"
+    sweep, command = _named(asked, argv)
     sweep.store(jobs, command)
     names = [job.name for job in jobs]
     done = [sweep.status(name) for name in names].count("done")
     console.say(f"sweep directory: {sweep.path}; {len(names)} jobs, {done} of them done")
-    try:
-        if missing:
-            runner(sweep, names)
-    except BaseException as error:
-        if not isinstance(error, UserError):
-            report(sweep, names)
-            console.error_line(f"to go on: {command}")
-        raise
-    if not report(sweep, names):
+    rows = _reported(sweep, command, lambda: runner(sweep, names) if missing else None)
+    if any(row["status"] != "done" for row in rows if row["job"] in names):
         retry = "" if asked.settings["retry_failed"] else "; with sweep.retry_failed=true to run failed jobs once more"
         console.error_line(f"not all jobs are done; the same command runs what is missing{retry}: {command}")
         raise RunFailed
+
+
+def _search(
+    asked: Sweep,
+    corners: list[dict[str, Any]],
+    make: Callable[[int, dict[str, Any]], Job],
+    flags: list[str],
+    argv: list[str],
+) -> None:
+    """Draws and runs the trials that are missing."""
+    from metalearn import cli_sweep, console
+    from metalearn.search import Trials, kept, optuna
+    from metalearn.sweep import run_queue
+    from metalearn.sweep_dir import SweepDir
+
+    assert asked.search is not None
+    optuna()
+    SweepDir(asked.directory).check([], kept(asked.search))
+    _preflight(corners)
+    slots = cli_sweep.places(asked.settings)
+    sweep, command = _named(asked, argv)
+    sweep.store([], command, kept(asked.search))
+    trials = Trials(sweep, asked.search, make)
+    console.say(f"sweep directory: {sweep.path}; {len(trials)} of {asked.search['trials']} trials are left")
+
+    def go() -> None:
+        try:
+            run_queue(sweep, trials, slots)
+        finally:
+            trials.close()
+
+    rows = _reported(sweep, command, go)
+    if rows and rows[0]["status"] == "done":
+        best = cli_sweep.single_run(asked, flags, rows[0]["choices"])
+        console.say(f"best: {rows[0]['job']}; to train it again: {shlex.join(['metalearn', 'train', *best])}")
+    if any(row["status"] not in ("done", "pruned", "diverged") for row in rows):
+        console.error_line(
+            f"not all trials have an outcome; the same command goes on with what was interrupted: {command}"
+        )
+        raise RunFailed
+
+
+def _named(asked: Sweep, argv: list[str]) -> tuple[SweepDir, str]:
+    """The sweep's directory, a new one where the user named none, and the command that goes on with it."""
+    from metalearn.sweep_dir import SweepDir
+
+    command = shlex.join(["metalearn", "train", *argv])
+    if asked.named:
+        return SweepDir(asked.directory), command
+    sweep = SweepDir(_make_run_dir(asked.directory, named=False))
+    return sweep, f"{command} sweep_name={sweep.path.name}"
+
+
+def _reported(sweep: SweepDir, command: str, go: Callable[[], None]) -> list[dict[str, Any]]:
+    """Runs jobs and reports, whatever happens meanwhile; returns the rows of the table."""
+    from metalearn import console
+    from metalearn.sweep import report
+
+    try:
+        go()
+    except BaseException as error:
+        if not isinstance(error, UserError):
+            report(sweep)
+            console.error_line(f"to go on: {command}")
+        raise
+    return report(sweep)
 
 
 def job(cfg: DictConfig) -> dict[str, Any]:

@@ -28,14 +28,17 @@ from metalearn import run_dir as files
 from metalearn.cli_errors import several_values
 from metalearn.config import slug
 from metalearn.errors import UserError, nearest
+from metalearn.search_space import check_search, corners, trial_text
 from metalearn.sweep_dir import Job, SweepDir, unfinished
 from metalearn.sweep_job import run_job
 from metalearn.sweep_summary import write_summary
 
 if TYPE_CHECKING:
     from metalearn.cli_compose import Composer
+    from metalearn.sweep import Slot
 
-_SETTINGS = ("grid", "zip", "list", "seeds", "jobs", "jobs_per_gpu", "retry_failed")
+_SETTINGS = ("grid", "zip", "list", "seeds", "jobs", "jobs_per_gpu", "retry_failed", "search")
+_OF_SWEEPS = ("sweep", "sweep_name", "hydra")  # settings that are not a run's
 _PLAIN = re.compile(r"[A-Za-z_][\w./:@-]*")
 _NOT_TEXT = ("null", "true", "false", "nan", "inf")
 
@@ -56,6 +59,7 @@ class Sweep(NamedTuple):
     fixed: list[str]  # the overrides that all jobs share
     settings: dict[str, Any]  # the configuration's `sweep`
     base: DictConfig  # the configuration of the whole, as Hydra's launchers want it
+    search: dict[str, Any] | None  # the configuration's `sweep.search`, where that draws the jobs
 
 
 def shared_config(composing: Composer, overrides: list[str]) -> DictConfig:
@@ -75,7 +79,8 @@ def asked_sweep(base: DictConfig, overrides: list[str], multirun: bool) -> Sweep
     parsed = OverridesParser.create().parse_overrides(overrides)
     varied = [override for override in parsed if override.is_sweep_override()]
     of_file = any(plain[part] for part in ("grid", "zip", "list", "seeds"))
-    if not (multirun or of_file or base.hydra.mode == RunMode.MULTIRUN):
+    searched = bool((plain["search"] or {}).get("space"))
+    if not (searched or multirun or of_file or base.hydra.mode == RunMode.MULTIRUN):
         if varied:
             raise UserError(several_values(_text(varied[0])))
         return None
@@ -93,7 +98,11 @@ def asked_sweep(base: DictConfig, overrides: list[str], multirun: bool) -> Sweep
         *([[choice] for choice in _choices(override)] for override in varied),
         *_seeds(plain["seeds"]),
     ]
-    _refuse_twice(parts, {override.key_or_group for override in parsed if not override.is_sweep_override()})
+    fixed = {override.key_or_group for override in parsed if not override.is_sweep_override()}
+    _refuse_twice(parts, fixed)
+    if searched:
+        _check_alone(base, plain, parts)
+        check_search(plain["search"], fixed)
     return Sweep(
         directory=Path(_resolved(base, "hydra.sweep.dir")),
         sweep_name=_resolved(base, "sweep_name"),
@@ -103,6 +112,7 @@ def asked_sweep(base: DictConfig, overrides: list[str], multirun: bool) -> Sweep
         fixed=[_text(override) for override in parsed if not override.is_sweep_override()],
         settings=plain,
         base=base,
+        search=plain["search"] if searched else None,
     )
 
 
@@ -129,17 +139,48 @@ def composed_jobs(composing: Composer, asked: Sweep) -> list[Job]:
     return list(jobs.values())
 
 
+def corner_configs(composing: Composer, asked: Sweep) -> list[dict[str, Any]]:
+    """Checked configurations at the corners of a search's space."""
+    assert asked.search is not None
+    return [trial_job(composing, asked, 0, values).config for values in corners(asked.search["space"])]
+
+
+def trial_job(composing: Composer, asked: Sweep, number: int, values: dict[str, Any]) -> Job:
+    """The job of a search's trial with its checked configuration."""
+    own = [override_text(key, value) for key, value in values.items()]
+    config, _ = composing.job([*asked.fixed, *own, override_text("sweep_name", asked.sweep_name)], number)
+    return Job(slug(trial_text(number, values)), values, config)
+
+
+def single_run(asked: Sweep, flags: list[str], values: dict[str, Any]) -> list[str]:
+    """The arguments of `metalearn train` that train a search's trial again, alone."""
+    parsed = OverridesParser.create().parse_overrides(asked.fixed)
+    own = [_text(override) for override in parsed if override.key_or_group.partition(".")[0] not in _OF_SWEEPS]
+    by_file = any(override.key_or_group == "sweep" for override in parsed)
+    # Where the search is not of a file that is now left out, it may be an experiment's.
+    space = [] if by_file else ["sweep.search.space=null"]
+    drawn = [override_text(key, value) for key, value in values.items()]
+    return [*(flag for flag in flags if flag not in ("-m", "--multirun")), *own, *space, *drawn]
+
+
+def places(settings: dict[str, Any]) -> list[Slot]:
+    """Where jobs are run on this machine."""
+    from metalearn.sweep import slots, visible_gpus
+
+    jobs = None if settings["jobs"] == "auto" else settings["jobs"]
+    return slots(jobs, settings["jobs_per_gpu"], visible_gpus())
+
+
 def runner(asked: Sweep) -> Callable[[SweepDir, list[str]], None]:
     """What runs the jobs: Hydra's launcher where one was chosen, else this machine."""
     settings = asked.settings
     retry = bool(settings["retry_failed"])
     if not str(asked.base.hydra.launcher._target_).endswith(".BasicLauncher"):
         return lambda sweep, names: _launch(asked.base, sweep, unfinished(sweep, names, retry))
-    from metalearn.sweep import run_jobs, slots, visible_gpus
+    from metalearn.sweep import run_jobs
 
-    jobs = None if settings["jobs"] == "auto" else settings["jobs"]
-    places = slots(jobs, settings["jobs_per_gpu"], visible_gpus())
-    return lambda sweep, names: run_jobs(sweep, names, places, retry)
+    slots = places(settings)
+    return lambda sweep, names: run_jobs(sweep, names, slots, retry)
 
 
 def job_name(choices: list[Choice]) -> str:
@@ -202,6 +243,16 @@ def _refuse_twice(parts: list[list[list[Choice]]], fixed: set[str]) -> None:
         if again := sorted(keys & fixed):
             raise UserError(f"{again[0]} is varied by the sweep and set on the command line as well")
         seen |= keys
+
+
+def _check_alone(base: DictConfig, plain: dict[str, Any], parts: list[list[list[Choice]]]) -> None:
+    """A search draws its jobs, one after the other, from what the earlier ones came to."""
+    if parts:
+        raise UserError(f"sweep.search draws all jobs: {parts[0][0][0].key} cannot be varied beside it")
+    if plain["retry_failed"]:
+        raise UserError("sweep.retry_failed: a search draws other trials instead (sweep.search.trials)")
+    if not str(base.hydra.launcher._target_).endswith(".BasicLauncher"):
+        raise UserError("sweep.search runs on this machine: it takes sweep.jobs, and no hydra/launcher")
 
 
 def _choice(key: str, value: Any) -> Choice:

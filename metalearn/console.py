@@ -34,7 +34,13 @@ _SHOWN = {  # of the metrics, while training goes on
 
 _COMPARED = ("paper", "ours", "difference", "band", "verdict")  # in percent
 _VERDICT_STYLES = {"reproduced": "green", "below the band": "bold red", "not scored": "bold red"}
-_STATUS_STYLES = {"done": "green", "failed": "bold red", "diverged": "bold red", "interrupted": "yellow"}
+_STATUS_STYLES = {
+    "done": "green",
+    "failed": "bold red",
+    "diverged": "bold red",
+    "interrupted": "yellow",
+    "pruned": "dim",
+}
 
 
 class _Stream:
@@ -193,9 +199,8 @@ def reproduction(record: dict[str, Any]) -> None:
         _STDOUT.flush()
 
 
-def sweep_table(rows: list[tuple[str, str, str, str, str]]) -> None:
-    """Prints a sweep's jobs: name, status, accuracy, time, directory."""
-    head = ("job", "status", "accuracy", "time", "directory")
+def sweep_table(head: list[str], rows: list[list[str]]) -> None:
+    """Prints a sweep's jobs: name, status, and what else `head` says."""
     if _on_terminal():
         table = Table(*(Column(title, overflow="fold") for title in head))
         for name, status, *cells in rows:

@@ -19,6 +19,14 @@ class Diverged(RuntimeError):
         self.step = step
 
 
+class Pruned(RuntimeError):
+    """A search stopped one of its trials, which had no prospects."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped by the search at step {step}: other trials had validated better by then")
+        self.step = step
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to end."""
 

@@ -17,13 +17,13 @@ from metalearn.build import build_algorithm, build_dataset, check_tasks, choose_
 from metalearn.config import config_hash
 from metalearn.data.augment import Augment
 from metalearn.data.source import TaskSource
-from metalearn.errors import Diverged, RunFailed, UserError
+from metalearn.errors import Diverged, Pruned, RunFailed, UserError
 from metalearn.evaluate import evaluate, test_record
 from metalearn.host_memory import keep_freed_memory
 from metalearn.interrupts import Interrupts
 from metalearn.resume import refuse_changes
 from metalearn.tracking import Tracker
-from metalearn.train import Outcome, check_schedule, train
+from metalearn.train import Hopeless, Outcome, check_schedule, train
 
 log = logging.getLogger("metalearn")
 
@@ -43,11 +43,14 @@ def preflight(config: dict[str, Any]) -> None:
         algorithm.set_transductive(config["eval"]["transductive"])
 
 
-def run(config: dict[str, Any], run_dir: Path, resume: bool = False) -> dict[str, Any]:
+def run(
+    config: dict[str, Any], run_dir: Path, resume: bool = False, hopeless: Hopeless | None = None
+) -> dict[str, Any]:
     """Trains, evaluates on test tasks and writes everything into `run_dir`; returns what results.json holds.
 
     Args:
         resume: go on from the newest intact checkpoint in `run_dir`; where there is none, start anew in place of what is there.
+        hopeless: asked after every validation; where it agrees, the run ends as pruned, without a test, and may be gone on with.
 
     Raises:
         UserError: `run_dir` holds another run, or a process is at work there; nothing was written.
@@ -66,7 +69,7 @@ def run(config: dict[str, Any], run_dir: Path, resume: bool = False) -> dict[str
                     files.clear(run_dir, keep_checkpoints=state is not None)
                 files.write_config(run_dir, config)
                 log.info("run directory: %s", run_dir.resolve())
-                results |= _train_and_test(config, run_dir, device, outcome, state, interrupts)
+                results |= _train_and_test(config, run_dir, device, outcome, state, interrupts, hopeless)
                 results["status"] = "done"
         except BaseException as error:
             failure = error
@@ -105,6 +108,7 @@ def _train_and_test(
     outcome: Outcome,
     state: dict[str, Any] | None,
     interrupts: Interrupts,
+    hopeless: Hopeless | None,
 ) -> dict[str, Any]:
     _set_precision(config["precision"])
     if device.type == "cuda":
@@ -140,6 +144,7 @@ def _train_and_test(
                 state=state,
                 before_saving=tracker.sync,
                 interrupts=interrupts,
+                hopeless=hopeless,
             )
         tested = _test(config, run_dir, algorithm, outcome, TaskSource(dataset, "test", config["eval"]["seed"], device))
         further = {f"test/{name}": score["mean"] for name, score in tested.get("further", {}).items()}
@@ -277,6 +282,8 @@ def _say(results: dict[str, Any], run_dir: Path, error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt):
         log.info("%s", where)
         log.info("to go on: metalearn train --resume %s", shlex.quote(str(run_dir)))
+    elif isinstance(error, Pruned):
+        log.info("%s", where)
     else:
         console.file_log.error("%s: %s", results["status"], results["error"], exc_info=error)
         console.error_line(where)
@@ -285,10 +292,14 @@ def _say(results: dict[str, Any], run_dir: Path, error: BaseException) -> None:
 def _told(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "stopped at once"
+    if isinstance(error, Pruned):
+        return str(error)
     return f"{type(error).__name__}: {error}"
 
 
 def _status(error: BaseException) -> str:
     if isinstance(error, Diverged):
         return "diverged"
+    if isinstance(error, Pruned):
+        return "pruned"
     return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

@@ -11,17 +11,18 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import metalearn
 from metalearn import console
 from metalearn import sweep_job as worker
 from metalearn.errors import UserError
 from metalearn.sweep_dir import FINISHED, SweepDir, unfinished
-from metalearn.sweep_summary import accuracy_text, job_rows, seconds_text, write_summary
+from metalearn.sweep_summary import accuracy_text, seconds_text, val_text, write_summary
 
 _WORKER = (sys.executable, "-m", "metalearn.sweep_job")
 _POLL = 0.1  # seconds between two looks at the workers
@@ -73,7 +74,11 @@ def run_jobs(sweep: SweepDir, names: list[str], places: list[Slot], retry_failed
     Raises:
         KeyboardInterrupt, SystemExit: the sweep was interrupted; the jobs that ran have been told to save first, and have ended.
     """
-    queue = _Queue(sweep, names, retry_failed)
+    run_queue(sweep, _Jobs(sweep, names, retry_failed), places)
+
+
+def run_queue(sweep: SweepDir, queue: Queue, places: list[Slot]) -> None:
+    """The same for the jobs of a queue."""
     with _sigterm_raises():
         if len(places) == 1 and places[0].gpu is None:
             _one_by_one(sweep, queue)
@@ -81,20 +86,42 @@ def run_jobs(sweep: SweepDir, names: list[str], places: list[Slot], retry_failed
             _Pool(sweep, queue, places).run()
 
 
-class _Queue:
+class Queue(ABC):
     """The jobs that are still to be run, by this runner or another."""
+
+    _told = False
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many are left: to be given, or another runner's."""
+
+    @abstractmethod
+    def next(self) -> str | None:
+        """A job that nobody runs; None where all that are left are another runner's."""
+
+    @abstractmethod
+    def put_back(self, name: str) -> None:
+        """The job turned out to be another runner's."""
+
+    def wait(self) -> None:
+        if not self._told:
+            console.log.info("waiting for %d jobs that another runner has", len(self))
+        self._told = True
+        time.sleep(_WAIT)
+
+
+class _Jobs(Queue):
+    """Those of the named jobs that are not finished, or are to be run once more."""
 
     def __init__(self, sweep: SweepDir, names: list[str], retry_failed: bool) -> None:
         self._sweep = sweep
         self._waiting = unfinished(sweep, names, retry_failed)
         self._retry = {name for name in self._waiting if sweep.status(name) in FINISHED}
-        self._total, self._told = len(self._waiting), False
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def next(self) -> str | None:
-        """A job that nobody runs; None where all that are left are another runner's."""
         for name in list(self._waiting):
             status = self._sweep.status(name)
             if status != "running":
@@ -104,18 +131,11 @@ class _Queue:
         return None
 
     def put_back(self, name: str) -> None:
-        """The job turned out to be another runner's."""
         self._waiting.append(name)
         self._retry.discard(name)
 
-    def wait(self) -> None:
-        if not self._told:
-            console.log.info("waiting for %d jobs that another runner has", len(self))
-        self._told = True
-        time.sleep(_WAIT)
 
-
-def _one_by_one(sweep: SweepDir, queue: _Queue) -> None:
+def _one_by_one(sweep: SweepDir, queue: Queue) -> None:
     total, begun = len(queue), 0
     while queue:
         if (name := queue.next()) is None:
@@ -124,6 +144,8 @@ def _one_by_one(sweep: SweepDir, queue: _Queue) -> None:
         with sweep.lock(name) as mine:
             if not mine:
                 queue.put_back(name)
+                continue
+            if sweep.status(name) in ("done", "pruned"):  # between the queue's look at it and now
                 continue
             begun += 1
             worker.log_to(sweep.run_dir(name), on_console=True)
@@ -138,7 +160,7 @@ def _one_by_one(sweep: SweepDir, queue: _Queue) -> None:
 class _Pool:
     """A worker process for every job, in the slot that it was given."""
 
-    def __init__(self, sweep: SweepDir, queue: _Queue, places: list[Slot]) -> None:
+    def __init__(self, sweep: SweepDir, queue: Queue, places: list[Slot]) -> None:
         self._sweep = sweep
         self._queue = queue
         self._free = list(places)
@@ -213,7 +235,9 @@ class _Pool:
         (row,) = [row for row in write_summary(self._sweep) if row["job"] == name]
         why = row["error"] or (f"its process was ended by {killed}" if killed else "")
         said = f"job {self._ended} of {self._total}: {name}: {row['status']}"
-        if row["status"] == "done":
+        if row["status"] == "pruned":
+            console.say(said)
+        elif row["status"] == "done":
             console.say(f"{said}  {accuracy_text(row)}  {seconds_text(row['seconds'])}")
         else:
             console.error_line(f"{said}: {why} ({self._sweep.run_dir(name)})")
@@ -256,33 +280,35 @@ def _signal_name(code: int) -> str | None:
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM ends the sweep as Ctrl-C does; while a job is run in this process, that job sees to it itself."""
+    """SIGTERM, and SIGUSR1 as it, end the sweep as Ctrl-C does; while a job is run in this process, that job sees to it itself."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
+        raise SystemExit(128 + signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def report(sweep: SweepDir, names: list[str]) -> bool:
-    """Writes the summary, prints the table; whether all the named jobs are done."""
-    write_summary(sweep)
-    rows = job_rows(sweep)
-    console.sweep_table(
+def report(sweep: SweepDir) -> list[dict[str, Any]]:
+    """Writes the summary and prints the table; returns its rows."""
+    rows = write_summary(sweep)
+    searched = sweep.search() is not None
+    head = ["job", "status", *(["validation"] if searched else []), "accuracy", "time", "directory"]
+    table = [
         [
-            (
-                row["job"],
-                row["status"],
-                accuracy_text(row),
-                seconds_text(row["seconds"]),
-                str(sweep.run_dir(row["job"])),
-            )
-            for row in rows
+            row["job"],
+            row["status"],
+            *([val_text(row)] if searched else []),
+            accuracy_text(row),
+            seconds_text(row["seconds"]),
+            str(sweep.run_dir(row["job"])),
         ]
-    )
+        for row in rows
+    ]
+    console.sweep_table(head, table)
     console.say(f"summary: {sweep.path / 'summary.md'} (and .csv, .json)")
-    return all(row["status"] == "done" for row in rows if row["job"] in names)
+    return rows

@@ -1,6 +1,7 @@
 """The directory of a sweep: its jobs, as they were composed before the first started, and how far each of them is.
 
-SWEEP_DIR/sweep.json          the jobs in their order, each with the values that tell it from the others, and the commands that asked
+SWEEP_DIR/sweep.json          the jobs in their order, each with the values that tell it from the others, the commands that asked, a search's settings
+SWEEP_DIR/study.db            of a search: what Optuna knows of its trials, each of which is a job
 SWEEP_DIR/jobs/JOB.yaml       the whole configuration of a job; the job is run from it, whatever becomes of the files it was composed from
 SWEEP_DIR/jobs/JOB.lock       held (flock) by the process that runs the job; the kernel releases it when that process dies
 SWEEP_DIR/jobs/JOB.error      why a job failed that could not say so in its results.json
@@ -27,7 +28,7 @@ from metalearn import run_dir as files
 from metalearn.config import leaves
 from metalearn.errors import UserError
 
-FINISHED = ("done", "failed", "diverged")
+FINISHED = ("done", "pruned", "failed", "diverged")
 # Where things lie and what papers say: no other job for that.
 _ELSEWHERE = re.compile(r"sweep_name|reference(\..*)?|dataset\.(root|download)")
 
@@ -61,8 +62,16 @@ class SweepDir:
             raise UserError(f"{path} is not the configuration of a job")
         return config
 
-    def check(self, jobs: list[Job]) -> None:
-        """Raises UserError naming the keys in which a stored job of the same name is configured otherwise."""
+    def search(self) -> dict[str, Any] | None:
+        """The settings of the search whose trials the jobs are, if they are that."""
+        search: dict[str, Any] | None = self._record()["search"]
+        return search
+
+    def check(self, jobs: list[Job], search: dict[str, Any] | None = None) -> None:
+        """Raises UserError naming the keys in which the search, or a stored job of the same name, is configured otherwise."""
+        if (self.path / "sweep.json").exists() and self.search() != search:
+            changed = [f"sweep.search.{text}" for text in _differences(self.search() or {}, search or {})]
+            raise UserError(f"{self.path} was begun with {'; '.join(changed)}: take another sweep_name")
         for job in jobs:
             if self._file(job.name, "yaml").exists():
                 changed = _differences(self.config(job.name), job.config)
@@ -72,29 +81,30 @@ class SweepDir:
                         "take another sweep_name, or make the change part of the sweep"
                     )
 
-    def store(self, jobs: list[Job], command: str) -> None:
-        """Adds the jobs that are not there yet.
+    def store(self, jobs: list[Job], command: str | None, search: dict[str, Any] | None = None) -> None:
+        """Adds the jobs that are not there yet, and the command that asks for them.
 
         Raises:
-            UserError: one of them is there, configured otherwise; or the directory cannot be written.
+            UserError: one of them, or the search, is there, configured otherwise; or the directory cannot be written.
         """
         try:
             (self.path / "jobs").mkdir(parents=True, exist_ok=True)
             with self.exclusive():
-                self.check(jobs)
+                self.check(jobs, search)
                 for job in jobs:
                     if self.status(job.name) != "done":  # a job to be run takes the data from where they are now
                         text = OmegaConf.to_yaml(OmegaConf.create(job.config))
                         files.write_text(self._file(job.name, "yaml"), text)
                 record = self._record()
                 record["jobs"] |= {job.name: job.choices for job in jobs if job.name not in record["jobs"]}
-                record["commands"] += [] if command in record["commands"] else [command]
+                record["commands"] += [] if command is None or command in record["commands"] else [command]
+                record["search"] = search
                 files.write_json(self.path / "sweep.json", record)
         except OSError as error:
             raise UserError(f"the sweep directory '{self.path}' cannot be written: {error.strerror}") from error
 
     def status(self, name: str) -> str:
-        """pending | running | interrupted (begun, and nobody runs it) | done | failed | diverged."""
+        """pending | running | interrupted (begun, and nobody runs it) | done | pruned | failed | diverged."""
         if self._file(name, "error").exists():
             return "failed"
         recorded = (self.results(name) or {}).get("status")
@@ -133,9 +143,9 @@ class SweepDir:
             yield held
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """One process at a time writes the files that belong to the whole sweep."""
-        with _flocked(self.path / "jobs" / ".lock", fcntl.LOCK_EX):
+    def exclusive(self, what: str = "") -> Iterator[None]:
+        """One process at a time writes the files that belong to the whole sweep, or is at `what`."""
+        with _flocked(self.path / "jobs" / f".{what}lock", fcntl.LOCK_EX):
             yield
 
     def commands(self) -> list[str]:
@@ -153,9 +163,13 @@ class SweepDir:
         path = self.path / "sweep.json"
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            return {"jobs": dict(record["jobs"]), "commands": list(record["commands"])}
+            return {
+                "jobs": dict(record["jobs"]),
+                "commands": list(record["commands"]),
+                "search": record.get("search"),
+            }
         except FileNotFoundError:
-            return {"jobs": {}, "commands": []}
+            return {"jobs": {}, "commands": [], "search": None}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not the record of a sweep ({error})") from error
 

@@ -41,6 +41,10 @@ def run_job(sweep: SweepDir, name: str) -> None:
 
         config = sweep.config(name)
         options: dict[str, Any] = {"resume": True} if begun else {}
+        if sweep.search() is not None:
+            from metalearn.search import hopeless
+
+            options["hopeless"] = hopeless(sweep, name)
         run(config, run_dir, **options)
     except BaseException as error:
         results = sweep.results(name)
@@ -73,7 +77,7 @@ def main(sweep_dir: str, name: str) -> int:
     with sweep.lock(name) as mine:
         if not mine:
             return LOCKED
-        if sweep.status(name) == "done":  # between the runner's look at it and now
+        if sweep.status(name) in ("done", "pruned"):  # between the runner's look at it and now
             return 0
         log_to(sweep.run_dir(name), on_console=False)
         try:

@@ -21,8 +21,9 @@ _COLUMNS = ("accuracy", "ci95", "std", "seeds", "val_accuracy", "steps", "second
 
 
 def job_rows(sweep: SweepDir) -> list[dict[str, Any]]:
-    """One row for every job, in the order of the sweep; accuracies are fractions, ci95 is over test tasks."""
-    return [_job_row(sweep, name, choices) for name, choices in sweep.choices().items()]
+    """One row for every job, in the order of the sweep, of a search the best trial first; accuracies are fractions, ci95 is over test tasks."""
+    rows = [_job_row(sweep, name, choices) for name, choices in sweep.choices().items()]
+    return rows if sweep.search() is None else sorted(rows, key=_rank)
 
 
 def seed_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -42,7 +43,7 @@ def write_summary(sweep: SweepDir) -> list[dict[str, Any]]:
         record = {"sweep": sweep.path.name, "commands": sweep.commands(), "jobs": rows, "over_seeds": over_seeds}
         files.write_json(sweep.path / "summary.json", record)
         files.write_text(sweep.path / "summary.csv", _csv(rows, over_seeds))
-        files.write_text(sweep.path / "summary.md", _markdown(sweep.path.name, rows, over_seeds))
+        files.write_text(sweep.path / "summary.md", _markdown(sweep, rows, over_seeds))
     return rows
 
 
@@ -54,6 +55,11 @@ def accuracy_text(row: dict[str, Any]) -> str:
     return f"{100 * row['accuracy']:.2f}{interval} %"
 
 
+def val_text(row: dict[str, Any]) -> str:
+    """`95.20 %`, the best validation, or nothing for a job without one."""
+    return "" if row["val_accuracy"] is None else f"{100 * row['val_accuracy']:.2f} %"
+
+
 def seconds_text(seconds: float | None) -> str:
     """`1:02:03`, or nothing."""
     if seconds is None:
@@ -61,6 +67,12 @@ def seconds_text(seconds: float | None) -> str:
     minutes, left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
+def _rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
+    """Of a trial: validation decides, and only among those that were trained to their end; of equal ones the earlier stays first."""
+    accuracy = row["val_accuracy"]
+    return row["status"] != "done", accuracy is None, -(accuracy or 0.0)
 
 
 def _job_row(sweep: SweepDir, name: str, choices: dict[str, Any]) -> dict[str, Any]:
@@ -115,17 +127,20 @@ def _csv(rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _markdown(name: str, rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:
-    lines = [f"# {name}", "", *_table(["job", "status", "accuracy", "time", "error"], map(_job_cells, rows))]
+def _markdown(sweep: SweepDir, rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:
+    searched = sweep.search() is not None
+    head = ["job", "status", *(["validation"] if searched else []), "accuracy", "time", "error"]
+    lines = [f"# {sweep.path.name}", "", *_table(head, (_job_cells(row, searched) for row in rows))]
     if over_seeds:
         head = ["over seeds", "seeds", "mean accuracy, ± 95 % interval over seeds", "standard deviation"]
         lines += ["", *_table(head, map(_seed_cells, over_seeds))]
     return "\n".join(lines) + "\n"
 
 
-def _job_cells(row: dict[str, Any]) -> list[str]:
+def _job_cells(row: dict[str, Any], searched: bool) -> list[str]:
     name = f"[{row['job']}]({row['directory']})"
-    return [name, row["status"], accuracy_text(row), seconds_text(row["seconds"]), row["error"] or ""]
+    validation = [val_text(row)] if searched else []
+    return [name, row["status"], *validation, accuracy_text(row), seconds_text(row["seconds"]), row["error"] or ""]
 
 
 def _seed_cells(row: dict[str, Any]) -> list[str]:

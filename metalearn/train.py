@@ -18,7 +18,7 @@ from metalearn import checkpoint
 from metalearn.algorithms.base import Algorithm
 from metalearn.config import minutes
 from metalearn.data.source import TaskSource
-from metalearn.errors import Diverged, Interrupted, UserError
+from metalearn.errors import Diverged, Interrupted, Pruned, UserError
 from metalearn.evaluate import evaluate
 from metalearn.interrupts import Interrupts
 from metalearn.task_chunk import choose_task_chunk
@@ -27,6 +27,7 @@ from metalearn.tasks import TaskBatch
 log = logging.getLogger("metalearn")
 
 Report = Callable[[int, dict[str, float]], None]  # (outer step, tag -> value)
+Hopeless = Callable[[int, float], bool]  # (outer step, validation accuracy) -> whether to stop here
 
 
 @dataclass
@@ -95,6 +96,7 @@ def train(
     state: dict[str, Any] | None = None,
     before_saving: Callable[[], None] = lambda: None,
     interrupts: Interrupts | None = None,
+    hopeless: Hopeless | None = None,
 ) -> None:
     """Trains `algorithm` in place up to `train.steps` outer steps, writing last.pt and best.pt.
 
@@ -102,10 +104,12 @@ def train(
         state: what last.pt held, to go on from there.
         before_saving: puts what was reported on the disk, so that last.pt is never ahead of it.
         interrupts: what may end training after any outer step.
+        hopeless: asked after every validation, before anything is saved.
 
     Raises:
         Diverged: the loss is no longer a number, or larger than `train.max_loss`; last.pt holds the state before that.
         Interrupted: by a signal; last.pt holds the state after the last outer step.
+        Pruned: `hopeless` said so before the last outer step; last.pt holds the state there.
     """
     settings, shape = config["train"], config["task"]["train"]
     meta_batch_size = settings["meta_batch_size"]
@@ -183,15 +187,21 @@ def train(
                 interrupts.check()
                 is_last = step == settings["steps"]
                 validation_due = step % settings["val_every"] == 0 or is_last
+                validation: dict[str, float] = {}
                 if validation_due or step % settings["log_every"] == 0:
                     # Here, and where something is saved, the host waits for the device.
                     values = {f"train/{tag}": value for tag, value in window.means().items()}
                     values["train/lr"] = float(schedule.get_last_lr()[0])
-                    validation = validate(step) if validation_due else {}
+                    if validation_due:
+                        validation = validate(step)
                     report(step, values | window.close(meta_batch_size) | validation)
                 outcome.reported = step
-                if is_due(step) or is_last or _stopped_early(outcome, settings):
+                # Asked first: what was saved has been told, so that a run that goes on from there leaves nothing out.
+                pruned = hopeless is not None and validation_due and hopeless(step, validation["val/accuracy"])
+                if is_due(step) or is_last or pruned or _stopped_early(outcome, settings):
                     save_last()
+                if pruned and not is_last:
+                    raise Pruned(step)
     except Interrupted:
         with interrupts.held():
             save_last()

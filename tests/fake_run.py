@@ -7,11 +7,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import yaml
+
+from metalearn.errors import Pruned
 
 FAILS_SILENTLY, FAILS, EXITS, INTERRUPTED, KILLED, CRASHES, HANGS = 112, 113, 114, 115, 116, 117, 118
 
@@ -25,7 +28,10 @@ def preflight(config: dict[str, Any]) -> None:
         raise ValueError("99 is too large")
 
 
-def run(config: dict[str, Any], run_dir: Path, resume: bool = False) -> dict[str, Any]:
+def run(
+    config: dict[str, Any], run_dir: Path, resume: bool = False, hopeless: Callable[[int, float], bool] | None = None
+) -> dict[str, Any]:
+    """With a `hopeless`, a trial of a search: the learning rate is its validation accuracy, at outer steps 5 and 10."""
     seed = config["seed"]
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
     gpu, threads = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("OMP_NUM_THREADS")
@@ -47,10 +53,16 @@ def run(config: dict[str, Any], run_dir: Path, resume: bool = False) -> dict[str
     try:
         if ending:
             ending()
+        for step in (5, 10) if hopeless else ():
+            results["val"] = {"accuracy": config["train"]["lr"], "step": step}
+            if hopeless and hopeless(step, config["train"]["lr"]):
+                raise Pruned(step)
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
         results["test"] = {"accuracy": 0.5 + seed / 100, "ci95": 0.01, "seconds": 0.5}
     except BaseException as error:
         results["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        if isinstance(error, Pruned):
+            results["status"] = "pruned"
         results["error"] = f"{type(error).__name__}: {error}"
         raise
     finally:
