@@ -146,7 +146,7 @@ Without a NAME runs all of:
 flags:
   --json FILE           add the records to FILE; what it holds of other benchmarks stays
   --against FILE        compare ratios with those in FILE
-  --rounds N            turns of each side (default: 9; 7 with --quick)
+  --rounds N            turns of each side (default: 9; 5 with --quick)
   --threads N           of torch (default: all cores)
   --device cpu|cuda     where (default: cpu)
   --quick               few cases, on characters that the program draws
