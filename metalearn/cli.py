@@ -119,9 +119,16 @@ def _train(flags: list[str], args: argparse.Namespace, argv: list[str]) -> Path 
         _search(asked, wished, make, flags, argv)
         return None
     if asked is not None:
+        if "WORLD_SIZE" in os.environ and os.environ["WORLD_SIZE"] != "1":
+            raise UserError("torchrun starts the processes of one run: a sweep's jobs want a torchrun each")
         _sweep(asked, jobs, argv)
         return None
     _preflight([plain])
+    if not _is_first_rank():  # one of torchrun's processes: it writes nothing, so it has no directory
+        from metalearn.run import run
+
+        run(plain, Path(default_dir))
+        return None
     hydra_argv, run_dir = [*flags, *args.overrides], None
     if of_hydra is None:
         named = any(override.startswith("hydra.run.dir=") for override in args.overrides)
@@ -130,6 +137,12 @@ def _train(flags: list[str], args: argparse.Namespace, argv: list[str]) -> Path 
     with explained(args.overrides, *where), contextlib.redirect_stderr(_WithoutHydrasEpitaph(sys.stderr)):
         _call_hydra(hydra_argv)
     return run_dir
+
+
+def _is_first_rank() -> bool:
+    from metalearn.ranks import launched
+
+    return launched().first
 
 
 def _resume(args: argparse.Namespace) -> None:
@@ -148,7 +161,8 @@ def _resume(args: argparse.Namespace) -> None:
     _preflight([config])
     from metalearn.run import run
 
-    _log_to(run_dir)
+    if _is_first_rank():
+        _log_to(run_dir)
     results_before = _modified(run_dir / "results.json")
     try:
         run(config, run_dir, resume=True)

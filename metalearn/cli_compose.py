@@ -82,7 +82,7 @@ class Composer:
         HydraConfig.instance().set_config(fresh)
         with read_write(fresh), open_dict(fresh):
             del fresh["hydra"]
-        nodes = without_limits(fresh)
+        nodes = without_what_is_no_runs(fresh)
         # A run older than a setting was made as that setting's default is.
         _fill_in(config, {key: node for key, node in nodes.items() if key not in GROUPS or key in there})
         for group, name in chosen.items():
@@ -100,7 +100,7 @@ class Composer:
         for prefix in ["", *(group for group in GROUPS if group in there or group == "task")]:
             _adopt_limits(checked, fresh, prefix)
         check_limits(checked)
-        return without_limits(checked)
+        return without_what_is_no_runs(checked)
 
     def known_keys(self, overrides: list[str]) -> list[str]:
         """Every setting and group there is, given the choices among `overrides`."""
@@ -145,8 +145,8 @@ def explained(overrides: list[str], config_dir: str | None, config_name: str | N
 
 
 def without_what_is_no_runs(cfg: DictConfig) -> dict[str, Any]:
-    """A run's configuration: without limits, and without what says how a sweep is to be run."""
-    return {key: value for key, value in without_limits(cfg).items() if key != "sweep"}
+    """A run's configuration: without limits, and without what says how a sweep is to be run and what it is called."""
+    return {key: value for key, value in without_limits(cfg).items() if key not in ("sweep", "sweep_name")}
 
 
 def _parsed(overrides: list[str]) -> list[Override]:

@@ -51,6 +51,7 @@ usage: metalearn train [-m] [key=value ...]
   metalearn train algorithm=maml train.steps=5000 train.lr=3e-4
   metalearn train experiment=NAME device=cuda hydra.run.dir=outputs/mine
   metalearn train -m task=5way_1shot,5way_5shot sweep.seeds=3 sweep_name=shots
+  torchrun --nproc-per-node=2 -m metalearn train algorithm=maml       one run, its tasks shared by two processes
 
 choices:
 {_choices_help("algorithm", "backbone", "dataset", "task", "experiment", "sweep")}
@@ -146,7 +147,7 @@ Without a NAME runs all of:
 flags:
   --json FILE           add the records to FILE; what it holds of other benchmarks stays
   --against FILE        compare ratios with those in FILE
-  --rounds N            turns of each side (default: 9; 7 with --quick)
+  --rounds N            turns of each side (default: 9; 5 with --quick)
   --threads N           of torch (default: all cores)
   --device cpu|cuda     where (default: cpu)
   --quick               few cases, on characters that the program draws

@@ -20,6 +20,11 @@ class Interrupts:
         self._received: int | None = None
         self._holding = False
 
+    @property
+    def received(self) -> int:
+        """The signal that came, 0 for none."""
+        return self._received or 0
+
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """In the main thread, the one that gets signals; what was ignored, as in a script's `metalearn train &`, stays so."""

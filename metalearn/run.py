@@ -21,6 +21,7 @@ from metalearn.errors import Diverged, Pruned, RunFailed, UserError
 from metalearn.evaluate import evaluate, test_record
 from metalearn.host_memory import keep_freed_memory
 from metalearn.interrupts import Interrupts
+from metalearn.ranks import Ranks, check_share, joined, launched
 from metalearn.resume import refuse_changes
 from metalearn.tracking import Tracker
 from metalearn.train import Hopeless, Outcome, check_schedule, train
@@ -36,6 +37,7 @@ def preflight(config: dict[str, Any]) -> None:
     """
     choose_device(config)
     check_schedule(config["train"])
+    check_share(launched(), config["train"]["meta_batch_size"])
     dataset = build_dataset(config)
     check_tasks(dataset, config["task"], "train", "val", "test")
     algorithm = build_algorithm(config, dataset)
@@ -57,8 +59,11 @@ def run(
         RunFailed: not even results.json could be written, as the console said.
         whatever else went wrong, after results.json, run.log and the console said so.
     """
-    device = choose_device(config)
+    device, ranks = choose_device(config), launched()
     keep_freed_memory()
+    if not ranks.first:
+        _assist(config, run_dir, device, ranks, resume)
+        return {}
     with files.in_use(run_dir):
         state = _to_go_on_from(config, run_dir, resume)
         interrupts, outcome, results = Interrupts(), Outcome(), _header(config, device)
@@ -69,7 +74,7 @@ def run(
                     files.clear(run_dir, keep_checkpoints=state is not None)
                 files.write_config(run_dir, config)
                 log.info("run directory: %s", run_dir.resolve())
-                results |= _train_and_test(config, run_dir, device, outcome, state, interrupts, hopeless)
+                results |= _train_and_test(config, run_dir, device, outcome, state, interrupts, ranks, hopeless)
                 results["status"] = "done"
         except BaseException as error:
             failure = error
@@ -108,6 +113,7 @@ def _train_and_test(
     outcome: Outcome,
     state: dict[str, Any] | None,
     interrupts: Interrupts,
+    ranks: Ranks,
     hopeless: Hopeless | None,
 ) -> dict[str, Any]:
     _set_precision(config["precision"])
@@ -133,19 +139,21 @@ def _train_and_test(
                 tracker.log(step, values)
                 progress.update(step, values)
 
-            train(
-                config,
-                algorithm,
-                train_tasks,
-                val_tasks,
-                run_dir,
-                outcome,
-                report,
-                state=state,
-                before_saving=tracker.sync,
-                interrupts=interrupts,
-                hopeless=hopeless,
-            )
+            with joined(ranks, device):
+                train(
+                    config,
+                    algorithm,
+                    train_tasks,
+                    val_tasks,
+                    run_dir,
+                    outcome,
+                    report,
+                    state=state,
+                    before_saving=tracker.sync,
+                    interrupts=interrupts,
+                    ranks=ranks,
+                    hopeless=hopeless,
+                )
         tested = _test(config, run_dir, algorithm, outcome, TaskSource(dataset, "test", config["eval"]["seed"], device))
         further = {f"test/{name}": score["mean"] for name, score in tested.get("further", {}).items()}
         numbers = {f"test/{name}": tested[name] for name in ("accuracy", "ci95", "loss")}
@@ -154,6 +162,31 @@ def _train_and_test(
         "split": {"name": dataset.split.name, "sha256": dataset.split.sha256},
         "test": tested,
     }
+
+
+def _assist(config: dict[str, Any], run_dir: Path, device: torch.device, ranks: Ranks, resume: bool) -> None:
+    """Trains along with rank 0, which does the rest."""
+    _set_precision(config["precision"])
+    state = checkpoint.newest(run_dir) if resume else None
+    with joined(ranks, device):
+        dataset = build_dataset(config)
+        train_tasks = TaskSource(dataset, "train", config["seed"], device, Augment(**config["train"]["augment"]))
+        val_tasks = TaskSource(dataset, "val", config["eval"]["seed"], device)
+        algorithm = build_algorithm(config, dataset).to(device)
+        interrupts = Interrupts()
+        with interrupts.watched():
+            train(
+                config,
+                algorithm,
+                train_tasks,
+                val_tasks,
+                run_dir,
+                Outcome(),
+                lambda step, values: None,
+                state=state,
+                interrupts=interrupts,
+                ranks=ranks,
+            )
 
 
 def _test(

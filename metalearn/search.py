@@ -11,7 +11,6 @@ import functools
 import json
 import sqlite3
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from metalearn.sweep_dir import FINISHED, Job, SweepDir
 _JOB = "job"  # the trial's attribute that names its job
 
 
-def optuna() -> ModuleType:
+def optuna() -> Any:
     """Optuna, which says nothing but warnings; UserError where it is not installed."""
     try:
         import optuna
@@ -51,9 +50,9 @@ class Trials(Queue):
             self._check_unchanged()
 
     def __len__(self) -> int:
-        trials = self._trials()
+        trials, wanted = self._trials(), int(self._settings["trials"])
         begun = [trial for trial in trials if _is_open(trial) and trial.user_attrs.get(_JOB) not in self._given]
-        return len(begun) + max(0, self._settings["trials"] - len(trials))
+        return len(begun) + max(0, wanted - len(trials))
 
     def next(self) -> str | None:
         with self._alone():
@@ -158,7 +157,7 @@ def _study(sweep: SweepDir, pruner: dict[str, Any] | None) -> Any:
         raise UserError(f"{path} cannot be used as an Optuna study: {str(error).partition(chr(10))[0]}") from error
 
 
-def _pruner(library: ModuleType, settings: dict[str, Any] | None) -> Any:
+def _pruner(library: Any, settings: dict[str, Any] | None) -> Any:
     if settings is None:
         return library.pruners.NopPruner()
     return library.pruners.PercentilePruner(

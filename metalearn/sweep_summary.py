@@ -95,7 +95,7 @@ def _job_row(sweep: SweepDir, name: str, choices: dict[str, Any]) -> dict[str, A
 
 def _seed_row(group: list[dict[str, Any]]) -> dict[str, Any]:
     choices = _without_seed(group[0]["choices"])
-    accuracies = [row["accuracy"] for row in group if row["status"] == "done"]
+    accuracies = [row["accuracy"] for row in group if row["accuracy"] is not None and row["status"] == "done"]
     std = statistics.stdev(accuracies) if len(accuracies) > 1 else None
     return {
         "job": ", ".join(f"{key}={value}" for key, value in choices.items()) or "all",

@@ -22,6 +22,7 @@ from metalearn.tasks import TaskBatch
 log = logging.getLogger("metalearn")
 
 _ROUNDS = 3  # timed passes for each candidate; the fastest counts, as noise only ever adds
+_HOPELESS = 1.5  # times the fastest: no further pass will make up for that
 
 MetaGradient = Callable[[Algorithm, TaskBatch, int, str], object]
 
@@ -97,6 +98,8 @@ def _measure(
             if timed:  # the first round warms up
                 seconds[size] = min(seconds[size], time.perf_counter() - started)
             trial.zero_grad(set_to_none=True)
+        if timed:
+            fitting = [size for size in fitting if seconds[size] <= _HOPELESS * min(seconds.values())]
     return seconds
 
 

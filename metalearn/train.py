@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -21,7 +22,9 @@ from metalearn.data.source import TaskSource
 from metalearn.errors import Diverged, Interrupted, Pruned, UserError
 from metalearn.evaluate import evaluate
 from metalearn.interrupts import Interrupts
+from metalearn.ranks import Ranks
 from metalearn.task_chunk import choose_task_chunk
+from metalearn.task_memory import is_out_of_memory
 from metalearn.tasks import TaskBatch
 
 log = logging.getLogger("metalearn")
@@ -43,16 +46,48 @@ class Outcome:
     validations_without_gain: int = 0
 
 
-def meta_gradient(algorithm: Algorithm, tasks: TaskBatch, task_chunk: int, precision: str) -> dict[str, Tensor]:
-    """Adds the gradient of the mean meta-loss to the parameters' `.grad`, one backward pass per chunk; returns means, still on the device."""
+def meta_gradient(
+    algorithm: Algorithm, tasks: TaskBatch, task_chunk: int, precision: str, of: int | None = None
+) -> dict[str, Tensor]:
+    """Adds the gradient of the mean meta-loss to the parameters' `.grad`, one backward pass per chunk; returns means, still on the device.
+
+    Args:
+        of: how many tasks the means are over, where `tasks` is a part of them; then what comes of all parts has to be added.
+    """
+    of = of or tasks.tasks
     sums: dict[str, Tensor] = {}
     for chunk in tasks.chunks(task_chunk):
         with torch.autocast(chunk.classes.device.type, torch.bfloat16, enabled=precision == "bf16"):
             outcome = algorithm.meta_loss(chunk)
-        (outcome.loss.sum() / tasks.tasks).backward()  # type: ignore[no-untyped-call]
+        (outcome.loss.sum() / of).backward()  # type: ignore[no-untyped-call]
         for tag, values in {"loss": outcome.loss.detach(), **outcome.metrics}.items():
-            sums[tag] = sums.get(tag, 0) + values.sum() / tasks.tasks
+            sums[tag] = sums.get(tag, 0) + values.sum() / of
     return sums
+
+
+def affordable_meta_gradient(
+    algorithm: Algorithm, tasks: TaskBatch, task_chunk: int, precision: str, of: int
+) -> tuple[dict[str, Tensor], int]:
+    """`meta_gradient` into empty `.grad`s, in chunks of `task_chunk` or, where the memory runs out, of half as many, and so on; and how many it was.
+
+    Raises:
+        RuntimeError: not even one task at a time fits.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in algorithm.buffers()]
+    while True:
+        algorithm.zero_grad(set_to_none=True)
+        try:
+            return meta_gradient(algorithm, tasks, task_chunk, precision, of), task_chunk
+        except (RuntimeError, MemoryError) as error:
+            if task_chunk == 1 or not is_out_of_memory(error):
+                raise
+        # Outside the handler, which would keep what the failed attempt had allocated.
+        for buffer, before in buffers:  # a part of the chunks may have moved them
+            buffer.copy_(before)
+        log.warning("out of memory with %d tasks at a time: going on with %d", task_chunk, task_chunk // 2)
+        task_chunk //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def make_optimizer(algorithm: Algorithm, settings: dict[str, Any]) -> torch.optim.Optimizer:
@@ -96,6 +131,7 @@ def train(
     state: dict[str, Any] | None = None,
     before_saving: Callable[[], None] = lambda: None,
     interrupts: Interrupts | None = None,
+    ranks: Ranks | None = None,
     hopeless: Hopeless | None = None,
 ) -> None:
     """Trains `algorithm` in place up to `train.steps` outer steps, writing last.pt and best.pt.
@@ -104,6 +140,7 @@ def train(
         state: what last.pt held, to go on from there.
         before_saving: puts what was reported on the disk, so that last.pt is never ahead of it.
         interrupts: what may end training after any outer step.
+        ranks: this process among several that share the tasks; all of them train, the first reports, validates and saves.
         hopeless: asked after every validation, before anything is saved.
 
     Raises:
@@ -113,7 +150,8 @@ def train(
     """
     settings, shape = config["train"], config["task"]["train"]
     meta_batch_size = settings["meta_batch_size"]
-    interrupts = interrupts or Interrupts()
+    interrupts, ranks = interrupts or Interrupts(), ranks or Ranks()
+    device, share = train_tasks.device, ranks.share(meta_batch_size)
     optimizer = make_optimizer(algorithm, settings)
     schedule = make_schedule(optimizer, settings)
     window = _Window(outcome, settings["max_loss"])
@@ -121,17 +159,19 @@ def train(
         _restore(state, algorithm, optimizer, schedule, outcome, window)
 
     def batch(step: int) -> TaskBatch:
-        return train_tasks.tasks(
-            step * meta_batch_size, meta_batch_size, shape["ways"], shape["shots"], shape["queries"]
-        )
+        first = step * meta_batch_size + share.start
+        return train_tasks.tasks(first, len(share), shape["ways"], shape["shots"], shape["queries"])
 
     def update(step: int) -> None:
         started = time.perf_counter()
         algorithm.outer_step = step - 1
         tasks = batch(step - 1)
         made = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        sums = meta_gradient(algorithm, tasks, outcome.task_chunk, config["precision"])
+        sums, outcome.task_chunk = affordable_meta_gradient(
+            algorithm, tasks, outcome.task_chunk, config["precision"], meta_batch_size
+        )
+        ranks.add([p.grad for p in algorithm.parameters() if p.grad is not None] + list(sums.values()))
+        ranks.average([buffer for buffer in algorithm.buffers() if buffer.is_floating_point()])
         if settings["clip_norm"] is not None:
             sums["grad_norm"] = torch.nn.utils.clip_grad_norm_(algorithm.parameters(), settings["clip_norm"])
         optimizer.step()
@@ -155,27 +195,35 @@ def train(
 
     def save_last() -> None:
         checkpoint_state = current()
+        if not ranks.first:
+            return
         before_saving()
         checkpoint.save_last(run_dir, checkpoint_state)
 
-    def validate(step: int) -> dict[str, float]:
-        with interrupts.let_through():
-            scores = evaluate(
-                algorithm,
-                val_tasks,
-                config["task"],
-                settings["val_tasks"],
-                config["eval"]["task_chunk"],
-                stepwise=False,
-            )
-        outcome.validations_without_gain += 1
-        if scores.mean > outcome.best.get("accuracy", -1.0):
-            outcome.best = {"accuracy": scores.mean, "ci95": scores.ci95, "step": step}
-            outcome.validations_without_gain = 0
-            checkpoint.save(run_dir / "best.pt", current())
-        return {"val/accuracy": scores.mean, "val/ci95": scores.ci95, "val/loss": float(scores.loss.mean())}
+    def scores() -> list[float]:
+        """Accuracy, half the width of its interval, loss."""
+        if not ranks.first:
+            return [0.0, 0.0, 0.0]
+        of_tasks = evaluate(
+            algorithm, val_tasks, config["task"], settings["val_tasks"], config["eval"]["task_chunk"], stepwise=False
+        )
+        return [of_tasks.mean, of_tasks.ci95, float(of_tasks.loss.mean())]
 
-    outcome.task_chunk = outcome.task_chunk or choose_task_chunk(config, algorithm, batch(0), meta_gradient)
+    def validate(step: int) -> dict[str, float]:
+        # Of several processes, the others would wait for the one that was interrupted.
+        with interrupts.let_through() if ranks.count == 1 else contextlib.nullcontext():
+            accuracy, ci95, loss = ranks.told_by_first(scores(), device)
+        outcome.validations_without_gain += 1
+        if accuracy > outcome.best.get("accuracy", -1.0):
+            outcome.best = {"accuracy": accuracy, "ci95": ci95, "step": step}
+            outcome.validations_without_gain = 0
+            if ranks.first:
+                checkpoint.save(run_dir / "best.pt", current())
+        return {"val/accuracy": accuracy, "val/ci95": ci95, "val/loss": loss}
+
+    if not outcome.task_chunk:
+        chosen = choose_task_chunk(config, algorithm, batch(0), meta_gradient)
+        outcome.task_chunk = int(ranks.told_by_first([chosen], device)[0])
     algorithm.train()
     is_due = saving_due(settings["checkpoint_every"])
     try:
@@ -184,8 +232,10 @@ def train(
                 step = outcome.reported + 1
                 if outcome.steps < step:  # not so where a run goes on that was interrupted in a validation
                     update(step)
-                interrupts.check()
+                if ranks.count == 1:
+                    interrupts.check()
                 is_last = step == settings["steps"]
+                received = 0
                 validation_due = step % settings["val_every"] == 0 or is_last
                 validation: dict[str, float] = {}
                 if validation_due or step % settings["log_every"] == 0:
@@ -195,7 +245,11 @@ def train(
                     if validation_due:
                         validation = validate(step)
                     report(step, values | window.close(meta_batch_size) | validation)
+                    # Several processes have to stop after the same step; asking the others takes a message, hence here only.
+                    received = int(ranks.largest(interrupts.received, device))
                 outcome.reported = step
+                if received:
+                    raise Interrupted(received)
                 # Asked first: what was saved has been told, so that a run that goes on from there leaves nothing out.
                 pruned = hopeless is not None and validation_due and hopeless(step, validation["val/accuracy"])
                 if is_due(step) or is_last or pruned or _stopped_early(outcome, settings):

@@ -16,7 +16,7 @@ from metalearn.errors import Diverged, UserError
 GROUPS = ("algorithm", "backbone", "dataset", "task", "experiment")
 CHOICES = [(group, name) for group in GROUPS for name in choices(group)]
 # What no rule need bound: a directory's name, and the class that a part is made of (config.build checks it).
-EXEMPT = re.compile(r"sweep_name|.*\._target_|backbone\.hidden")
+EXEMPT = re.compile(r"sweep_name|sweep\.(grid|list|zip)(\..*)?|.*\._target_|backbone\.hidden")
 
 
 @pytest.mark.parametrize(

@@ -616,10 +616,10 @@ def test_a_configuration_that_asks_for_the_environment_is_refused(
     command: list[str], straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(straight, tmp_path / "run")
-    text = Path("run/config.yaml").read_text().replace("sweep_name:", "sweep_name: ${oc.env:HOME}\nold:")
+    text = Path("run/config.yaml").read_text().replace("precision:", "precision: ${oc.env:HOME}\nold:")
     Path("run/config.yaml").write_text(text)
     assert leaves_with(*command) == 2
-    assert "sweep_name is not a value but an interpolation" in capsys.readouterr().err
+    assert "precision is not a value but an interpolation" in capsys.readouterr().err
 
 
 class Payload:

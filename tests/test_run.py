@@ -30,7 +30,7 @@ TINY = [
     "train.checkpoint_every=3",
     "eval.tasks=40",
 ]
-FILES = {"config.yaml", "run.log", "metrics.csv", "last.pt", "best.pt", "results.json"}
+FILES = {"config.yaml", "run.log", "metrics.csv", "last.pt", "previous.pt", "best.pt", "results.json"}
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,16 @@ from metalearn.data.image_classes import ImageClasses
 from metalearn.data.source import TaskSource
 from metalearn.errors import Diverged, UserError
 from metalearn.tasks import TaskBatch
-from metalearn.train import Outcome, check_schedule, make_optimizer, make_schedule, meta_gradient, saving_due, train
+from metalearn.train import (
+    Outcome,
+    affordable_meta_gradient,
+    check_schedule,
+    make_optimizer,
+    make_schedule,
+    meta_gradient,
+    saving_due,
+    train,
+)
 from tests.compose import SMALL, compose
 
 Source = Callable[..., TaskSource]
@@ -276,3 +285,64 @@ def test_memory_does_not_grow(algorithm: str, easy: ImageClasses, source: Source
     train(config, build_algorithm(config, easy), source("train"), source("val"), tmp_path, Outcome(), report)
     assert seen[450][0] <= seen[50][0]
     assert seen[450][1] - seen[50][1] < 16, "MiB"
+
+
+class SmallMemory(ProtoNet):
+    """A learner that more than two tasks at a time are too much for; what it lost on the way there must not count."""
+
+    @staticmethod
+    def of(algorithm: ProtoNet) -> SmallMemory:
+        algorithm.__class__ = SmallMemory
+        algorithm.register_buffer("seen", torch.zeros(()))
+        assert isinstance(algorithm, SmallMemory)
+        return algorithm
+
+    def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
+        self.seen += tasks.tasks
+        outcome = super().meta_loss(tasks)
+        if tasks.tasks > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return outcome
+
+
+def test_out_of_memory_halves_the_chunk_says_so_and_goes_on(
+    easy: ImageClasses, source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # No running statistics: two tasks at a time round them otherwise than one.
+    config = settings("train.meta_batch_size=8", "train.task_chunk=8", "backbone.norm=none")
+    with caplog.at_level("WARNING", "metalearn"):
+        outcome, rows, algorithm = run(
+            config, easy, source, tmp_path, algorithm=SmallMemory.of(build_algorithm(config, easy))
+        )
+    told = [record.message for record in caplog.records if "out of memory" in record.message]
+    assert told == [f"out of memory with {n} tasks at a time: going on with {n // 2}" for n in (8, 4)]
+    assert outcome.task_chunk == 2
+    assert float(algorithm.seen) == 12 * 8, "each step's tasks counted once"
+    config["train"]["task_chunk"] = 2
+    (tmp_path / "roomy").mkdir()
+    _, expected, _ = run(config, easy, source, tmp_path / "roomy")
+    for (step, ours), (same_step, theirs) in zip(rows, expected, strict=True):
+        assert step == same_step
+        assert ours["train/loss"] == theirs["train/loss"]
+
+
+def test_one_task_that_does_not_fit_ends_the_run(easy: ImageClasses, source: Source) -> None:
+    class TooLarge(ProtoNet):
+        def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    algorithm = build_algorithm(settings(), easy)
+    algorithm.__class__ = TooLarge
+    with pytest.raises(torch.OutOfMemoryError):
+        affordable_meta_gradient(algorithm, source("train").tasks(0, 4, 5, 1, 5), 4, "fp32", of=4)
+
+
+def test_gradients_of_parts_add_up(easy: ImageClasses, source: Source) -> None:
+    tasks = source("train").tasks(0, 6, 5, 1, 5)
+    whole, parts = (build_algorithm(settings(algorithm="maml"), easy).double() for _ in range(2))
+    tasks = TaskBatch(*(part._replace(x=part.x.double()) for part in tasks[:2]), tasks.classes)
+    sums = meta_gradient(whole, tasks, 6, "fp32")
+    of_parts = [meta_gradient(parts, part, 2, "fp32", of=6) for part in tasks.chunks(4)]
+    torch.testing.assert_close(sums["loss"], sum(part["loss"] for part in of_parts))
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)

@@ -74,7 +74,8 @@ class Reptile(InnerLoopLearner):
         self.register_buffer("moment_steps", torch.zeros(()))
         self.register_buffer("moment_sum", torch.zeros(parameters))
         self.register_buffer("moment_tasks", torch.zeros(()))
-        self._summed_step: int | None = None  # the outer step that the sum is of
+        self.summed_step: Tensor  # the outer step that the sum is of
+        self.register_buffer("summed_step", torch.tensor(-1), persistent=False)
 
     def classifier(self) -> nn.Module:
         return self.network
@@ -126,15 +127,14 @@ class Reptile(InnerLoopLearner):
     @torch.no_grad()
     def _start_outer_step(self) -> None:
         """Takes on the mean of the second moments that the tasks of the outer step before ended with; once, however the tasks are chunked."""
-        if self._summed_step == self.outer_step:
-            return
-        self._summed_step = self.outer_step
-        summed = self.moment_tasks > 0  # on the device: nobody waits
-        mean = self.moment_sum / self.moment_tasks.clamp_min(1)
-        self.second_moments.copy_(torch.where(summed, mean, self.second_moments))
-        self.moment_steps += summed * self.inner_steps
-        self.moment_sum.zero_()
-        self.moment_tasks.zero_()
+        begins = self.summed_step != self.outer_step  # on the device, as all that follows: nobody waits
+        takes_on = begins & (self.moment_tasks > 0)
+        mean = self.moment_sum / self.moment_tasks.clamp_min(1e-9)
+        self.second_moments.copy_(torch.where(takes_on, mean, self.second_moments))
+        self.moment_steps += takes_on * self.inner_steps
+        self.moment_sum *= ~begins
+        self.moment_tasks *= ~begins
+        self.summed_step.fill_(self.outer_step)
 
     @torch.no_grad()
     def _sum_moments(self, second_moments: dict[str, Tensor]) -> None:

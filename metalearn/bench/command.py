@@ -19,7 +19,7 @@ from metalearn.errors import UserError
 from metalearn.host_memory import keep_freed_memory
 from metalearn.run_dir import environment, write_json
 
-_ROUNDS, _QUICK_ROUNDS = 9, 7
+_ROUNDS, _QUICK_ROUNDS = 9, 5
 _WIDTH = 170  # columns
 _TOLERANCE = 1.1  # a ratio that is less than this many times another is the same
 

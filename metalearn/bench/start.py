@@ -30,7 +30,7 @@ def measure(bench: Bench) -> Record:
         label = " ".join(["metalearn train", *overrides])
         bench.say(label)
         first = _to_first_step(command)
-        rows.append({"label": f"{label}: first run on this machine (chooses task_chunk)", **spread([first])})
+        rows.append({"label": f"{label}: first run (task_chunk not chosen yet)", **spread([first])})
         rows.append({"label": f"{label}: later runs", **spread([_to_first_step(command) for _ in range(rounds - 2)])})
     bench.say("imports")
     return {"rows": rows, "imports": {name: _by_package(name) for name in _IMPORTED}}
