@@ -65,6 +65,7 @@ settings (metalearn train --cfg job shows all, with the choices you give):
   hydra.run.dir sweep_name          the run's directory; a sweep goes to outputs/multirun/SWEEP_NAME, and the same
                                     command runs there what is missing, interrupted or (sweep.retry_failed=true) failed
   sweep=FILE sweep.seeds=3          a sweep from a file; each job with seeds 0, 1, 2, or sweep.seeds=[3,7]
+  sweep.search.trials               of a file that says what to search: how many trials
   sweep.jobs sweep.jobs_per_gpu     jobs at once on this machine; hydra/launcher=slurm, ray_cluster: elsewhere
 
 flags:

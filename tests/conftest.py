@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,12 @@ torch.set_num_threads(1)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keeps tests out of the user's cache; a METALEARN_CACHE set from outside is shared between runs of the suite."""
     os.environ.setdefault("METALEARN_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A suite that a script started in the background would have SIGINT ignored, and what it starts as well."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

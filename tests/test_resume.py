@@ -10,7 +10,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +96,9 @@ def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    # A suite that was started in the background by a script would have SIGINT ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    signal.signal(signal.SIGINT, before)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
