@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import version
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -21,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from metalearn.cli_errors import GROUPS, MISTAKES, explanation, no_such_setting
-from metalearn.config import check_limits, conf_dir, dotted_keys, without_limits
+from metalearn.config import check_known, check_limits, conf_dir, dotted_keys, without_limits
 from metalearn.errors import UserError
 from metalearn.resume import refuse_changes
 
@@ -59,6 +60,7 @@ class Composer:
         with read_write(own), open_dict(own):
             del own["hydra"]
         check_limits(own)
+        check_known(own, GROUPS[:3])
         return without_what_is_no_runs(own), run_dir
 
     def resumption(self, saved: DictConfig, overrides: list[str], whose: str) -> dict[str, Any]:
@@ -123,11 +125,25 @@ def composer(config_dir: str | None = None, config_name: str | None = None) -> I
         directory = Path(config_dir).resolve()
         if not directory.is_dir():
             raise UserError(f"--config-dir: '{config_dir}' is no directory")
+        _check_files(directory)
         search_path.prepend("command-line", f"file://{directory}", SearchPathQuery(provider="schema"))
     try:
         yield Composer(Hydra.create_main_hydra2("metalearn", search_path), config_name or "train")
     finally:
         GlobalHydra.instance().clear()
+
+
+def _check_files(directory: Path) -> None:
+    """Hydra reads a file that holds no mapping as if it were empty."""
+    for file in sorted(
+        path for group in (*GROUPS, "experiment", "sweep") for path in (directory / group).glob("*.yaml")
+    ):
+        try:
+            content = yaml.safe_load(file.read_bytes())
+        except (yaml.YAMLError, OSError, ValueError, RecursionError):
+            continue  # not of interest unless it is chosen: then Hydra says what is wrong
+        if content is not None and not isinstance(content, dict):
+            raise UserError(f"{file} holds no mapping from settings to values")
 
 
 @contextmanager

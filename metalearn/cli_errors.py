@@ -20,7 +20,7 @@ _PLUGINS = {  # what our presets build on -> the extra that brings it
     "hydra/launcher/submitit_local": "slurm",
     "hydra/launcher/ray": "ray",
 }
-MISTAKES = (HydraException, OmegaConfBaseException, YAMLError)
+MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError)
 
 _UNKNOWN_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'(?!\. The value)")
 _SEVERAL_VALUES = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?:\n| requires)")
@@ -31,6 +31,8 @@ def explanation(error: Exception, known_keys: Callable[[], list[str]]) -> str:
     """One line for the user; `known_keys` is asked for the settings there are only when a name was not found."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_such_choice(error.missing_cfg_file, error.options or [])
+    if isinstance(error, RecursionError):
+        return "a configuration file contains itself: through its defaults, or an alias in a list of its own"
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}' as key=value"
     text = str(error)

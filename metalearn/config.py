@@ -21,13 +21,13 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from metalearn.errors import UserError
+from metalearn.errors import UserError, nearest
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -37,6 +37,8 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 }
 _MINUTES = re.compile(r"\d{1,6}(\.\d+)?min")
 _LITERAL = re.compile(r"[\w.+-]+")
+# Settings that no rule need bound: a directory's name, and what cli_sweep and search_space read.
+_NO_RULE = re.compile(r"sweep_name|sweep\.(grid|list|zip|search)(\..*)?")
 
 
 def conf_dir() -> Path:
@@ -81,6 +83,34 @@ def check_limits(cfg: DictConfig) -> None:
     own = [fault for key, fault in faults.items() if "${" not in str(as_written.get(key))]
     if faults:
         raise UserError("; ".join(own or faults.values()))
+
+
+def check_known(cfg: DictConfig, own: Collection[str]) -> None:
+    """Raises UserError for a setting that no rule speaks of, outside the groups `own`, whose classes know their settings themselves.
+
+    The command line can only change settings that are there; a YAML file can add any, and a slip in one would go unnoticed.
+    """
+    plain = _container(cfg, resolve=False)
+    known = list(rules(plain))
+    for key in settings({name: node for name, node in plain.items() if name not in own}):
+        if not _NO_RULE.fullmatch(key) and not any(pattern.fullmatch(key) for _, pattern in known):
+            raise UserError(f"no setting '{key}'{nearest(key, [path for path, _ in known])}")
+
+
+def settings(plain: dict[str, Any]) -> Iterator[str]:
+    """The dotted path of every value that is no limit."""
+    return (key for key, _ in leaves(plain) if "limits" not in key.split("."))
+
+
+def rules(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, re.Pattern[str]]]:
+    """The path of every rule, and what it matches; up to a `?` that is the key whose value is null, too."""
+    for path in plain.get("limits") or {}:
+        full = f"{prefix}{path}"
+        for part in [*(full[: mark.start()] for mark in re.finditer(r"\?", full)), full]:
+            yield full, re.compile(re.escape(part.replace("?", "")).replace(r"\*", "[^.]+"))
+    for key, value in plain.items():
+        if isinstance(value, dict) and key != "limits":
+            yield from rules(value, f"{prefix}{key}.")
 
 
 def without_limits(cfg: DictConfig) -> dict[str, Any]:
@@ -176,7 +206,10 @@ def _allows(alternative: str, value: Any) -> bool:
 def _faults(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """The keys whose values break a rule, each with a sentence that says so."""
     for path, rule in (plain.get("limits") or {}).items():
-        yield from _broken(plain, path.split("."), str(rule), prefix)
+        try:
+            yield from _broken(plain, path.split("."), str(rule), prefix)
+        except ValueError as error:
+            raise UserError(f"{prefix}limits.{path}: {error}") from error
     for key, value in plain.items():
         if isinstance(value, dict) and key != "limits":
             yield from _faults(value, f"{prefix}{key}.")

@@ -10,7 +10,18 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from metalearn.cli_compose import composer
-from metalearn.config import allows, build, check_limits, choices, conf_dir, config_hash, slug, without_limits
+from metalearn.config import (
+    allows,
+    build,
+    check_limits,
+    choices,
+    conf_dir,
+    config_hash,
+    rules,
+    settings,
+    slug,
+    without_limits,
+)
 from metalearn.errors import Diverged, UserError
 
 GROUPS = ("algorithm", "backbone", "dataset", "task", "experiment")
@@ -191,29 +202,12 @@ def test_every_setting_has_a_limit(group: str, name: str) -> None:
     plain = OmegaConf.to_container(composed(f"{group}={name}"), resolve=False)
     assert isinstance(plain, dict)
     del plain["hydra"]
-    leaves: set[str] = set()
-    ruled: set[str] = set()
-
-    def walk(node: dict[Any, Any], prefix: str) -> None:
-        ruled.update(prefix + path for path in node.get("limits") or {})
-        for key, value in node.items():
-            if isinstance(value, dict) and key != "limits":
-                walk(value, f"{prefix}{key}.")
-            elif key != "limits":
-                leaves.add(f"{prefix}{key}")
-
-    walk(plain, "")
-
-    def is_for(path: str, leaf: str) -> bool:
-        """A `*` is any one key; up to a `?` the path is for a null, too."""
-        prefixes = [path[: mark.start()] for mark in re.finditer(r"\?", path)]
-        patterns = (re.escape(part.replace("?", "")).replace(r"\*", "[^.]+") for part in [*prefixes, path])
-        return any(re.fullmatch(pattern, leaf) for pattern in patterns)
-
+    keys, known = set(settings(plain)), list(rules(plain))
     assert {
-        leaf for leaf in leaves if not EXEMPT.fullmatch(leaf) and not any(is_for(path, leaf) for path in ruled)
+        key for key in keys if not EXEMPT.fullmatch(key) and not any(pattern.fullmatch(key) for _, pattern in known)
     } == set()
-    assert {path for path in ruled if not any(is_for(path, leaf) for leaf in leaves)} == set()
+    used = {path for path, pattern in known if any(pattern.fullmatch(key) for key in keys)}
+    assert {path for path, _ in known} == used, "a rule is for a setting that is there"
 
 
 def test_conf_dir_holds_what_is_shipped() -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import os
 import re
+import struct
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +29,12 @@ from metalearn.errors import UserError
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 PARTS = ("images_background", "images_evaluation")
 _MEMBER = re.compile(r"(?:^|/)(?:images_background|images_evaluation)/([^/]+)/(character\d+)/([^/]+)\.png$")
+_LARGEST_FILE, _LARGEST_SIDE = 1 << 24, 4096  # bytes, pixels: of one image, far above any real one
+# All that zipfile and the decompressors raise about a damaged, encrypted or exotic file.
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(RuntimeError, NotImplementedError, ValueError, OverflowError),
+)
 _SIZES = {"images_background": 9_464_212, "images_evaluation": 6_462_886}  # bytes of the published zips
 
 
@@ -145,19 +154,36 @@ def _members(part: Path) -> Iterator[tuple[str, bytes]]:
         return
     try:
         with zipfile.ZipFile(part) as archive:
-            for name in sorted(archive.namelist()):
-                if name.endswith(".png"):
-                    yield name, archive.read(name)
-    except (zipfile.BadZipFile, EOFError, OSError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
-        raise UserError(f"{part} is not an intact zip file ({error}): delete it and fetch it again") from error
+            for member in sorted(archive.infolist(), key=lambda each: each.filename):
+                if member.filename.endswith(".png"):
+                    _check_member(part, member)
+                    yield member.filename, archive.read(member)
+    except UserError:
+        raise
+    except _ZIP_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{part} is not an intact zip file ({reason}): delete it and fetch it again") from error
+
+
+def _check_member(part: Path, member: zipfile.ZipInfo) -> None:
+    """Refuses what only somebody who means harm would write."""
+    name = member.filename
+    if name.startswith(("/", "\\")) or ".." in name.split("/"):
+        raise UserError(f"{part}: {name!r} leads out of the zip file")
+    if member.file_size > _LARGEST_FILE:
+        raise UserError(f"{part}: {name!r} has {member.file_size >> 20} MiB; a drawing has a few hundred bytes")
 
 
 def _pixels(content: bytes, member: str, size: int, resize: str) -> np.ndarray:
     try:
         image: Image.Image = Image.open(io.BytesIO(content))
+        if max(image.size) > _LARGEST_SIDE:  # known before any memory is taken for it
+            raise UserError(f"{member} has {image.width}x{image.height} pixels (at most {_LARGEST_SIDE} a side)")
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{member} is not a readable image ({error})") from error
+    except UserError:
+        raise
+    except (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError) as error:
+        raise UserError(f"{member} is not a readable image ({' '.join(str(error).split())})") from error
     if image.size != (size, size):
         # Pillow resizes 1-bit images (which these are) with NEAREST, whatever filter is asked for; anti-aliasing needs grey levels first.
         if resize == "antialias":

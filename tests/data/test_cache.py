@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metalearn.data import cache
 from metalearn.data.cache import Stored, cache_dir, load_or_make
 from metalearn.errors import UserError
 
@@ -35,7 +36,7 @@ def test_made_once_and_read_back(empty_cache: Path) -> None:
     assert np.array_equal(second.images, first.images)
     assert second.class_names == ("a", "b")
     assert second.counts.tolist() == [3, 2]
-    assert [entry.name for entry in empty_cache.iterdir()] == ["set-v1"]
+    assert [entry.name for entry in empty_cache.iterdir()] == [f"set-v1-f{cache.FORMAT}"]
 
 
 def test_another_key_is_another_entry() -> None:
@@ -50,7 +51,7 @@ def test_another_key_is_another_entry() -> None:
 def test_a_damaged_entry_is_made_again(empty_cache: Path, file: str, damage: str) -> None:
     make = Maker()
     load_or_make("set", "v1", make)
-    path = empty_cache / "set-v1" / file
+    path = empty_cache / f"set-v1-f{cache.FORMAT}" / file
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[-5] ^= 0x55
