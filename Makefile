@@ -26,13 +26,13 @@ demo: $(INSTALLED)  ## meta-train on drawn characters and print the accuracy (mi
 	$(BIN)/metalearn train
 
 test: $(INSTALLED)  ## the fast tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(INSTALLED)  ## lint, format, types and fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 format: $(INSTALLED)  ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix .

@@ -94,7 +94,7 @@ def test_a_run_writes_what_is_promised(algorithm: str, capsys: pytest.CaptureFix
     assert "test 5-way 1-shot: " in log
 
 
-@pytest.mark.parametrize("algorithm", ["protonet", "maml"])
+@pytest.mark.parametrize("algorithm", ["protonet", pytest.param("maml", marks=pytest.mark.slow)])
 def test_two_runs_with_one_seed_are_equal(algorithm: str) -> None:
     (first, one), (second, two) = (train(name, f"algorithm={algorithm}") for name in ("a", "b"))
     assert metrics(first) == metrics(second)

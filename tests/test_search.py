@@ -236,6 +236,7 @@ def test_a_search_runs_its_trials_and_says_how_to_train_the_best_again(capsys: p
     assert {**again, "sweep_name": None} == {**trained, "sweep_name": None}
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_a_search_draws_the_same_from_the_same_seed() -> None:
     main(search_file(SEARCH, "one"))
@@ -270,6 +271,7 @@ def test_a_search_that_was_interrupted_goes_on_as_if_it_had_not_been(monkeypatch
     assert len(calls(FOLDER)) == 8, "what is done is not done again"
 
 
+@pytest.mark.slow
 @needs_optuna
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_trial_whose_drawing_was_cut_short_is_drawn_to_its_end(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,6 +355,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_runners_at_once_never_run_a_trial_twice() -> None:
     command = search_file(SEARCH)

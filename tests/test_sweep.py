@@ -431,7 +431,7 @@ def runner(places: int, seconds: float = 0.0) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", RUNNER, str(places)], env=environment, text=True)
 
 
-@pytest.mark.parametrize("places", [1, 2])
+@pytest.mark.parametrize("places", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_runners_never_run_a_job_twice(places: int) -> None:
     sweep = stored(*range(12))
     running = [runner(places, 0.05) for _ in range(3)]
