@@ -228,9 +228,9 @@ def _params(base: DictConfig, given: dict[str, str]) -> Iterator[list[list[Choic
         yield [[choice] for choice in _choices(override)]
 
 
-def _seeds(seeds: int | list[int] | None) -> Iterator[list[list[Choice]]]:
+def _seeds(seeds: Any) -> Iterator[list[list[Choice]]]:
     """Innermost, so that the seeds of one setting are run one after the other."""
-    if seeds is not None:
+    if isinstance(seeds, int | list):  # anything else is refused with the jobs' other settings
         yield [[_choice("seed", seed)] for seed in (range(seeds) if isinstance(seeds, int) else seeds)]
 
 

@@ -104,7 +104,7 @@ def statuses() -> list[str]:
         (f"{{{SPACE}}}", ["train.lr=0.1"], "train.lr is varied by the search and set on the command line as well"),
         (f"{{{SPACE}}}", ["sweep.seeds=3"], "sweep.search draws all jobs: seed cannot be varied beside it"),
         (f"{{{SPACE}}}", ["sweep.retry_failed=true"], "sweep.retry_failed: a search draws other trials instead"),
-        (f"{{{SPACE}}}", ["hydra/launcher=joblib"], "sweep.search runs on this machine"),
+        (f"{{{SPACE}}}", ["hydra.launcher._target_=a_cluster.Launcher"], "sweep.search runs on this machine"),
     ],
 )
 def test_a_wrong_search_is_refused_before_anything_is_written(

@@ -30,6 +30,7 @@ CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 PARTS = ("images_background", "images_evaluation")
 _MEMBER = re.compile(r"(?:^|/)(?:images_background|images_evaluation)/([^/]+)/(character\d+)/([^/]+)\.png$")
 _LARGEST_FILE, _LARGEST_SIDE = 1 << 24, 4096  # bytes, pixels: of one image, far above any real one
+_LAST_RECORD = 22 + 0xFFFF  # bytes: a zip's last record with the longest comment
 # All that zipfile and the decompressors raise about a damaged, encrypted or exotic file.
 _ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
@@ -154,7 +155,9 @@ def _members(part: Path) -> Iterator[tuple[str, bytes]]:
         return
     try:
         with zipfile.ZipFile(part) as archive:
-            for member in sorted(archive.infolist(), key=lambda each: each.filename):
+            members = sorted(archive.infolist(), key=lambda each: each.filename)
+            _check_count(part, len(members))
+            for member in members:
                 if member.filename.endswith(".png"):
                     _check_member(part, member)
                     yield member.filename, archive.read(member)
@@ -163,6 +166,16 @@ def _members(part: Path) -> Iterator[tuple[str, bytes]]:
     except _ZIP_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{part} is not an intact zip file ({reason}): delete it and fetch it again") from error
+
+
+def _check_count(part: Path, members: int) -> None:
+    """The zip's last record says how many there are; zipfile does not compare, and a damaged list can swallow its own rest."""
+    with part.open("rb") as file:
+        file.seek(max(0, part.stat().st_size - _LAST_RECORD))
+        end = file.read()
+    (count,) = struct.unpack_from("<H", end, end.rindex(b"PK\5\6") + 10)
+    if count not in (members, 0xFFFF):  # the latter: more than fit into the field
+        raise zipfile.BadZipFile(f"{members} of {count} files are listed")
 
 
 def _check_member(part: Path, member: zipfile.ZipInfo) -> None:
