@@ -20,6 +20,7 @@ import yaml
 from metalearn import sweep as sweeps
 from metalearn.cli import main
 from metalearn.errors import Pruned, UserError
+from metalearn.run import run
 from metalearn.search_space import corners, trial_text
 from metalearn.sweep_dir import Job, SweepDir
 from metalearn.sweep_summary import write_summary
@@ -181,10 +182,7 @@ def test_another_search_under_the_same_name_is_refused() -> None:
 # --- a run that is stopped: without Optuna ----------------------------------------------------------------------------
 
 
-def test_a_pruned_run_says_so_keeps_its_checkpoint_and_can_be_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "metalearn.run")
-    from metalearn.run import run
-
+def test_a_pruned_run_says_so_keeps_its_checkpoint_and_can_be_gone_on_with() -> None:
     small = (*SMALL, "dataset.classes=40", "dataset.val_classes=8", "dataset.test_classes=12", "device=cpu")
     steps = ("train.steps=6", "train.val_every=2", "train.val_tasks=4", "train.task_chunk=2", "eval.tasks=4")
     config = compose(*small, *steps, "train.meta_batch_size=2", "train.checkpoint_every=100")
