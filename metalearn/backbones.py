@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from metalearn.convolution import Conv2d
 from metalearn.dropblock import DropBlock
 from metalearn.l2l import learn2learn
 from metalearn.layout import channels_last
@@ -91,7 +92,7 @@ class Conv4(Backbone):
         stride = 2 if downsample == "stride" else 1
         blocks: list[nn.Module] = []
         for i in range(4):
-            blocks.append(nn.Conv2d(channels if i == 0 else filters, filters, 3, stride=stride, padding=1))
+            blocks.append(Conv2d(channels if i == 0 else filters, filters, 3, stride=stride, padding=1))
             blocks.append(_norm(norm, filters, running_stats, dims=2))
             if i < pooled:
                 blocks.append(nn.MaxPool2d(2))
@@ -195,9 +196,9 @@ class ResNet12(Backbone):
         for i, (before, after) in enumerate(itertools.pairwise([image_shape[0], *filters])):
             layers: list[nn.Module] = []
             for channels in (before, after, after):
-                layers += normalised(nn.Conv2d(channels, after, 3, padding=1, bias=False))
+                layers += normalised(Conv2d(channels, after, 3, padding=1, bias=False))
                 layers.append(nn.LeakyReLU(0.1))
-            shortcut = normalised(nn.Conv2d(before, after, 1, bias=False))
+            shortcut = normalised(Conv2d(before, after, 1, bias=False))
             drop = DropBlock(drop_rate, 1, 1) if i < 2 else DropBlock(drop_rate, drop_block, drop_ramp)
             self.blocks.append(_Residual(nn.Sequential(*layers[:-1]), nn.Sequential(*shortcut)))
             self.blocks.extend([nn.LeakyReLU(0.1), nn.MaxPool2d(2), drop])
@@ -282,10 +283,10 @@ class Koch(Backbone):
                 f"backbone=koch is made for images of 105x105 pixels: {height}x{width} are too few (at least 65x65; see dataset.size)"
             )
         convolutions = nn.Sequential(
-            *(nn.Conv2d(channels, 64, 10), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(64, 128, 7), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(128, 128, 4), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(128, 256, 4), nn.ReLU(), nn.Flatten()),
+            *(Conv2d(channels, 64, 10), nn.ReLU(), nn.MaxPool2d(2)),
+            *(Conv2d(64, 128, 7), nn.ReLU(), nn.MaxPool2d(2)),
+            *(Conv2d(128, 128, 4), nn.ReLU(), nn.MaxPool2d(2)),
+            *(Conv2d(128, 256, 4), nn.ReLU(), nn.Flatten()),
         )
         flat = _feature_dim(convolutions, image_shape)
         self.blocks = nn.Sequential(convolutions, nn.Linear(flat, units), nn.Sigmoid())

@@ -41,10 +41,18 @@ class TaskBatched(nn.Module):
             for name, parameter in owner._parameters.items():
                 if parameter is not None:
                     # A Tensor where nn.Module declares a Parameter, as learn2learn's clone does: autograd must reach the original.
-                    owner._parameters[name] = parameter.expand(tasks, *parameter.shape)  # type: ignore[assignment]
+                    owner._parameters[name] = _expanded(parameter, tasks)  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
         return forward_batched(self.module, dict(self.module.named_parameters()), x)
+
+
+def _expanded(parameter: Tensor, tasks: int) -> Tensor:
+    """[T, ...]. A layer's matrix gets its columns together in memory, as its gradient has them: adding tensors whose orders differ, and summing over
+    tasks one whose order is not the sum's, takes several times as long."""
+    if parameter.dim() == 2:
+        return parameter.t().contiguous().expand(tasks, *parameter.t().shape).transpose(1, 2)
+    return parameter.expand(tasks, *parameter.shape)
 
 
 def forward_batched(module: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
