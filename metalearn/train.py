@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from metalearn import checkpoint
 from metalearn.algorithms.base import Algorithm
 from metalearn.config import minutes
+from metalearn.cuda_graph import Gradient, GraphedGradient, cuda_record
 from metalearn.data.source import TaskSource
 from metalearn.errors import Diverged, Interrupted, Pruned, UserError
 from metalearn.evaluate import evaluate
@@ -66,9 +67,9 @@ def meta_gradient(
 
 
 def affordable_meta_gradient(
-    algorithm: Algorithm, tasks: TaskBatch, task_chunk: int, precision: str, of: int
+    gradient: Gradient, algorithm: Algorithm, tasks: TaskBatch, task_chunk: int, precision: str, of: int
 ) -> tuple[dict[str, Tensor], int]:
-    """`meta_gradient` into empty `.grad`s, in chunks of `task_chunk` or, where the memory runs out, of half as many, and so on; and how many it was.
+    """`gradient` into empty `.grad`s, in chunks of `task_chunk` or, where the memory runs out, of half as many, and so on; and how many it was.
 
     Raises:
         RuntimeError: not even one task at a time fits.
@@ -77,7 +78,7 @@ def affordable_meta_gradient(
     while True:
         algorithm.zero_grad(set_to_none=True)
         try:
-            return meta_gradient(algorithm, tasks, task_chunk, precision, of), task_chunk
+            return gradient(algorithm, tasks, task_chunk, precision, of), task_chunk
         except (RuntimeError, MemoryError) as error:
             if task_chunk == 1 or not is_out_of_memory(error):
                 raise
@@ -88,6 +89,13 @@ def affordable_meta_gradient(
         task_chunk //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def outer_gradient(settings: dict[str, Any], device: torch.device) -> Gradient:
+    """`meta_gradient`, or on a GPU, with `train.cuda_graph`, what replays it."""
+    if device.type == "cuda" and settings.get("cuda_graph", True):  # a run may be older than the setting
+        return GraphedGradient(meta_gradient, cuda_record)
+    return meta_gradient
 
 
 def make_optimizer(algorithm: Algorithm, settings: dict[str, Any]) -> torch.optim.Optimizer:
@@ -154,6 +162,7 @@ def train(
     device, share = train_tasks.device, ranks.share(meta_batch_size)
     optimizer = make_optimizer(algorithm, settings)
     schedule = make_schedule(optimizer, settings)
+    gradient = outer_gradient(settings, device)
     window = _Window(outcome, settings["max_loss"])
     if state is not None:
         _restore(state, algorithm, optimizer, schedule, outcome, window)
@@ -168,7 +177,7 @@ def train(
         tasks = batch(step - 1)
         made = time.perf_counter()
         sums, outcome.task_chunk = affordable_meta_gradient(
-            algorithm, tasks, outcome.task_chunk, config["precision"], meta_batch_size
+            gradient, algorithm, tasks, outcome.task_chunk, config["precision"], meta_batch_size
         )
         ranks.add([p.grad for p in algorithm.parameters() if p.grad is not None] + list(sums.values()))
         ranks.average([buffer for buffer in algorithm.buffers() if buffer.is_floating_point()])

@@ -9,7 +9,7 @@ import io
 import random
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +124,10 @@ def wrong_names(base: tuple[str, ...], rng: random.Random) -> Iterator[tuple[str
                 yield (*base, f"{slip}=1")
 
 
-def mistakes() -> list[tuple[str, ...]]:
+def mistakes(bases: Sequence[tuple[str, ...]] = BASES) -> list[tuple[str, ...]]:
     rng = random.Random(0)
     found = [(each,) for each in STRUCTURE]
-    for base in BASES:
+    for base in bases:
         found += rng.sample(list(wrong_values(base)), 40)
         found += rng.sample(list(wrong_names(base, rng)), 15)
     return found
@@ -158,7 +158,7 @@ def refused(command: tuple[str, ...], capsys: pytest.CaptureFixture[str], cwd: P
 
 
 def test_a_sample_of_mistakes(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in random.Random(1).sample(mistakes(), 12):
+    for command in random.Random(1).sample(mistakes(BASES[:1]), 12):
         refused(command, capsys, elsewhere)
 
 

@@ -71,7 +71,9 @@ def start(command: list[str], folder: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("algorithm", ["maml", pytest.param("reptile", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "algorithm", ["protonet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("maml", "reptile"))]
+)
 def test_two_processes_train_as_one_does(algorithm: str, tmp_path: Path) -> None:
     """Reptile: it hands second moments, which each process has its part of, from outer step to outer step."""
     # Without normalisation: the biases before it have no gradient but rounding errors, which Adam makes steps of.

@@ -334,7 +334,7 @@ def test_one_task_that_does_not_fit_ends_the_run(easy: ImageClasses, source: Sou
     algorithm = build_algorithm(settings(), easy)
     algorithm.__class__ = TooLarge
     with pytest.raises(torch.OutOfMemoryError):
-        affordable_meta_gradient(algorithm, source("train").tasks(0, 4, 5, 1, 5), 4, "fp32", of=4)
+        affordable_meta_gradient(meta_gradient, algorithm, source("train").tasks(0, 4, 5, 1, 5), 4, "fp32", of=4)
 
 
 def test_gradients_of_parts_add_up(easy: ImageClasses, source: Source) -> None:

@@ -53,6 +53,14 @@ class Algorithm(nn.Module, ABC):
         return {}
 
     @property
+    def repeats(self) -> bool:
+        """Whether `meta_loss` will do the same with its tasks in every outer step from here on: then it can be recorded once for a GPU and replayed.
+
+        Not where Python decides by `outer_step` or by values, or draws random numbers.
+        """
+        return False
+
+    @property
     def transductive(self) -> bool:
         """Whether, in evaluation, the prediction for one query depends on the other queries."""
         return False

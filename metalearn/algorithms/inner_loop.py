@@ -139,6 +139,10 @@ class MetaModuleLearner(InnerLoopLearner):
                     self._step(learner, x, support, step, first_order)
             yield self._adapted(learner, support)
 
+    @property
+    def repeats(self) -> bool:
+        return True
+
     def leaves_out_second_derivatives(self) -> bool:
         """Whether training does, at this outer step."""
         first_order: bool = self.learner.first_order

@@ -76,6 +76,10 @@ class MAML(MetaModuleLearner):
         self.multi_step_loss_until = multi_step_loss_until
         self.first_order_until = first_order_until
 
+    @property
+    def repeats(self) -> bool:
+        return self.outer_step >= max(self.multi_step_loss_until, self.first_order_until)
+
     def leaves_out_second_derivatives(self) -> bool:
         return super().leaves_out_second_derivatives() or self.outer_step < self.first_order_until
 

@@ -56,6 +56,10 @@ class MatchingNet(Algorithm):
         return self.query_loss(self._logits(adapted, embedded[:, support.x.shape[1] :]), tasks)
 
     @property
+    def repeats(self) -> bool:
+        return True
+
+    @property
     def transductive(self) -> bool:
         return self.backbone.uses_batch_statistics
 

@@ -38,6 +38,10 @@ class ProtoNet(Algorithm):
         return self.query_loss(self._logits(prototypes, embedded[:, support.x.shape[1] :]), tasks)
 
     @property
+    def repeats(self) -> bool:
+        return True
+
+    @property
     def transductive(self) -> bool:
         return self.backbone.uses_batch_statistics
 

@@ -12,7 +12,7 @@ from metalearn.data.source import TaskSource
 from metalearn.errors import UserError
 from metalearn.task_chunk import choose_task_chunk
 from metalearn.tasks import TaskBatch
-from metalearn.train import make_optimizer, make_schedule, meta_gradient
+from metalearn.train import make_optimizer, make_schedule, meta_gradient, outer_gradient
 
 
 class Ours:
@@ -36,6 +36,7 @@ class Ours:
         wait(self.device)
         self.choice_seconds = time.perf_counter() - started
         self.algorithm.train()
+        self._gradient = outer_gradient(config["train"], self.device)
 
     def tasks(self, step: int) -> TaskBatch:
         shape, count = self.config["task"]["train"], self.config["train"]["meta_batch_size"]
@@ -44,7 +45,7 @@ class Ours:
     def gradient(self, tasks: TaskBatch) -> None:
         """The mean meta-gradient of `tasks`, in the parameters' `.grad`."""
         self.optimizer.zero_grad(set_to_none=True)
-        meta_gradient(self.algorithm, tasks, self.task_chunk, self.config["precision"])
+        self._gradient(self.algorithm, tasks, self.task_chunk, self.config["precision"])
 
     def step(self) -> None:
         self.algorithm.outer_step = self.steps

@@ -73,6 +73,24 @@ def test_every_parameter_gets_a_finite_gradient(name: str, easy: ImageClasses, s
     )
 
 
+def test_what_repeats_does_the_same_in_every_outer_step(name: str, easy: ImageClasses, source: Source) -> None:
+    algorithm, tasks = make(name, easy).train(), tasks_of(source)
+    if not algorithm.repeats:  # as an algorithm may always say; here, one that anneals must
+        assert name not in ("anil", "fomaml", "maml", "matching", "metacurvature", "metasgd", "protonet")
+        return
+    before, gradients = state(algorithm), []
+    for step in (0, 10**6):
+        algorithm.load_state_dict(before)
+        algorithm.zero_grad(set_to_none=True)
+        algorithm.outer_step = step
+        meta_gradient(algorithm, tasks, 4, "fp32")
+        gradients.append([parameter.grad for parameter in algorithm.parameters()])
+    for first, later in zip(*gradients, strict=True):
+        assert first is not None
+        assert later is not None
+        assert torch.equal(first, later)
+
+
 def test_meta_loss_is_per_task(name: str, easy: ImageClasses, source: Source) -> None:
     algorithm, tasks = make(name, easy).train(), tasks_of(source, 3)
     outcome = algorithm.meta_loss(tasks)
