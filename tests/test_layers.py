@@ -22,7 +22,8 @@ BELOW = {
     "task_batched": {"layout", "objective"},
     "hashing": set(),
     "dropblock": {"hashing"},
-    "backbones": {"dropblock", "l2l", "layout"},  # l2l: one of them is learn2learn's own network
+    "convolution": set(),
+    "backbones": {"convolution", "dropblock", "l2l", "layout"},  # l2l: one of them is learn2learn's own network
     "config": set(),
     "data": {"data", "tasks"},
     "algorithms": {"algorithms", "tasks", "objective", "backbones", "hashing", "l2l", "task_batched"},
