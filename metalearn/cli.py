@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from metalearn import __version__, cli_help
-from metalearn.errors import Interrupted, RunFailed, UserError, nearest
+from metalearn.errors import Interrupted, RunFailed, UserError, nearest, one_line
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UserError as error:
-        print(f"metalearn: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"metalearn: error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except RunFailed:
         raise SystemExit(1) from None

@@ -18,18 +18,20 @@ from torch.nn import functional as F
 class _How(NamedTuple):
     stride: tuple[int, ...]
     padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
 
 
 class Conv2d(nn.Conv2d):
-    """As torch's, for zero padding and no groups or dilation."""
+    """As torch's, for zero padding given in numbers."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if torch.is_autocast_enabled(input.device.type):  # which does not look into a Function
             dtype = torch.get_autocast_dtype(input.device.type)
             input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         assert not isinstance(self.padding, str)
-        return _convolution(input, weight, bias, _How(self.stride, self.padding, 1))
+        assert self.padding_mode == "zeros"
+        return _convolution(input, weight, bias, _How(self.stride, self.padding, self.dilation, self.groups))
 
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> Tensor:
@@ -42,7 +44,7 @@ class _Convolution(Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> Tensor:
-        return F.conv2d(x, weight, bias, how.stride, how.padding, 1, how.groups)
+        return F.conv2d(x, weight, bias, *how)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -86,7 +88,7 @@ class _Gradients(Function):
         ctx.save_for_backward(gradient, x, weight)
         ctx.how = how
         found: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(
-            gradient, x, weight, [len(weight)], how.stride, how.padding, (1, 1), False, (0, 0), how.groups, needed
+            gradient, x, weight, [len(weight)], *how[:3], False, (0, 0), how.groups, needed
         )
         return found
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metalearn.algorithms.base import Algorithm
+from metalearn.algorithms.base import Algorithm, keep_buffers
+from metalearn.errors import one_line
 from metalearn.tasks import Examples, TaskBatch
 
 log = logging.getLogger("metalearn")
@@ -95,17 +96,17 @@ class GraphedGradient:
             tags[:], which[:] = sums, [gradient is not None for gradient in found]
             return [*(gradient for gradient in found if gradient is not None), *sums.values()]
 
-        buffers = _buffers(algorithm)
+        put_back = keep_buffers(algorithm)
         try:
             replay, written = self._record(recorded)
         except RuntimeError as error:
-            self._give_up(f"cannot be recorded: {' '.join(str(error).split())[:200]}")
+            self._give_up(f"cannot be recorded: {one_line(error)[:200]}")
         else:
             filled = iter(written)
             gradients = [next(filled) if has_one else None for has_one in which]
             self._recorded = _Recorded(read, replay, gradients, dict(zip(tags, filled, strict=True)))
         algorithm.zero_grad(set_to_none=True)
-        _restore(algorithm, buffers)
+        put_back()
 
     def _checked(
         self,
@@ -116,11 +117,11 @@ class GraphedGradient:
         tolerance: float,
     ) -> dict[str, Tensor]:
         """The ordinary way, and whether a replay comes to the same."""
-        before = _buffers(algorithm)
+        put_back = keep_buffers(algorithm)
         again = self._replayed(algorithm, tasks, recorded)
         replayed = [None if g is None else g.clone() for g in recorded.gradients]
         algorithm.zero_grad(set_to_none=True)
-        _restore(algorithm, before)
+        put_back()
         sums = work(tasks)
         expected = [parameter.grad for parameter in algorithm.parameters()]
         if _alike(replayed, expected, tolerance) and _alike(list(again.values()), list(sums.values()), tolerance):
@@ -165,15 +166,6 @@ def _copy(tasks: TaskBatch) -> TaskBatch:
         Examples(examples.x.clone(), examples.y.clone(), examples.ways) for examples in (tasks.support, tasks.query)
     )
     return TaskBatch(support, query, tasks.classes.clone())
-
-
-def _buffers(algorithm: Algorithm) -> list[Tensor]:
-    return [buffer.clone() for buffer in algorithm.buffers()]
-
-
-def _restore(algorithm: Algorithm, buffers: list[Tensor]) -> None:
-    for buffer, before in zip(algorithm.buffers(), buffers, strict=True):
-        buffer.copy_(before)
 
 
 def _alike(

@@ -40,6 +40,11 @@ class RunFailed(RuntimeError):
     """A run failed and has said so itself: on the console and, where they could be written, in run.log and results.json."""
 
 
+def one_line(error: BaseException) -> str:
+    """Its message without line breaks."""
+    return " ".join(str(error).split())
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'maml'?` when one of `known` resembles `name`, else an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

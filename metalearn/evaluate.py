@@ -15,7 +15,7 @@ from torch import Tensor
 from metalearn import checkpoint, objective
 from metalearn.algorithms.base import Algorithm
 from metalearn.data.source import TaskSource
-from metalearn.errors import UserError
+from metalearn.errors import UserError, one_line
 from metalearn.host_memory import keep_freed_memory
 
 
@@ -136,7 +136,7 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
         algorithm.load_state_dict(state["model"])
     except RuntimeError as error:
         raise UserError(
-            f"{run_dir}: the checkpoint does not fit this configuration: {' '.join(str(error).split())[:300]}"
+            f"{run_dir}: the checkpoint does not fit this configuration: {one_line(error)[:300]}"
         ) from error
     if config["eval"]["transductive"] is not None:
         algorithm.set_transductive(config["eval"]["transductive"])

@@ -20,7 +20,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from metalearn import __version__, atomic
-from metalearn.errors import UserError
+from metalearn.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(_read_text(path))
     except yaml.YAMLError as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from error
     return _mapping(path, config)
 
 

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 
 from metalearn import run_dir as files
 from metalearn.config import leaves
-from metalearn.errors import UserError
+from metalearn.errors import UserError, one_line
 
 FINISHED = ("done", "pruned", "failed", "diverged")
 # Where things lie and what papers say: no other job for that.
@@ -57,7 +57,7 @@ class SweepDir:
         try:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+            raise UserError(f"{path} cannot be read: {one_line(error)}") from error
         if not isinstance(config, dict):
             raise UserError(f"{path} is not the configuration of a job")
         return config

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn import checkpoint
-from metalearn.algorithms.base import Algorithm
+from metalearn.algorithms.base import Algorithm, keep_buffers
 from metalearn.config import minutes
 from metalearn.cuda_graph import Gradient, GraphedGradient, cuda_record
 from metalearn.data.source import TaskSource
-from metalearn.errors import Diverged, Interrupted, Pruned, UserError
+from metalearn.errors import Diverged, Interrupted, Pruned, UserError, one_line
 from metalearn.evaluate import evaluate
 from metalearn.interrupts import Interrupts
 from metalearn.ranks import Ranks
@@ -74,7 +74,7 @@ def affordable_meta_gradient(
     Raises:
         RuntimeError: not even one task at a time fits.
     """
-    buffers = [(buffer, buffer.clone()) for buffer in algorithm.buffers()]
+    put_back = keep_buffers(algorithm)
     while True:
         algorithm.zero_grad(set_to_none=True)
         try:
@@ -83,8 +83,7 @@ def affordable_meta_gradient(
             if task_chunk == 1 or not is_out_of_memory(error):
                 raise
         # Outside the handler, which would keep what the failed attempt had allocated.
-        for buffer, before in buffers:  # a part of the chunks may have moved them
-            buffer.copy_(before)
+        put_back()  # a part of the chunks may have moved them
         log.warning("out of memory with %d tasks at a time: going on with %d", task_chunk, task_chunk // 2)
         task_chunk //= 2
         if torch.cuda.is_available():
@@ -297,7 +296,7 @@ def _restore(
             elif kind == device.type:
                 torch.cuda.set_rng_state(generator_state, device)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        told = " ".join(str(error).split())[:300]
+        told = one_line(error)[:300]
         raise UserError(f"the checkpoint cannot be gone on from: {type(error).__name__}: {told}") from error
     algorithm.outer_step = max(outcome.steps - 1, 0)
 

@@ -63,6 +63,16 @@ def test_values_and_derivatives_are_torchs(stride: int, padding: int, of_tasks: 
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("dims", [None, (0, 0)])
+def test_groups_and_dilation_are_torchs(dims: tuple[int, int] | None) -> None:
+    axis = [TASKS] * (dims is not None)
+    inputs = [double(*axis, IMAGES, 4, SIDE, SIDE), double(*axis, 6, 2, 3, 3)]
+    settings: dict[str, Any] = {"groups": 2, "dilation": 2, "padding": 1, "bias": False, "dtype": torch.float64}
+    found, expected = (derivatives(layer(4, 6, 3, **settings), inputs, dims) for layer in (Conv2d, nn.Conv2d))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_third_derivatives_are_torchs() -> None:
     x, weight = double(2, 2, 5, 5).requires_grad_(), double(3, 2, 3, 3).requires_grad_()
     ours = Conv2d(2, 3, 3, padding=1, bias=False, dtype=torch.float64)

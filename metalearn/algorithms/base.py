@@ -10,7 +10,7 @@ tasks; `train_classes`, how many classes the training split has, rotations count
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -87,3 +87,14 @@ class Algorithm(nn.Module, ABC):
         """Cross-entropy and accuracy of query logits [T, N*Q, N]."""
         y = tasks.query.y
         return MetaLoss(objective.cross_entropy(logits, y), {"accuracy": objective.accuracy(logits.detach(), y)})
+
+
+def keep_buffers(algorithm: Algorithm) -> Callable[[], None]:
+    """What gives its buffers the values of now again: for passes that are made to no effect."""
+    kept = [(buffer, buffer.clone()) for buffer in algorithm.buffers()]
+
+    def put_back() -> None:
+        for buffer, before in kept:
+            buffer.copy_(before)
+
+    return put_back

@@ -24,7 +24,7 @@ from PIL import Image
 from metalearn.data.cache import Stored, load_or_make
 from metalearn.data.download import Download, fetch
 from metalearn.data.image_classes import ClassSplit, ImageClasses, random_split, read_split
-from metalearn.errors import UserError
+from metalearn.errors import UserError, one_line
 
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 PARTS = ("images_background", "images_evaluation")
@@ -164,7 +164,7 @@ def _members(part: Path) -> Iterator[tuple[str, bytes]]:
     except UserError:
         raise
     except _ZIP_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"{part} is not an intact zip file ({reason}): delete it and fetch it again") from error
 
 
@@ -196,7 +196,7 @@ def _pixels(content: bytes, member: str, size: int, resize: str) -> np.ndarray:
     except UserError:
         raise
     except (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{member} is not a readable image ({' '.join(str(error).split())})") from error
+        raise UserError(f"{member} is not a readable image ({one_line(error)})") from error
     if image.size != (size, size):
         # Pillow resizes 1-bit images (which these are) with NEAREST, whatever filter is asked for; anti-aliasing needs grey levels first.
         if resize == "antialias":
