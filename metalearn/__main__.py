@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from metalearn.cli import main
+from metalearn.cli.main import main
 
 main()

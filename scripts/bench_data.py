@@ -19,11 +19,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from metalearn.data import glyphs, omniglot
-from metalearn.data.image_classes import ImageClasses
+from metalearn.data.classes import ImageClasses
+from metalearn.data.sets import glyphs, omniglot
 from metalearn.data.source import TaskSource
-from metalearn.evaluate import interval95
-from metalearn.run_dir import environment, write_json
+from metalearn.engine.evaluate import interval95
+from metalearn.runs.directory import environment, write_json
 
 ROUNDS = 7
 TASKS_PER_ROUND = 1600

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from metalearn.cli import main
+from metalearn.cli.main import main
 
 if __name__ == "__main__":
     main(["bench", "eval", *sys.argv[1:]])

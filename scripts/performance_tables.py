@@ -16,7 +16,7 @@ from pathlib import Path
 from metalearn.bench import BENCHMARKS
 from metalearn.bench.command import module_of, read_records
 from metalearn.bench.harness import Record
-from metalearn.run_dir import write_text
+from metalearn.runs.directory import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_MEASURED = "Not measured yet."

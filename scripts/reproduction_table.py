@@ -18,10 +18,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metalearn.cli_compose import composer
-from metalearn.config import choices
-from metalearn.reproduce import Reference, Row, changed_settings, read_reference
-from metalearn.run_dir import write_text
+from metalearn.compose.composer import composer
+from metalearn.config.files import choices
+from metalearn.runs.directory import write_text
+from metalearn.runs.reproduce import Reference, Row, changed_settings, read_reference
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- reproduction:begin -->", "<!-- reproduction:end -->"

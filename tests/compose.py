@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metalearn.cli_compose import composer
+from metalearn.compose.composer import composer
 
 # Small enough for a step in milliseconds.
 SMALL = ("backbone.filters=8", "task.queries=5", "task.train.queries=5", "task.train.ways=5")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from metalearn.data.image_classes import ClassSplit, ImageClasses
+from metalearn.data.classes import ClassSplit, ImageClasses
 from metalearn.data.source import TaskSource
 
 # Tiny tensors gain nothing from more, and on a busy machine threads that wait for each other lose a lot.

@@ -1,4 +1,4 @@
-"""Stands in for metalearn.run in tests of sweeps: a run whose seed says how it ends, in this process or in a worker's."""
+"""Stands in for metalearn.runs.run in tests of sweeps: a run whose seed says how it ends, in this process or in a worker's."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _hang() -> None:
 
 
 def module() -> ModuleType:
-    made = ModuleType("metalearn.run")
+    made = ModuleType("metalearn.runs.run")
     made.preflight, made.run = preflight, run  # type: ignore[attr-defined]
     return made
 
@@ -100,5 +100,5 @@ if __name__ == "__main__":
     # A worker of a parallel sweep, without torch.
     import runpy
 
-    sys.modules["metalearn.run"] = module()
-    runpy.run_module("metalearn.sweep_job", run_name="__main__")
+    sys.modules["metalearn.runs.run"] = module()
+    runpy.run_module("metalearn.sweeps.job", run_name="__main__")

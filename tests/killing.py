@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from metalearn.l2l import learn2learn
-from metalearn.run import run
+from metalearn.nn.l2l import learn2learn
+from metalearn.runs.run import run
 
 ROOT = Path(__file__).parent.parent
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -47,7 +47,7 @@ def test_it_runs_in_another_environment_from_another_directory(wheel: Path, tmp_
     tiny = ["dataset.classes=40", "dataset.val_classes=10", "dataset.test_classes=10", "backbone.filters=4"]
     tiny += ["train.steps=2", "train.val_tasks=4", "eval.tasks=4", "task.train.ways=5", "hydra.run.dir=run"]
     where = subprocess.run(
-        [python, "-c", "import metalearn.config as c; print(c.conf_dir())"],
+        [python, "-c", "import metalearn.config.files as c; print(c.conf_dir())"],
         cwd=work,
         env=clean,
         capture_output=True,

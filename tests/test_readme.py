@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import Backbone, Conv4
-from metalearn.config import choices
+from metalearn.config.files import choices
 from metalearn.tasks import Examples
 
 ROOT = Path(__file__).parent.parent

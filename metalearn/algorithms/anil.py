@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.inner_loop import Adapted, MetaModuleLearner
 from metalearn.backbones import Backbone, embed_tasks
-from metalearn.l2l import learn2learn
-from metalearn.task_batched import TaskBatched, forward_batched
+from metalearn.nn.l2l import learn2learn
+from metalearn.nn.task_batched import TaskBatched, forward_batched
 from metalearn.tasks import Examples, TaskBatch
 
 

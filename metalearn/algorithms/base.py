@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from metalearn import objective
+from metalearn import kinds
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch
 
@@ -86,7 +86,7 @@ class Algorithm(nn.Module, ABC):
     def query_loss(logits: Tensor, tasks: TaskBatch) -> MetaLoss:
         """Cross-entropy and accuracy of query logits [T, N*Q, N]."""
         y = tasks.query.y
-        return MetaLoss(objective.cross_entropy(logits, y), {"accuracy": objective.accuracy(logits.detach(), y)})
+        return MetaLoss(kinds.cross_entropy(logits, y), {"accuracy": kinds.accuracy(logits.detach(), y)})
 
 
 def keep_buffers(algorithm: Algorithm) -> Callable[[], None]:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metalearn import objective
+from metalearn import kinds
 from metalearn.algorithms.base import Algorithm, MetaLoss
 from metalearn.backbones import Backbone
-from metalearn.task_batched import (
+from metalearn.nn.task_batched import (
     better_task_by_task,
     forward_batched,
     forward_one_by_one,
@@ -80,7 +80,7 @@ class InnerLoopLearner(Algorithm):
         if not (self.adapts_backbone and better_task_by_task(query.x) and torch.is_grad_enabled()):
             return self.query_loss(self.predict(adapted, query.x), tasks)
         loss, logits = loss_task_by_task(self.classifier(), adapted.parameters, query.x, query.y)
-        return MetaLoss(loss, {"accuracy": objective.accuracy(logits, query.y)})
+        return MetaLoss(loss, {"accuracy": kinds.accuracy(logits, query.y)})
 
     @property
     def transductive(self) -> bool:
@@ -154,7 +154,7 @@ class MetaModuleLearner(InnerLoopLearner):
 
     def _step(self, learner: Any, x: Tensor, support: Examples, step: int, first_order: bool) -> None:
         # The SUM over tasks: each task's parameters receive just that task's gradient.
-        loss = objective.cross_entropy(learner(x), support.y).sum()
+        loss = kinds.cross_entropy(learner(x), support.y).sum()
         self.take_step(learner, loss, step, first_order)
 
     def _checkpointed_step(self, learner: Any, x: Tensor, support: Examples, step: int) -> None:

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.inner_loop import MetaModuleLearner, linear_classifier
 from metalearn.backbones import Backbone
-from metalearn.l2l import learn2learn
-from metalearn.task_batched import TaskBatched
+from metalearn.nn.l2l import learn2learn
+from metalearn.nn.task_batched import TaskBatched
 from metalearn.tasks import TaskBatch
 
 

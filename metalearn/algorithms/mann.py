@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metalearn import objective
+from metalearn import kinds
 from metalearn.algorithms.base import Algorithm, MetaLoss
 from metalearn.backbones import Backbone, embed_tasks
 from metalearn.errors import UserError
@@ -97,7 +97,7 @@ class MANN(Algorithm):
         logits, y = self._sequence_logits(tasks)
         scores = instance_accuracy(logits.detach(), y)  # [T, I]
         shown = {f"instance_{i}": scores[:, i - 1] for i in (1, 2, 5, 10) if i <= scores.shape[1]}
-        return MetaLoss(objective.cross_entropy(logits, y), {"accuracy": scores[:, 1:].mean(1), **shown})
+        return MetaLoss(kinds.cross_entropy(logits, y), {"accuracy": scores[:, 1:].mean(1), **shown})
 
     def adapt(self, support: Examples) -> Adapted:
         self._refuse_too_many(support.ways)

@@ -21,8 +21,8 @@ from torch.func import vmap
 
 from metalearn.algorithms.inner_loop import MetaModuleLearner, linear_classifier
 from metalearn.backbones import Backbone
-from metalearn.l2l import learn2learn
-from metalearn.task_batched import TaskBatched
+from metalearn.nn.l2l import learn2learn
+from metalearn.nn.task_batched import TaskBatched
 
 
 class MetaCurvature(MetaModuleLearner):

@@ -13,8 +13,8 @@ from typing import Any
 
 from metalearn.algorithms.inner_loop import MetaModuleLearner, linear_classifier
 from metalearn.backbones import Backbone
-from metalearn.l2l import learn2learn
-from metalearn.task_batched import TaskBatched, resized_head
+from metalearn.nn.l2l import learn2learn
+from metalearn.nn.task_batched import TaskBatched, resized_head
 
 
 class MetaSGD(MetaModuleLearner):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metalearn import objective
+from metalearn import kinds
 from metalearn.algorithms.base import Algorithm, MetaLoss
 from metalearn.backbones import Backbone, embed_tasks
 from metalearn.tasks import Examples, TaskBatch
@@ -75,8 +75,8 @@ class Pretrain(Algorithm):
         features = self._embed(torch.cat([support.x, query.x], dim=1))  # [T, N*K + N*Q, D]
         classes = tasks.classes.gather(1, torch.cat([support.y, query.y], dim=1))  # [T, N*K + N*Q], ids in the split
         logits = head_logits(self.train_head, dict(self.classifier), features, self.train_scale)
-        accuracy = objective.accuracy(logits.detach(), classes)
-        return MetaLoss(objective.cross_entropy(logits, classes), {"accuracy": accuracy})
+        accuracy = kinds.accuracy(logits.detach(), classes)
+        return MetaLoss(kinds.cross_entropy(logits, classes), {"accuracy": accuracy})
 
     def adapt(self, support: Examples) -> Head:
         """The fine-tuning stage: a head for each task, with a leading task axis, on fixed features."""
@@ -113,7 +113,7 @@ class Pretrain(Algorithm):
     def _gradient(self, head: Head, features: Tensor, y: Tensor) -> Head:
         """Of each task's mean loss on its mini-batch: the SUM over tasks gives each task's head just that."""
         leaves = {name: value.detach().requires_grad_() for name, value in head.items()}
-        loss = objective.cross_entropy(head_logits(self.head, leaves, features, self.scale), y).sum()
+        loss = kinds.cross_entropy(head_logits(self.head, leaves, features, self.scale), y).sum()
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 

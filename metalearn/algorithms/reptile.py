@@ -19,12 +19,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from metalearn import objective
+from metalearn import kinds
 from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_classifier
 from metalearn.backbones import Backbone
-from metalearn.hashing import content_key, hash_32
-from metalearn.task_batched import forward_batched, resized_head
+from metalearn.nn.hashed_numbers import content_key, hash_32
+from metalearn.nn.task_batched import forward_batched, resized_head
 from metalearn.tasks import Examples, TaskBatch
 
 _BETA2, _EPSILON = 0.999, 1e-8  # of the inner Adam; its beta1 is 0: no momentum from one mini-batch to the next
@@ -163,7 +163,7 @@ class Reptile(InnerLoopLearner):
     def _gradients(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Of each task's mean loss on its mini-batch: the SUM over tasks gives each task's parameters just that."""
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
-        loss = objective.cross_entropy(forward_batched(self.network, leaves, x), y).sum()
+        loss = kinds.cross_entropy(forward_batched(self.network, leaves, x), y).sum()
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from metalearn.bench.harness import Bench, Config, Record, Table
 from metalearn.errors import UserError
-from metalearn.run_dir import read_config, read_results
-from metalearn.tracking import read_metrics
+from metalearn.runs.directory import read_config, read_results
+from metalearn.runs.tracking import read_metrics
 
 _LEVEL = 0.95
 _SECONDS, _VALIDATION = "time/seconds", "val/accuracy"

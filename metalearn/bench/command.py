@@ -15,9 +15,9 @@ from rich.console import Console
 
 from metalearn.bench import BENCHMARKS
 from metalearn.bench.harness import Bench, Config, Record, Table, fresh_choices, times
+from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.errors import UserError
-from metalearn.host_memory import keep_freed_memory
-from metalearn.run_dir import environment, write_json
+from metalearn.runs.directory import environment, write_json
 
 _ROUNDS, _QUICK_ROUNDS = 9, 5
 _WIDTH = 170  # columns

@@ -6,10 +6,10 @@ import time
 
 from metalearn.bench.harness import Bench, Record, Table
 from metalearn.bench.ours import images
-from metalearn.build import build_algorithm, build_dataset
-from metalearn.config import choices
+from metalearn.config.files import choices
 from metalearn.data.source import TaskSource
-from metalearn.evaluate import evaluate
+from metalearn.engine.build import build_algorithm, build_dataset
+from metalearn.engine.evaluate import evaluate
 
 _TASKS = 1000
 _SECONDS = 5.0  # for one algorithm; what would take longer is measured on fewer tasks

@@ -14,10 +14,10 @@ import torch
 from metalearn.bench import peer
 from metalearn.bench.harness import Config, Record, wait
 from metalearn.bench.ours import Ours
-from metalearn.build import build_algorithm, build_dataset, choose_device
+from metalearn.engine.build import build_algorithm, build_dataset, choose_device
+from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.errors import UserError
-from metalearn.host_memory import keep_freed_memory
-from metalearn.run_dir import peak_memory_mib
+from metalearn.runs.directory import peak_memory_mib
 
 _MIB = 2**20
 _EARLY = 3  # steps after which the peak is looked at first: it should not rise later

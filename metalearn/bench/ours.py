@@ -7,12 +7,12 @@ import time
 import torch
 
 from metalearn.bench.harness import Bench, Config, wait
-from metalearn.build import build_algorithm, build_dataset, choose_device
 from metalearn.data.source import TaskSource
+from metalearn.engine.build import build_algorithm, build_dataset, choose_device
+from metalearn.engine.chunk import choose_task_chunk
+from metalearn.engine.loop import make_optimizer, make_schedule, meta_gradient, outer_gradient
 from metalearn.errors import UserError
-from metalearn.task_chunk import choose_task_chunk
 from metalearn.tasks import TaskBatch
-from metalearn.train import make_optimizer, make_schedule, meta_gradient, outer_gradient
 
 
 class Ours:

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.bench.harness import Config
-from metalearn.data.image_classes import ImageClasses
-from metalearn.data.omniglot import image_files
-from metalearn.l2l import learn2learn
+from metalearn.data.classes import ImageClasses
+from metalearn.data.sets.omniglot import image_files
+from metalearn.nn.l2l import learn2learn
 
 Sample = Callable[[], tuple[Tensor, Tensor]]  # -> one task's images and labels, the K+Q of each class in a row
 Pairs = list[tuple[nn.Parameter, nn.Parameter]]

@@ -6,7 +6,7 @@ import contextlib
 
 import metalearn.bench.memory  # noqa: F401
 from metalearn.errors import UserError
-from metalearn.l2l import learn2learn
+from metalearn.nn.l2l import learn2learn
 
 with contextlib.suppress(UserError):  # who needs it will say so
     learn2learn()

@@ -16,7 +16,7 @@ import torch
 
 from metalearn.bench.harness import Bench, Record, Table, spread, with_spread
 
-_IMPORTED = ("metalearn.cli", "metalearn.run", "learn2learn")
+_IMPORTED = ("metalearn.cli.main", "metalearn.runs.run", "learn2learn")
 _LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+([\w.]+)")
 _SHOWN = 8  # packages
 _ROUNDS = 3  # of an import

@@ -9,7 +9,7 @@ from metalearn.bench import memory, peer
 from metalearn.bench.harness import Bench, Record, Table, compared, interleave, milliseconds, times
 from metalearn.bench.ours import Ours, images
 from metalearn.bench.tasks import image_files
-from metalearn.build import build_algorithm, build_dataset
+from metalearn.engine.build import build_algorithm, build_dataset
 
 
 class Case(NamedTuple):

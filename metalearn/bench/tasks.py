@@ -7,8 +7,8 @@ from collections.abc import Callable
 from metalearn.bench import peer
 from metalearn.bench.harness import Bench, Config, Record, Table, compared, interleave, times
 from metalearn.bench.ours import images
-from metalearn.build import build_dataset
 from metalearn.data.source import TaskSource
+from metalearn.engine.build import build_dataset
 
 _OURS_AT_ONCE = 32  # tasks of a meta-batch, as in the example that steps compares with
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metalearn.data.augment import NUMBERS, Augment
-from metalearn.data.image_classes import SPLITS, ImageClasses
+from metalearn.data.classes import SPLITS, ImageClasses
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch
 

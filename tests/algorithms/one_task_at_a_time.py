@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import MLP, Backbone, Conv4
+from metalearn.engine.loop import meta_gradient
 from metalearn.tasks import Examples, TaskBatch
-from metalearn.train import meta_gradient
 
 WAYS, SHOTS, QUERIES, TASKS = 3, 2, 4, 5
 SHAPE = (1, 16, 16)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from metalearn.algorithms.anil import ANIL
 from metalearn.backbones import Backbone
 from metalearn.errors import UserError
-from metalearn.l2l import learn2learn
+from metalearn.nn.l2l import learn2learn
 from metalearn.tasks import TaskBatch
 from tests.algorithms.one_task_at_a_time import (
     QUERIES,

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
-from metalearn.build import build_algorithm
-from metalearn.config import choices
-from metalearn.data.image_classes import ImageClasses
+from metalearn.config.files import choices
+from metalearn.data.classes import ImageClasses
 from metalearn.data.source import TaskSource
+from metalearn.engine.build import build_algorithm
+from metalearn.engine.evaluate import evaluate
+from metalearn.engine.loop import meta_gradient
 from metalearn.errors import UserError
-from metalearn.evaluate import evaluate
 from metalearn.tasks import Examples, TaskBatch
-from metalearn.train import meta_gradient
 from tests.compose import SMALL, compose
 
 pytestmark = pytest.mark.parametrize("name", choices("algorithm"))

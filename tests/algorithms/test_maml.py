@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metalearn import objective
+from metalearn import kinds
 from metalearn.algorithms.inner_loop import Adapted
 from metalearn.algorithms.maml import MAML
 from metalearn.backbones import MLP, Conv4
+from metalearn.engine.loop import meta_gradient
 from metalearn.errors import UserError
-from metalearn.l2l import learn2learn
+from metalearn.nn.l2l import learn2learn
 from metalearn.tasks import Examples, TaskBatch
-from metalearn.train import meta_gradient
 
 WAYS, SHOTS, QUERIES, TASKS = 3, 2, 4, 5
 SHAPE = (1, 16, 16)
@@ -130,7 +130,7 @@ def test_without_options_it_is_learn2learns_adapt_to_rounding(backbone: str, fir
     learner = algorithm.learner.clone()
     learner.module.expand(TASKS)
     for _ in range(2):
-        learner.adapt(objective.cross_entropy(learner(tasks.support.x), tasks.support.y).sum())
+        learner.adapt(kinds.cross_entropy(learner(tasks.support.x), tasks.support.y).sum())
     parameters = dict(learner.module.module.named_parameters())
     losses = algorithm.queries_loss(Adapted(parameters, tasks.support.x), tasks).loss
     (losses.sum() / TASKS).backward()  # type: ignore[no-untyped-call]

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from metalearn import checkpoint
 from metalearn.algorithms.maml import MAML, step_weights
 from metalearn.backbones import MLP
-from metalearn.cli import main
+from metalearn.cli.main import main
+from metalearn.runs import checkpoint
 from metalearn.tasks import TaskBatch
 from tests.algorithms.test_maml import TASKS, check_finite_differences, gradients, maml, random_tasks
-from tests.test_run import TINY
+from tests.runs.test_run import TINY
 
 UNTIL = 10
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.mann import MANN, instance_accuracy, shuffled
 from metalearn.backbones import Backbone, Conv4, Pixels
+from metalearn.engine.loop import meta_gradient
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch
-from metalearn.train import meta_gradient
 
 WAYS, SHOTS, QUERIES, TASKS = 3, 1, 4, 4
 SHAPE = (1, 4, 4)

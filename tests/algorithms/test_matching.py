@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.matching import MatchingNet, QueryContext, SupportContext
 from metalearn.backbones import Backbone, Conv4
+from metalearn.engine.loop import meta_gradient
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch
-from metalearn.train import meta_gradient
 
 
 class Flat(Backbone):

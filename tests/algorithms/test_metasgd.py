@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.metasgd import MetaSGD
 from metalearn.errors import UserError
-from metalearn.l2l import learn2learn
+from metalearn.nn.l2l import learn2learn
 from tests.algorithms.one_task_at_a_time import (
     QUERIES,
     TASKS,

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.relation import RelationModule, RelationNet
 from metalearn.backbones import MLP, Backbone, Conv4
-from metalearn.build import build_algorithm
-from metalearn.data.image_classes import ImageClasses
+from metalearn.data.classes import ImageClasses
+from metalearn.engine.build import build_algorithm
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch
 from tests.compose import compose

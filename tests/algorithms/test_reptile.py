@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.reptile import Reptile, mini_batches
 from metalearn.backbones import MLP, Backbone, Conv4
+from metalearn.engine.loop import meta_gradient
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch
-from metalearn.train import meta_gradient
 
 WAYS, SHOTS, QUERIES, TASKS = 3, 4, 2, 3
 SHAPE = (1, 16, 16)

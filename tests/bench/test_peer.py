@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metalearn.bench import peer, steps
 from metalearn.bench.ours import Ours
-from metalearn.build import build_dataset
+from metalearn.engine.build import build_dataset
 from metalearn.tasks import TaskBatch
 from tests.compose import compose
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metalearn.data.augment import NUMBERS, Augment
-from metalearn.data.glyphs import load
+from metalearn.data.sets.glyphs import load
 from metalearn.data.source import TaskSource
 
 CPU = torch.device("cpu")

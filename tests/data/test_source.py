@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalearn.data.image_classes import ClassSplit, ImageClasses, random_split
+from metalearn.data.classes import ClassSplit, ImageClasses, random_split
 from metalearn.data.source import TaskSource, check_task
 from metalearn.errors import UserError
 from metalearn.tasks import TaskBatch

@@ -1,0 +1,56 @@
+"""Backbones: an image [n, c, H, W] -> a feature vector [n, D]; `feature_dim` is D.
+
+Each can be asked to normalise with the statistics of the examples at hand (`running_stats=False`), which makes the outcome for one example
+depend on the others: `uses_batch_statistics` says so, and evaluation reports it as transductive.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metalearn.nn.memory_format import channels_last
+
+
+class Backbone(nn.Module):
+    """What an algorithm may know of its backbone."""
+
+    feature_dim: int  # D
+    uses_batch_statistics: bool
+    map_shape: tuple[int, int, int] | None = None  # (C, h, w) where the D features are a feature map, flattened
+
+
+def embed_tasks(backbone: nn.Module, x: Tensor, training: bool) -> Tensor:
+    """The examples of T tasks through one backbone: [T, n, ...] -> [T, n, D]."""
+    if training or backbone.uses_batch_statistics:
+        # Task by task: each is normalised with its own statistics, so the outcome does not depend on which tasks come together.
+        return torch.stack([backbone(channels_last(task)) for task in x])
+    embedded: Tensor = backbone(channels_last(x.flatten(0, 1)))
+    return embedded.view(*x.shape[:2], -1)
+
+
+def norm_layer(kind: str, channels: int, running_stats: bool, dims: int) -> nn.Module:
+    if kind == "batch":
+        layer = nn.BatchNorm2d if dims == 2 else nn.BatchNorm1d
+        return layer(channels, track_running_stats=running_stats)
+    if kind == "group":  # 8 channels to a group where that divides, else one group
+        return nn.GroupNorm(channels // 8 if channels % 8 == 0 else 1, channels)
+    return nn.Identity()
+
+
+def feature_dim(backbone: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """D, by asking: one pass over blank images, in evaluation mode so that running statistics stay as they were."""
+    with torch.no_grad():
+        features: Tensor = backbone.eval()(torch.zeros(2, *image_shape))
+    backbone.train()
+    return features.shape[1]
+
+
+def check_size(image_shape: tuple[int, int, int], halvings: int = 4) -> None:
+    """Raises ValueError where the halvings leave nothing."""
+    _, height, width = image_shape
+    if min(height, width) < 2**halvings:
+        times = {4: "four times", 2: "twice"}[halvings]
+        raise ValueError(
+            f"this backbone halves the image {times}: {height}x{width} pixels are too few (at least {2**halvings}x{2**halvings})"
+        )

@@ -1,0 +1,40 @@
+"""Fully connected blocks on the flattened image."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from metalearn.backbones.base import Backbone, norm_layer
+
+
+class MLP(Backbone):
+    """Fully connected blocks of linear, normalisation and ReLU on the flattened image.
+
+    Args:
+        image_shape: (channels, height, width).
+        hidden: the width of each block.
+        norm: "batch" or "none".
+        running_stats: for norm="batch": keep running statistics for evaluation.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], hidden: Sequence[int], norm: str, running_stats: bool
+    ) -> None:
+        super().__init__()
+        if not hidden or any(not isinstance(width, int) or width < 1 for width in hidden):
+            raise ValueError(f"backbone.hidden={list(hidden)}: a list of whole numbers >= 1 is needed")
+        channels, height, width = image_shape
+        widths = [channels * height * width, *hidden]
+        blocks: list[nn.Module] = [nn.Flatten()]
+        for before, after in itertools.pairwise(widths):
+            blocks += [nn.Linear(before, after), norm_layer(norm, after, running_stats, dims=1), nn.ReLU()]
+        self.blocks = nn.Sequential(*blocks)
+        self.feature_dim = widths[-1]
+        self.uses_batch_statistics = norm == "batch" and not running_stats
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.blocks(x)
+        return features

@@ -1,0 +1,191 @@
+"""What the command line says about itself: the help texts and shell completion. They show examples, so they name algorithms and datasets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+from metalearn import __version__
+from metalearn.errors import UserError
+
+
+def main_help(summaries: dict[str, str]) -> str:
+    """`metalearn --help`, from the commands and what each is for."""
+    commands = "\n".join(f"  {name:11}{summary}" for name, summary in summaries.items())
+    return f"""\
+metalearn {__version__}: train and evaluate few-shot learners
+
+usage: metalearn COMMAND [key=value ...]
+
+{commands}
+
+  metalearn train                                            the defaults: a minute, no download
+  metalearn train algorithm=maml dataset=omniglot task=20way_1shot
+  metalearn train -m algorithm=maml,protonet seed=0,1,2      a sweep: every combination
+  metalearn train --resume RUN_DIR                           goes on with a run that was stopped or killed
+  metalearn eval RUN_DIR task.ways=20                        another test condition, same checkpoint
+  metalearn reproduce snell2017_omniglot_5w1s                a paper's protocol, beside the paper's numbers
+
+metalearn COMMAND --help says more. Completion: eval "$(metalearn -sc install=bash)\""""
+
+
+def _choices_help(*groups: str) -> str:
+    from metalearn.config.files import choices
+
+    def wrapped(group: str) -> str:
+        names = ", ".join(choices(group)) or "(none)"
+        return textwrap.fill(names, 115, initial_indent=f"  {group + '=':13}", subsequent_indent=" " * 15)
+
+    return "\n".join(wrapped(group) for group in groups)
+
+
+def train_help() -> str:
+    """`metalearn train --help`."""
+    return f"""\
+usage: metalearn train [-m] [key=value ...]
+       metalearn train --resume RUN_DIR [train.steps=...]
+
+  metalearn train algorithm=maml train.steps=5000 train.lr=3e-4
+  metalearn train experiment=NAME device=cuda hydra.run.dir=outputs/mine
+  metalearn train -m task=5way_1shot,5way_5shot sweep.seeds=3 sweep_name=shots
+  torchrun --nproc-per-node=2 -m metalearn train algorithm=maml       one run, its tasks shared by two processes
+
+choices:
+{_choices_help("algorithm", "backbone", "dataset", "task", "experiment", "sweep")}
+
+settings (metalearn train --cfg job shows all, with the choices you give):
+  seed device precision             device=auto|cpu|cuda, precision=fp32|tf32|bf16
+  task.ways task.shots task.queries the test tasks; task.train.ways ... for other training tasks
+  train.steps train.meta_batch_size train.lr train.val_every train.checkpoint_every
+  eval.tasks eval.transductive
+  algorithm.* backbone.* dataset.*  what the chosen part has
+  hydra.run.dir sweep_name          the run's directory; a sweep goes to outputs/multirun/SWEEP_NAME, and the same
+                                    command runs there what is missing, interrupted or (sweep.retry_failed=true) failed
+  sweep=FILE sweep.seeds=3          a sweep from a file; each job with seeds 0, 1, 2, or sweep.seeds=[3,7]
+  sweep.search.trials               of a file that says what to search: how many trials
+  sweep.jobs sweep.jobs_per_gpu     jobs at once on this machine; hydra/launcher=slurm, ray_cluster: elsewhere
+
+flags:
+  --resume RUN_DIR      go on with a run that was stopped, killed or failed, in its directory, from its newest intact
+                        checkpoint; may change train.steps (train.schedule=constant or step), train.checkpoint_every,
+                        device, dataset.root, dataset.download
+  -m, --multirun        one run for every combination of the values a,b,c
+  --config-dir DIR      your own YAML files, in DIR/algorithm, DIR/experiment, ...
+  --cfg job             show the configuration, run nothing (--resolve: interpolations resolved)
+  --info [WHAT]         how Hydra composed it: defaults, defaults-tree, searchpath, plugins
+  --hydra-help          Hydra's own flags"""
+
+
+def eval_help() -> str:
+    """`metalearn eval --help`."""
+    return f"""\
+usage: metalearn eval RUN_DIR [key=value ...]
+
+Evaluates the run's checkpoint on test tasks, under the run's own configuration changed by what you give.
+
+  metalearn eval RUN_DIR task.ways=20 task.shots=5
+  metalearn eval RUN_DIR task=20way_1shot eval.tasks=2000
+  metalearn eval RUN_DIR dataset=omniglot eval.checkpoint=last
+
+choices:
+{_choices_help("dataset", "task")}
+
+settings:
+  task.ways task.shots task.queries eval.tasks eval.seed eval.checkpoint eval.transductive device
+  algorithm.*                       those of the evaluation, such as algorithm.test_inner_steps
+
+flags:
+  --config-dir DIR                  your own YAML files, as for metalearn train"""
+
+
+def reproduce_help() -> str:
+    """`metalearn reproduce --help`."""
+    return f"""\
+usage: metalearn reproduce EXPERIMENT [key=value ...]
+       metalearn reproduce EXPERIMENT --run RUN_DIR [key=value ...]
+
+Trains the experiment as `metalearn train experiment=EXPERIMENT` would, tests it in every way that its paper does, and
+prints the paper's numbers beside ours, with difference, band that counts as reproduced, and the known differences of
+protocol. Writes reproduction.json into the run directory. With --run, takes a finished run of the experiment instead.
+
+  metalearn reproduce protonet_omniglot_5w1s
+  metalearn reproduce snell2017_omniglot_20w5s seed=1 device=cuda
+  metalearn reproduce nichol2018_omniglot_5w1s --run RUN_DIR eval.tasks=2000
+
+Settings may be changed; the outcome then says that it is not the experiment's protocol. A number below the band is an
+outcome like any other: the exit code is 0.
+
+{_choices_help("experiment")}
+
+flags:
+  --run RUN_DIR         compare this run, train nothing; settings change its evaluation, as for metalearn eval
+  --config-dir DIR      your own YAML files, as for metalearn train"""
+
+
+def bench_help() -> str:
+    """`metalearn bench --help`."""
+    from metalearn.bench import BENCHMARKS
+
+    benchmarks = "\n".join(f"  {name:11}{summary}" for name, summary in BENCHMARKS.items())
+    return f"""\
+usage: metalearn bench [NAME ...] [flags]
+
+Measures what the program costs, and learn2learn beside it where that does the same work: both take turns in one
+process, with the same initial parameters, images and precision. Prints tables of medians, quartiles and ratios.
+Without a NAME runs all of:
+
+{benchmarks}
+
+  metalearn bench                                        ten minutes on two idle cores
+  metalearn bench steps --rounds 5 --threads 1
+  metalearn bench --json FILE                            docs/performance.md is written from such a file
+  metalearn bench accuracy --run RUN_DIR --run RUN_DIR --json FILE
+  metalearn bench tasks steps --quick --against FILE     better, same or worse than the ratios in FILE
+
+flags:
+  --json FILE           add the records to FILE; what it holds of other benchmarks stays
+  --against FILE        compare ratios with those in FILE
+  --rounds N            turns of each side (default: 9; 5 with --quick)
+  --threads N           of torch (default: all cores)
+  --device cpu|cuda     where (default: cpu)
+  --quick               few cases, on characters that the program draws
+  --run RUN_DIR         for accuracy: a finished run; may be repeated
+  --train EXPERIMENT    for accuracy: train it first; may be repeated"""
+
+
+def shell_completion(arguments: list[str], commands: list[str], call_hydra: Callable[[list[str]], None]) -> None:
+    """`query=SHELL` is what the shell runs at every Tab, the line so far in COMP_LINE; `install=` prints its script."""
+    request, _, shell = (arguments or [""])[0].partition("=")
+    if request not in ("install", "uninstall", "query") or shell not in ("bash", "zsh", "fish"):
+        raise UserError("-sc takes install=SHELL or uninstall=SHELL, SHELL being bash, zsh or fish")
+    if request != "query":
+        return call_hydra(["-sc", *arguments])
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split() if line.endswith(" ") else line.split()[:-1]
+    current = "" if line.endswith(" ") else (line.split() or [""])[-1]
+    if len(words) < 2:
+        # The word before the cursor is the program itself in `metalearn` without a blank: offer the commands.
+        return print("\n".join(name for name in commands if not words or name.startswith(current)))
+    command, given = words[1], words[2:]
+    if (command == "eval" and not given) or given[-1:] == [{"reproduce": "--run", "train": "--resume"}.get(command)]:
+        return print("\n".join(f"{path}/" for path in sorted(Path().glob(f"{current}*")) if path.is_dir()))
+    if command not in commands or current.startswith("-"):
+        return None
+    if command == "bench":
+        from metalearn.bench import BENCHMARKS
+
+        return print("\n".join(name for name in BENCHMARKS if name.startswith(current)))
+    if command == "reproduce":
+        if not given:
+            from metalearn.config.files import choices
+
+            return print("\n".join(name for name in choices("experiment") if name.startswith(current)))
+        given = [f"experiment={given[0]}", *(word for word in given[1:] if "=" in word)]
+    from metalearn.compose.mistakes import MISTAKES
+
+    os.environ["COMP_LINE"] = " ".join(["metalearn", *(given[1:] if command == "eval" else given), current])
+    with contextlib.suppress(*MISTAKES):  # a line that cannot be read yet has no completions
+        return call_hydra(["-sc", *arguments])

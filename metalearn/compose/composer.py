@@ -1,0 +1,213 @@
+"""Hydra's composition without Hydra's application: every job's checked configuration before anything is written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+from metalearn.compose.mistakes import GROUPS, MISTAKES, explanation, no_such_setting
+from metalearn.config.files import conf_dir, slug
+from metalearn.config.limits import check_known, check_limits
+from metalearn.config.tree import dotted_keys, without_limits
+from metalearn.errors import UserError
+from metalearn.runs.resume import refuse_changes
+
+
+class Composer:
+    """Composes configurations from the shipped YAML files and the user's `--config-dir`, in Hydra's order of search."""
+
+    def __init__(self, hydra: Hydra, config_name: str) -> None:
+        self._hydra = hydra
+        self._config_name = config_name
+
+    def compose(self, overrides: list[str], mode: RunMode = RunMode.RUN, sweeps: bool = False) -> DictConfig:
+        """With `sweeps`, values that are lists of values for a sweep are let through."""
+        try:
+            return self._hydra.compose_config(
+                self._config_name,
+                list(overrides),
+                mode,
+                with_log_configuration=False,
+                from_shell=False,
+                validate_sweep_overrides=not sweeps,
+            )
+        except MISTAKES:
+            raise
+        except ValueError as error:  # Hydra's word for `algorithm=null`
+            raise UserError(f"cannot compose {' '.join(overrides)}: {error}") from error
+
+    def job(self, overrides: list[str], number: int) -> tuple[dict[str, Any], str]:
+        """The checked configuration of one job as the job will see it, and its hydra.run.dir."""
+        cfg = self.compose(overrides)
+        cfg.hydra.job.num, cfg.hydra.job.id = number, str(number)  # as a launcher would
+        HydraConfig.instance().set_config(cfg)  # so that ${hydra:...} resolves
+        run_dir = str(cfg.hydra.run.dir)
+        own = copy.deepcopy(cfg)
+        with read_write(own), open_dict(own):
+            del own["hydra"]
+        check_limits(own)
+        check_known(own, GROUPS[:3])
+        return without_what_is_no_runs(own), run_dir
+
+    def resumption(self, saved: DictConfig, overrides: list[str], whose: str) -> dict[str, Any]:
+        """A run's configuration with the few overrides that let it go on as before."""
+        config = self.evaluation(saved, overrides, "--resume")
+        refuse_changes(without_limits(saved), config, whose)
+        return config
+
+    def evaluation(self, saved: DictConfig, overrides: list[str], command: str = "eval") -> dict[str, Any]:
+        """A run's configuration with overrides: first whole groups, then single settings, all checked."""
+        config: dict[str, Any] = without_limits(saved)
+        chosen, settings = _for_evaluation(_parsed(overrides), command)
+        names = {group: config.get("names", {}).get(group) for group in GROUPS} | chosen
+        # A choice that the run was trained with may be gone by now, or have been in a --config-dir.
+        there = {
+            group: name
+            for group, name in names.items()
+            if group in chosen or name in self._hydra.config_loader.get_group_options(group)
+        }
+        fresh = self.compose([f"{group}={name}" for group, name in there.items()])
+        HydraConfig.instance().set_config(fresh)
+        with read_write(fresh), open_dict(fresh):
+            del fresh["hydra"]
+        nodes = without_what_is_no_runs(fresh)
+        # A run older than a setting was made as that setting's default is.
+        _fill_in(config, {key: node for key, node in nodes.items() if key not in GROUPS or key in there})
+        for group, name in chosen.items():
+            kept = {"train": config["task"]["train"]} if group == "task" else {}  # what the run was trained on
+            config[group] = nodes[group] | kept
+            if group in config.get("names", {}):
+                config["names"][group] = name
+        checked = OmegaConf.create(config)
+        OmegaConf.set_struct(checked, True)
+        for override in settings:
+            try:
+                OmegaConf.update(checked, override.key_or_group, override.value())
+            except (ConfigAttributeError, ConfigKeyError):
+                raise UserError(no_such_setting(override.key_or_group, list(dotted_keys(config)))) from None
+        for prefix in ["", *(group for group in GROUPS if group in there or group == "task")]:
+            _adopt_limits(checked, fresh, prefix)
+        check_limits(checked)
+        return without_what_is_no_runs(checked)
+
+    def known_keys(self, overrides: list[str]) -> list[str]:
+        """Every setting and group there is, given the choices among `overrides`."""
+        chosen = [text for text in overrides if text.partition("=")[0] in GROUPS and "," not in text]
+        try:
+            cfg = self.compose(chosen)
+        except (UserError, *MISTAKES):  # a choice is wrong too; the default choices' settings will do for a hint
+            cfg = self.compose([])
+        plain: Any = OmegaConf.to_container(cfg, resolve=False)
+        return [*dotted_keys(plain), "experiment"]
+
+
+@contextmanager
+def composer(config_dir: str | None = None, config_name: str | None = None) -> Iterator[Composer]:
+    """A Composer; Hydra's global state is its own while it lives."""
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    search_path = create_config_search_path(str(conf_dir()))
+    if config_dir is not None:
+        directory = Path(config_dir).resolve()
+        if not directory.is_dir():
+            raise UserError(f"--config-dir: '{config_dir}' is no directory")
+        _check_files(directory)
+        search_path.prepend("command-line", f"file://{directory}", SearchPathQuery(provider="schema"))
+    try:
+        yield Composer(Hydra.create_main_hydra2("metalearn", search_path), config_name or "train")
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _check_files(directory: Path) -> None:
+    """Hydra reads a file that holds no mapping as if it were empty."""
+    for file in sorted(
+        path for group in (*GROUPS, "experiment", "sweep") for path in (directory / group).glob("*.yaml")
+    ):
+        try:
+            content = yaml.safe_load(file.read_bytes())
+        except (yaml.YAMLError, OSError, ValueError, RecursionError):
+            continue  # not of interest unless it is chosen: then Hydra says what is wrong
+        if content is not None and not isinstance(content, dict):
+            raise UserError(f"{file} holds no mapping from settings to values")
+
+
+@contextmanager
+def explained(overrides: list[str], config_dir: str | None, config_name: str | None) -> Iterator[None]:
+    """Turns what Hydra and OmegaConf raise about the user's input into UserError."""
+
+    def known_keys() -> list[str]:
+        with composer(config_dir, config_name) as again:
+            return again.known_keys(overrides)
+
+    try:
+        yield
+    except MISTAKES as error:
+        raise UserError(explanation(error, known_keys)) from error
+
+
+def without_what_is_no_runs(cfg: DictConfig) -> dict[str, Any]:
+    """A run's configuration: without limits, and without what says how a sweep is to be run and what it is called."""
+    return {key: value for key, value in without_limits(cfg).items() if key not in ("sweep", "sweep_name")}
+
+
+def _parsed(overrides: list[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(overrides)
+
+
+def _text(override: Override) -> str:
+    assert override.input_line is not None
+    return override.input_line
+
+
+def _for_evaluation(overrides: list[Override], command: str) -> tuple[dict[str, str], list[Override]]:
+    """The choices of groups and the single settings among `overrides`."""
+    chosen, settings = {}, []
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        if override.is_sweep_override():
+            raise UserError(f"'{_text(override)}': {command} takes one value")
+        if override.is_add() or override.is_force_add() or override.is_delete():
+            raise UserError(f"'{_text(override)}': {command} changes settings, it neither adds nor removes any")
+        if key == "experiment":
+            raise UserError(f"'{_text(override)}': the run is trained; choose task=, dataset= or single settings")
+        if key in GROUPS:
+            chosen[key] = str(value)
+        else:
+            settings.append(override)
+    return chosen, settings
+
+
+def _fill_in(config: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Adds what `config` lacks, at any depth."""
+    for key, default in defaults.items():
+        if isinstance(config.setdefault(key, default), dict) and isinstance(default, dict):
+            _fill_in(config[key], default)
+
+
+def _adopt_limits(checked: DictConfig, fresh: DictConfig, group: str) -> None:
+    """Gives `checked` today's rules for the settings it has; an older run may lack some."""
+    rules = (fresh[group] if group else fresh).get("limits") or {}
+    node = checked[group] if group else checked
+    present = set(dotted_keys(without_limits(node)))
+    with open_dict(node):
+        node.limits = {path: rule for path, rule in rules.items() if path in present}
+
+
+OmegaConf.register_new_resolver("metalearn.slug", lambda text: slug(str(text)), replace=True)

@@ -1,0 +1,93 @@
+"""What Hydra and OmegaConf raise when the user mistypes -> one line with the key, the value and the way out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from metalearn.config.files import choices, conf_dir
+from metalearn.config.tree import dotted_keys
+from metalearn.errors import nearest
+
+GROUPS = ("algorithm", "backbone", "dataset", "task")  # the groups that have a node of their own
+_PLUGINS = {  # what our presets build on -> the extra that brings it
+    "hydra/launcher/submitit_slurm": "slurm",
+    "hydra/launcher/submitit_local": "slurm",
+    "hydra/launcher/ray": "ray",
+}
+MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError)
+
+_UNKNOWN_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'(?!\. The value)")
+_SEVERAL_VALUES = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.+?)'(?:\n| requires)")
+_CHOSEN_TWICE = re.compile(r"Multiple values for ([^ ]+)\.")
+
+
+def explanation(error: Exception, known_keys: Callable[[], list[str]]) -> str:
+    """One line for the user; `known_keys` is asked for the settings there are only when a name was not found."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _no_such_choice(error.missing_cfg_file, error.options or [])
+    if isinstance(error, RecursionError):
+        return "a configuration file contains itself: through its defaults, or an alias in a list of its own"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read '{error.override}' as key=value"
+    text = str(error)
+    if found := _UNKNOWN_KEY.search(text):
+        return no_such_setting(found[1], known_keys())
+    if found := _SEVERAL_VALUES.search(text):
+        return several_values(found[1])
+    if found := _CHOSEN_TWICE.search(text):
+        return f"{found[1]} is chosen already: write {found[1]}=NAME once, without a +"
+    if isinstance(error, OmegaConfBaseException):
+        return f"{error.full_key}: {_first_line(text)}" if error.full_key else _first_line(text)
+    parts = [text if isinstance(error, YAMLError) else _first_line(text), _first_line(str(error.__cause__ or ""))]
+    return ": ".join(part.rstrip(".:") for part in parts if part)
+
+
+def no_such_setting(key: str, known: list[str]) -> str:
+    """`known` are the settings of the chosen parts; the other choices' settings are looked through as well."""
+    elsewhere = _settings_by_choice()
+    if key in elsewhere and key not in known:
+        return f"no setting '{key}' here; it belongs to {elsewhere[key]}"
+    about_hydra = key.startswith("hydra.")
+    candidates = [name for name in [*known, *elsewhere] if name.startswith("hydra.") == about_hydra]
+    # `lr=0.1` resembles nothing, but it is the end of `train.lr`.
+    endings = [name for name in candidates if name.endswith(f".{key}")]
+    return f"no setting '{key}'" + (f"; did you mean '{endings[0]}'?" if endings else nearest(key, candidates))
+
+
+def several_values(override: str) -> str:
+    """What to say of `key=a,b` where one value is wanted."""
+    if override.startswith("hydra"):
+        return f"'{override}': Hydra's own settings take one value"
+    return f"'{override}': several values need -m (metalearn train -m ...); a list is written [a,b]"
+
+
+def _no_such_choice(missing: str, options: Sequence[str]) -> str:
+    group, _, name = missing.rpartition("/")
+    if missing in _PLUGINS:
+        return f"this launcher needs a plugin of Hydra's: pip install 'metalearn-runner[{_PLUGINS[missing]}]'"
+    kind = group.rpartition("/")[2] or "configuration"
+    return f"no {kind} named '{name}'{nearest(name, options)} (available: {', '.join(options) or 'none'})"
+
+
+def _settings_by_choice() -> dict[str, str]:
+    """Dotted path of every setting of every shipped algorithm, backbone, ... -> the first choice that has it."""
+    found: dict[str, str] = {}
+    for group in GROUPS:
+        for name in choices(group):
+            plain: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
+            # A file of package _global_ holds its group's node, others are the node.
+            node = plain[group] if isinstance(plain.get(group), dict) else plain
+            for key in dotted_keys(node):
+                found.setdefault(f"{group}.{key}", f"{group}={name}")
+    return found
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0].strip()

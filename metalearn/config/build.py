@@ -1,0 +1,43 @@
+"""From a node of the configuration to the object that its `_target_` names."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any, get_type_hints
+
+from metalearn.config.moved import present_name
+from metalearn.errors import UserError
+
+
+def build(
+    node: dict[str, Any], kind: str, made_of: type, within: str, optional: dict[str, Any] | None = None, **extra: Any
+) -> Any:
+    """Calls what `node["_target_"]` names, a subclass of `made_of` or a function annotated to return one, with the node's other keys, `extra`,
+    and those of `optional` it has parameters for.
+
+    A configuration may come from a stranger's run directory, so only definitions of the module or package `within` can be named: not what its
+    modules merely import, and nothing that does something else, such as writing a file.
+    """
+    target = present_name(str(node.get("_target_")))
+    module_name, _, name = target.rpartition(".")
+    refused = UserError(f"{kind}._target_={target} is not allowed (a {made_of.__name__} of {within})")
+    if not f"{module_name}.".startswith(f"{within}."):
+        raise refused
+    try:
+        made = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{kind}._target_={target} cannot be imported: {error}") from error
+    if not ((inspect.isclass(made) or inspect.isfunction(made)) and f"{made.__module__}.".startswith(f"{within}.")):
+        raise refused
+    comes_back = made if inspect.isclass(made) else get_type_hints(made).get("return")
+    if not (inspect.isclass(comes_back) and issubclass(comes_back, made_of)):
+        raise refused
+    signature = inspect.signature(made)
+    extra |= {key: value for key, value in (optional or {}).items() if key in signature.parameters}
+    arguments = {key: value for key, value in node.items() if key != "_target_"}
+    try:
+        signature.bind(**arguments, **extra)
+    except TypeError as error:
+        raise UserError(f"{kind}: {target}: {error}") from error
+    return made(**arguments, **extra)

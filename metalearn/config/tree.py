@@ -1,0 +1,47 @@
+"""Walks through a nested mapping of settings, by dotted paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def dotted_keys(plain: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every key of a nested mapping as a dotted path, inner nodes too, `limits` left out."""
+    for key, value in plain.items():
+        if key != "limits":
+            yield f"{prefix}{key}"
+            if isinstance(value, dict):
+                yield from dotted_keys(value, f"{prefix}{key}.")
+
+
+def leaves(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a nested mapping, under its dotted path."""
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def settings(plain: dict[str, Any]) -> Iterator[str]:
+    """The dotted path of every value that is no limit."""
+    return (key for key, _ in leaves(plain) if "limits" not in key.split("."))
+
+
+def without_limits(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as a plain mapping, interpolations resolved, without its `limits` nodes."""
+    return _drop_limits(container(cfg, resolve=True))
+
+
+def _drop_limits(plain: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in plain.items() if key != "limits"}
+    return {key: _drop_limits(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def container(cfg: DictConfig, resolve: bool) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=resolve)
+    assert isinstance(plain, dict)
+    return plain  # type: ignore[return-value]  # our YAML keys are texts

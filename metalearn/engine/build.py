@@ -1,0 +1,77 @@
+"""From a plain configuration to the objects it names: device, dataset, algorithm."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import torch
+
+from metalearn.algorithms.base import Algorithm
+from metalearn.backbones import Backbone
+from metalearn.config.build import build
+from metalearn.data.classes import ImageClasses
+from metalearn.data.source import check_task
+from metalearn.errors import UserError
+
+Config = dict[str, Any]
+
+
+def choose_device(config: Config) -> torch.device:
+    """Raises UserError when a GPU is asked for and there is none."""
+    asked = config["device"]
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: torch sees no CUDA device here (allowed: auto, cpu)")
+    return torch.device("cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def build_dataset(config: Config) -> ImageClasses:
+    """The dataset; asked for again with the same settings, the same object."""
+    return _dataset(json.dumps(config["dataset"], sort_keys=True))
+
+
+@functools.lru_cache(maxsize=2)
+def _dataset(node: str) -> ImageClasses:
+    dataset = build(json.loads(node), "dataset", ImageClasses, "metalearn.data")
+    assert isinstance(dataset, ImageClasses)
+    return dataset
+
+
+def build_algorithm(config: Config, dataset: ImageClasses) -> Algorithm:
+    """The algorithm around its backbone, on the CPU, with initial parameters that depend on `seed` alone.
+
+    Raises:
+        UserError: neither has a parameter.
+    """
+    # torch's initialisers know only the global generator: seed a copy of it and leave the original as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["seed"])
+        backbone = build(
+            config["backbone"], "backbone", Backbone, "metalearn.backbones", image_shape=dataset.image_shape
+        )
+        algorithm = build(
+            config["algorithm"],
+            "algorithm",
+            Algorithm,
+            "metalearn.algorithms",
+            optional={
+                "backbone": backbone,
+                "ways": config["task"]["train"]["ways"],
+                "train_classes": len(dataset.split.classes["train"]) * dataset.rotations["train"],
+            },
+        )
+    assert isinstance(algorithm, Algorithm)
+    if not list(algorithm.parameters()):
+        names = config["names"]
+        raise UserError(
+            f"backbone={names['backbone']} has no parameters and algorithm={names['algorithm']} none of its own: nothing to learn"
+        )
+    return algorithm
+
+
+def check_tasks(dataset: ImageClasses, task: Config, *splits: str) -> None:
+    """Raises UserError where one of `splits` cannot serve its tasks; training tasks may have a shape of their own."""
+    for split in splits:
+        shape = task["train"] if split == "train" else task
+        check_task(dataset, split, shape["ways"], shape["shots"], shape["queries"])

@@ -1,0 +1,149 @@
+"""How many tasks share a backward pass: `train.task_chunk=auto` measures it once per machine and setting, among those that fit."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metalearn.algorithms.base import Algorithm
+from metalearn.config.identity import config_hash
+from metalearn.data.cache import cache_dir
+from metalearn.engine.memory import MIB, bytes_taken, fitting_tasks, free_bytes, is_out_of_memory
+from metalearn.tasks import TaskBatch
+
+log = logging.getLogger("metalearn")
+
+_ROUNDS = 3  # timed passes for each candidate; the fastest counts, as noise only ever adds
+_HOPELESS = 1.5  # times the fastest: no further pass will make up for that
+
+MetaGradient = Callable[[Algorithm, TaskBatch, int, str], object]
+
+
+def choose_task_chunk(
+    config: dict[str, Any], algorithm: Algorithm, tasks: TaskBatch, meta_gradient: MetaGradient
+) -> int:
+    """`train.task_chunk`, or, where it is auto, the fastest of a few sizes for this setting on this machine.
+
+    A measured choice is remembered in the cache directory and taken again: sums of another grouping differ in rounding, so two runs with one
+    seed are equal to the bit only if they cut their batches alike.
+    """
+    most = min(tasks.tasks, _fitting(algorithm, tasks, config["precision"], meta_gradient))
+    asked = config["train"]["task_chunk"]
+    if asked != "auto":
+        return min(int(asked), tasks.tasks)
+    if tasks.tasks == 1:
+        return 1
+    file = cache_dir() / "task_chunk" / f"{_setting(config, tasks)}.json"
+    if (remembered := _read(file, tasks.tasks)) is not None:
+        return remembered
+    sizes = sorted({size for size in (1, 4, 16, most) if size <= most})
+    seconds = _measure(algorithm, tasks, sizes, config["precision"], meta_gradient)
+    best = min(seconds, key=lambda size: seconds[size])
+    log.info(
+        "task_chunk: %d of %d tasks per backward pass (ms per step: %s)",
+        best,
+        tasks.tasks,
+        ", ".join(f"{size}: {1000 * s:.0f}" for size, s in seconds.items()),
+    )
+    return _remember(file, best, tasks.tasks)
+
+
+def _fitting(algorithm: Algorithm, tasks: TaskBatch, precision: str, meta_gradient: MetaGradient) -> int:
+    """How many tasks the memory holds at once, judged by one; all of them where that cannot be known."""
+    trial, device = copy.deepcopy(algorithm).train(), tasks.classes.device
+    one = tasks.chunks(1)[0]
+    per_task = bytes_taken(lambda: meta_gradient(trial, one, 1, precision), device)
+    free = free_bytes(device)
+    fitting = fitting_tasks(per_task, free)
+    if free is None or fitting is None:
+        log.info("memory: %.1f MiB per task", per_task / MIB)
+        return tasks.tasks
+    log.info("memory: %.1f MiB per task, %.0f MiB free: %d tasks at a time fit", per_task / MIB, free / MIB, fitting)
+    return fitting
+
+
+def _measure(
+    algorithm: Algorithm, tasks: TaskBatch, sizes: list[int], precision: str, meta_gradient: MetaGradient
+) -> dict[int, float]:
+    """Seconds of one meta-gradient for each size, on a copy, so that running statistics and gradients stay untouched.
+
+    A size that runs out of memory, and those above it, take for ever.
+    """
+    trial = copy.deepcopy(algorithm).train()
+    device = tasks.classes.device
+    seconds = dict.fromkeys(sizes, float("inf"))
+    fitting = list(sizes)
+    for timed in range(_ROUNDS + 1):
+        for size in list(fitting):
+            _wait(device)
+            started = time.perf_counter()
+            try:
+                meta_gradient(trial, tasks, size, precision)
+                _wait(device)
+            except RuntimeError as error:
+                if size == sizes[0] or not is_out_of_memory(error):
+                    raise
+                fitting = [smaller for smaller in fitting if smaller < size]
+                seconds |= {larger: float("inf") for larger in sizes if larger >= size}
+                trial.zero_grad(set_to_none=True)
+                break
+            if timed:  # the first round warms up
+                seconds[size] = min(seconds[size], time.perf_counter() - started)
+            trial.zero_grad(set_to_none=True)
+        if timed:
+            fitting = [size for size in fitting if seconds[size] <= _HOPELESS * min(seconds.values())]
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _setting(config: dict[str, Any], tasks: TaskBatch) -> str:
+    """Names everything that the measurement depends on."""
+    device = tasks.classes.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu-{torch.get_num_threads()}"
+    parts = {key: config[key] for key in ("algorithm", "backbone", "precision")} | {
+        "task": config["task"]["train"],
+        "image": list(tasks.support.x.shape[2:]),
+        "tasks": tasks.tasks,
+        "device": name,
+        "torch": torch.__version__,
+    }
+    return config_hash(parts)
+
+
+def _read(file: Path, tasks: int) -> int | None:
+    try:
+        size = json.loads(file.read_text())["task_chunk"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not measured yet, or damaged: measure
+    return size if isinstance(size, int) and 1 <= size <= tasks else None
+
+
+def _remember(file: Path, size: int, tasks: int) -> int:
+    """Writes the choice unless another run was first: then that one's is taken, so that both cut alike."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"task_chunk": size}))
+        try:
+            os.link(temporary, file)  # fails where the file exists, atomically
+        except FileExistsError:
+            if (theirs := _read(file, tasks)) is not None:
+                return theirs
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("cannot remember task_chunk=%d in %s: %s", size, file.parent, error)
+    return size

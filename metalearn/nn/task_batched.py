@@ -1,0 +1,219 @@
+"""A module whose parameters carry a leading task axis: what lets learn2learn's one-task meta-modules adapt many tasks at once.
+
+With it, what every learner that adapts a network's parameters needs: prediction with them, with and without transduction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.func import functional_call, vmap
+
+from metalearn import kinds
+from metalearn.errors import UserError
+from metalearn.nn.memory_format import channels_last
+
+_MANY = 10  # images of a task: from there on, tasks go one after another on a CPU
+_QUERIES_AT_ONCE = (
+    25  # of one task, when each is normalised with a copy of the support set: bounds the memory of those copies
+)
+
+
+class TaskBatched(nn.Module):
+    """Runs `module` on [T, n, ...] with parameters of its own for each task.
+
+    learn2learn's `clone()` and `adapt()` replace a module's parameters by tensors computed from them and never look at their shapes, so
+    they work unchanged on a clone whose parameters were expanded to [T, ...]. `adapt` must be given the SUM over tasks of the per-task mean
+    losses: then each task's parameters receive just that task's gradient.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def expand(self, tasks: int) -> None:
+        """Gives every parameter a leading axis of `tasks`. Only ever on a clone: the original keeps its leaf parameters."""
+        for owner in self.module.modules():
+            for name, parameter in owner._parameters.items():
+                if parameter is not None:
+                    # A Tensor where nn.Module declares a Parameter, as learn2learn's clone does: autograd must reach the original.
+                    owner._parameters[name] = _expanded(parameter, tasks)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return forward_batched(self.module, dict(self.module.named_parameters()), x)
+
+
+def _expanded(parameter: Tensor, tasks: int) -> Tensor:
+    """[T, ...]. A layer's matrix gets its columns together in memory, as its gradient has them: adding tensors whose orders differ, and summing over
+    tasks one whose order is not the sum's, takes several times as long."""
+    if parameter.dim() == 2:
+        return parameter.t().contiguous().expand(tasks, *parameter.t().shape).transpose(1, 2)
+    return parameter.expand(tasks, *parameter.shape)
+
+
+def forward_batched(module: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    """`module` on x [T, n, ...] with parameters [T, ...] -> [T, n, ...]."""
+    if better_task_by_task(x):
+        outputs = [
+            functional_call(module, of_task, (channels_last(task),))
+            for of_task, task in zip(_by_task(parameters, x.shape[0]), x, strict=True)
+        ]
+        return torch.stack(outputs)
+
+    def on_one_task(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        batched: Tensor = functional_call(module, parameters, (x,))
+        return batched
+
+    return vmap(on_one_task)(parameters, x)
+
+
+def better_task_by_task(x: Tensor) -> bool:
+    """Whether tasks x [T, n, ...] go through a network faster one after another than together.
+
+    Tasks with parameters of their own make a convolution a grouped one, which cannot have its channels last. Of few images that does not matter as
+    much as the number of calls; on a GPU calls are what counts.
+    """
+    return x.shape[0] == 1 or (x.device.type == "cpu" and x.dim() == 5 and x.shape[1] >= _MANY)
+
+
+def _by_task(parameters: dict[str, Tensor], tasks: int) -> list[dict[str, Tensor]]:
+    """Parameters [T, ...] of T tasks -> those of each. By unbind: its backward pass stacks once, where indexing fills T tensors of zeros."""
+    parts = {name: parameter.unbind() for name, parameter in parameters.items()}
+    return [{name: part[task] for name, part in parts.items()} for task in range(tasks)]
+
+
+def loss_task_by_task(module: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy [T] of `module` on x [T, n, ...] with parameters [T, ...], and the logits [T, n, N], detached.
+
+    Each task is differentiated as soon as its loss is known, while what its forward pass left is still in the processor's cache and before the next
+    task needs the memory. So the loss can be differentiated once only, by the parameters alone.
+    """
+    outcome: tuple[Tensor, Tensor] = _LossTaskByTask.apply(module, tuple(parameters), x, y, *parameters.values())
+    return outcome
+
+
+class _LossTaskByTask(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, module: nn.Module, names: tuple[str, ...], x: Tensor, y: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        gradients = [torch.empty_like(parameter) for parameter in parameters]
+        losses, outputs = [], []
+        for task in range(x.shape[0]):
+            leaves = [parameter[task].detach().requires_grad_() for parameter in parameters]
+            with torch.enable_grad():
+                logits = functional_call(module, dict(zip(names, leaves, strict=True)), (channels_last(x[task]),))
+                loss = kinds.cross_entropy(logits.unsqueeze(0), y[task : task + 1])  # [1]
+                of_task = torch.autograd.grad(loss, leaves)
+            for gradient, part in zip(gradients, of_task, strict=True):
+                gradient[task] = part
+            losses.append(loss.detach())
+            outputs.append(logits.detach())
+        ctx.save_for_backward(*gradients)
+        loss, logits = torch.cat(losses), torch.stack(outputs)
+        ctx.mark_non_differentiable(logits)
+        return loss, logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [
+            gradient * loss_gradient.view(-1, *[1] * (gradient.dim() - 1)).to(gradient.dtype)
+            for gradient in ctx.saved_tensors
+        ]
+        return (None, None, None, None, *scaled)
+
+
+def with_parameters(module: nn.Module, parameters: Sequence[Tensor]) -> None:
+    """Gives a clone `parameters` for its own, in their order."""
+    names = [name for name, _ in module.named_parameters()]
+    for path, parameter in zip(names, parameters, strict=True):
+        owner, _, name = path.rpartition(".")
+        module.get_submodule(owner)._parameters[name] = parameter  # type: ignore[assignment]
+
+
+Step = Callable[[Sequence[Tensor], bool], list[Tensor]]  # (parameters, without second derivatives) -> parameters
+
+
+def recomputed(step: Step, parameters: Sequence[Tensor], shared: Sequence[Tensor]) -> list[Tensor]:
+    """`step(parameters, False)`, keeping its input alone: the backward pass takes the step once more (Chen et al. 2016, arXiv:1604.06174).
+
+    torch.utils.checkpoint cannot do it for a step that itself asks for gradients.
+
+    Args:
+        step: differentiable in its parameters and in `shared`.
+        parameters: what it starts from.
+        shared: further leaves that its outcome may depend on.
+    """
+    outcome: tuple[Tensor, ...] = _Recomputed.apply(step, len(parameters), *parameters, *shared)
+    return list(outcome)
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, step: Step, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.step, ctx.shared = step, tensors[count:]
+        ctx.save_for_backward(*tensors[:count])
+        with torch.enable_grad():
+            leaves = [tensor.detach().requires_grad_() for tensor in tensors[:count]]
+            return tuple(parameter.detach() for parameter in step(leaves, True))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            leaves = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+            outcome = ctx.step(leaves, False)
+        inputs = torch.autograd.grad(outcome, [*leaves, *ctx.shared], gradients, allow_unused=True)
+        return (None, None, *inputs)
+
+
+def forward_one_by_one(module: nn.Module, parameters: dict[str, Tensor], support_x: Tensor, query_x: Tensor) -> Tensor:
+    """Like `forward_batched` on query_x, but each query is normalised together with its task's support set only.
+
+    Nichol et al. 2018, section 6: prediction without transduction for a network that normalises with the statistics of its batch.
+    """
+    outputs = []
+    for task in range(query_x.shape[0]):
+        of_task = {name: parameter[task] for name, parameter in parameters.items()}
+
+        def on_one_query(
+            x: Tensor, of_task: dict[str, Tensor] = of_task, support_x: Tensor = support_x[task]
+        ) -> Tensor:
+            output: Tensor = functional_call(module, of_task, (torch.cat([support_x, x.unsqueeze(0)]),))
+            return output[-1]
+
+        outputs.append(vmap(on_one_query, chunk_size=_QUERIES_AT_ONCE)(query_x[task]))
+    return torch.stack(outputs)
+
+
+def refuse_running_statistics(backbone: nn.Module) -> None:
+    """Raises UserError where `backbone` keeps running statistics."""
+    if any(getattr(module, "track_running_stats", False) for module in backbone.modules()):
+        raise UserError(
+            "backbone.running_stats=true: an inner loop cannot use running statistics, they fit no task's own parameters "
+            "(false normalises with the task at hand)"
+        )
+
+
+def refuse_dropping(backbone: nn.Module) -> None:
+    """Raises UserError where `backbone` drops features in training."""
+    rate = max(getattr(module, "drop_rate", 0.0) for module in backbone.modules())
+    if rate > 0:
+        raise UserError(
+            f"backbone.drop_rate={rate}: an inner loop cannot drop features, as what it drops would depend on train.task_chunk "
+            "(0 drops nothing)"
+        )
+
+
+def resized_head(parameter: Tensor, ways: int) -> Tensor:
+    """Lets a head trained for another number of ways start on `ways` classes, each from the mean of the trained rows: [T, N, ...] -> [T, ways, ...].
+
+    Labels are permuted in every training task, so the rows' differences carry no meaning (Ye and Chao 2022, "How to Train Your MAML to
+    Excel in Few-Shot Classification", section 5).
+    """
+    return parameter.mean(1, keepdim=True).expand(-1, ways, *parameter.shape[2:])

@@ -1,0 +1,155 @@
+"""A finished run against the paper that its experiment reproduces: what the configuration's `reference` says, and `metalearn reproduce`.
+
+Numbers are in percent here, as papers give them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metalearn.config.identity import SAME_PROTOCOL, differences
+from metalearn.config.tree import leaves
+from metalearn.errors import UserError, nearest
+
+_PLACES = ("hydra.", "dataset.root=")  # overrides that say where, not what
+
+
+class Row(NamedTuple):
+    """One published number, or one that is worth measuring though the paper reports none."""
+
+    name: str
+    score: str  # "accuracy", or the name of a further score of the algorithm
+    transductive: bool | None  # how to evaluate; None: as the algorithm was trained
+    reported: float | None
+    interval: float | None  # the paper's, half its width
+    band: float | None  # the least that counts as reproduced
+
+    def verdict(self, ours: float | None) -> str:
+        if ours is None:
+            return "not scored"
+        if self.band is None:
+            return "no published number" if self.reported is None else "no band"
+        return "reproduced" if ours >= self.band else "below the band"
+
+
+class Reference(NamedTuple):
+    paper: str
+    table: str
+    url: str
+    interval_over: str | None  # "tasks" or "seeds"
+    rows: tuple[Row, ...]
+    differences: tuple[str, ...]
+
+
+def read_reference(config: dict[str, Any]) -> Reference:
+    """The `reference` of an experiment's configuration.
+
+    Raises:
+        UserError: it has none, or a row with a key that rows do not have.
+    """
+    node = config["reference"]
+    if node is None:
+        raise UserError(
+            f"experiment={config['names']['experiment']} has no reference: it reproduces no published number"
+        )
+    given = {name: row for name, row in node["rows"].items() if row is not None}
+    for name, row in given.items():
+        for key in set(row) - set(Row._fields):
+            raise UserError(f"no setting 'reference.rows.{name}.{key}'{nearest(key, Row._fields)}")
+    rows = tuple(Row(name, **row) for name, row in given.items())
+    differences = tuple(sentence for sentence in node["differences"].values() if sentence is not None)
+    return Reference(node["paper"], node["table"], node["url"], node["interval_over"], rows, differences)
+
+
+def evaluation_modes(reference: Reference, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """`config` once for every way in which the rows are to be evaluated."""
+    return [_evaluated(config, mode) for mode in dict.fromkeys(row.transductive for row in reference.rows)]
+
+
+def changed_settings(protocol: dict[str, Any], config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Where a run departs from its experiment's protocol: key -> the experiment's value and the run's.
+
+    A setting that one of them lacks is none: a run may be older than a setting, and another algorithm shows in `algorithm._target_`.
+    """
+    there = {key for key, _ in leaves(config)} & {key for key, _ in leaves(protocol)}
+    changed = differences(protocol, config, SAME_PROTOCOL)
+    return {key: {"experiment": before, "run": now} for key, (before, now) in changed.items() if key in there}
+
+
+def reproduce_run(
+    run_dir: Path, protocol: dict[str, Any], config: dict[str, Any], overrides: list[str], again: bool
+) -> dict[str, Any]:
+    """Scores a finished run on every row of its experiment's reference, prints the comparison and writes `reproduction.json` beside it.
+
+    Args:
+        protocol: the experiment's configuration.
+        config: the run's.
+        overrides: what the user changed, for the record.
+        again: evaluate anew under `config` also what results.json holds already.
+
+    Raises:
+        UserError: the run is not finished, or cannot be evaluated as a row wants.
+    """
+    from metalearn.report import console
+    from metalearn.runs import directory as files
+    from metalearn.runs.evaluation import evaluate_run
+
+    reference = read_reference(protocol)
+    results = files.read_results(run_dir)
+    if results["status"] != "done":
+        raise UserError(f"'{run_dir}' is not a finished run (status: {results['status']})")
+    tests: dict[bool | None, dict[str, Any]] = {}
+    for row in reference.rows:
+        if row.transductive in tests:
+            continue
+        if not again and row.transductive in (None, results["test"]["transductive"]):
+            tests[row.transductive] = results["test"]
+        else:
+            asked = [] if row.transductive is None else [f"eval.transductive={str(row.transductive).lower()}"]
+            evaluated = evaluate_run(run_dir, _evaluated(config, row.transductive), [*overrides, *asked])
+            tests[row.transductive] = evaluated["test"]
+    record = {
+        "experiment": protocol["names"]["experiment"],
+        "seed": results["seed"],
+        "date": f"{datetime.now():%Y-%m-%d}",
+        **{key: getattr(reference, key) for key in ("paper", "table", "url", "interval_over")},
+        "rows": [_scored(row, tests[row.transductive]) for row in reference.rows],
+        "differences": list(reference.differences),
+        "overrides": [text for text in overrides if not text.startswith(_PLACES)],
+        "changed": changed_settings(protocol, config),
+        "config": _without_places(config),
+        "results": results,
+    }
+    files.write_json(run_dir / "reproduction.json", record)
+    console.reproduction(record)
+    return record
+
+
+def _without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """What another machine may know of the configuration; the record says elsewhere what it is compared with."""
+    dataset = {key: value for key, value in config["dataset"].items() if key != "root"}
+    return {key: value for key, value in config.items() if key not in ("sweep_name", "reference")} | {
+        "dataset": dataset
+    }
+
+
+def _evaluated(config: dict[str, Any], transductive: bool | None) -> dict[str, Any]:
+    return config if transductive is None else config | {"eval": config["eval"] | {"transductive": transductive}}
+
+
+def _scored(row: Row, test: dict[str, Any]) -> dict[str, Any]:
+    """The row with what was measured, in percent, from the `test` entry of results.json."""
+    accuracy = {"mean": test["accuracy"], "ci95": test["ci95"]}
+    score = accuracy if row.score == "accuracy" else test.get("further", {}).get(row.score)
+    ours = None if score is None else 100 * score["mean"]
+    return {
+        **row._asdict(),
+        "transductive": test["transductive"],
+        "ours": ours,
+        "ci95": None if score is None else 100 * score["ci95"],
+        "tasks": test["tasks"],
+        "difference": None if ours is None or row.reported is None else ours - row.reported,
+        "verdict": row.verdict(ours),
+    }

@@ -1,0 +1,106 @@
+"""One stored job of a sweep, run in this process; `python -m metalearn.sweeps.job SWEEP_DIR JOB` is a worker of a parallel sweep."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import logging.config
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from metalearn.config.files import conf_dir
+from metalearn.errors import UserError
+from metalearn.report import console
+from metalearn.sweeps.directory import SweepDir
+
+LOCKED = 75  # exit code of a worker whose job another process runs (EX_TEMPFAIL)
+INTERRUPTED = 130
+
+
+def run_job(sweep: SweepDir, name: str) -> None:
+    """Runs the job from its stored configuration, or continues it; the caller holds its lock.
+
+    Whatever goes wrong is this job's failure alone, and is said in its run.log, on stderr, and in results.json (or, where there is none, in the
+    job's error file).
+
+    Raises:
+        what an interrupted run raises: the user, or the machine, wants the sweep to stop.
+    """
+    run_dir = sweep.run_dir(name)
+    begun = (run_dir / "config.yaml").exists()
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        sweep.forget_outcome(name)
+        from metalearn.runs.run import run
+
+        config = sweep.config(name)
+        options: dict[str, Any] = {"resume": True} if begun else {}
+        if sweep.search() is not None:
+            from metalearn.sweeps.search import hopeless
+
+            options["hopeless"] = hopeless(sweep, name)
+        run(config, run_dir, **options)
+    except BaseException as error:
+        results = sweep.results(name)
+        stopped = isinstance(error, KeyboardInterrupt) if results is None else results.get("status") == "interrupted"
+        if stopped:
+            raise
+        if results is None:  # the run could not say it itself
+            text = f"{type(error).__name__}: {error}"
+            sweep.write_error(name, text)
+            console.file_log.error("failed: %s", text, exc_info=error)
+            console.error_line(f"failed: {text} ({run_dir})")
+
+
+def log_to(run_dir: Path, on_console: bool) -> None:
+    """Sends what is logged to RUN_DIR/run.log and, if wanted, to the console, as conf/hydra/job_logging says for single runs."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    shipped = OmegaConf.load(conf_dir() / "hydra" / "job_logging" / "metalearn.yaml")
+    place = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(run_dir.resolve()).replace("${", "\\${")}}})
+    settings: Any = OmegaConf.to_container(OmegaConf.merge(place, shipped), resolve=True)
+    del settings["hydra"]
+    if not on_console:
+        del settings["handlers"]["console"]
+        settings["root"]["handlers"].remove("console")
+    logging.config.dictConfig(settings)
+
+
+def main(sweep_dir: str, name: str) -> int:
+    """A worker: the exit code says 0 (the job has ended, see its status), LOCKED or INTERRUPTED."""
+    sweep = SweepDir(Path(sweep_dir))
+    with sweep.lock(name) as mine:
+        if not mine:
+            return LOCKED
+        if sweep.status(name) in ("done", "pruned"):  # between the runner's look at it and now
+            return 0
+        log_to(sweep.run_dir(name), on_console=False)
+        try:
+            run_job(sweep, name)
+        except (KeyboardInterrupt, SystemExit):
+            return INTERRUPTED
+    return 0
+
+
+def _stop_when_the_runner_dies() -> None:
+    """Standard input is a pipe that the runner holds open: at its end this process is asked to save and stop."""
+
+    def wait() -> None:
+        os.read(sys.stdin.fileno(), 1)  # not through sys.stdin, which a thread that waits in it keeps from being closed
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    faulthandler.enable()  # a crash of native code leaves its stack in run.log
+    _stop_when_the_runner_dies()
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except UserError as wrong:
+        sys.exit(f"metalearn: error: {wrong}")

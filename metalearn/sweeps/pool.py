@@ -1,0 +1,227 @@
+"""Runs the jobs of a sweep on this machine: one after another in this process, or several at once, each in a process of its own.
+
+A process per job, and not joblib's pool: when one of the pool's processes is killed, the pool kills the others and gives up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import metalearn
+from metalearn.report import console
+from metalearn.sweeps import job as worker
+from metalearn.sweeps.directory import FINISHED, SweepDir
+from metalearn.sweeps.queue import Queue, StoredJobs
+from metalearn.sweeps.slots import Slot
+from metalearn.sweeps.summary import accuracy_text, seconds_text, val_text, write_summary
+
+_WORKER = (sys.executable, "-m", "metalearn.sweeps.job")
+_POLL = 0.1  # seconds between two looks at the workers
+# Somebody, or the machine, ended the process: the job is not to blame, and continues the next time.
+_ENDED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def run_jobs(sweep: SweepDir, names: list[str], places: list[Slot], retry_failed: bool) -> None:
+    """Runs those of the named jobs that are not finished; waits for those that another runner has, and takes over those whose runner dies.
+
+    Raises:
+        KeyboardInterrupt, SystemExit: the sweep was interrupted; the jobs that ran have been told to save first, and have ended.
+    """
+    run_queue(sweep, StoredJobs(sweep, names, retry_failed), places)
+
+
+def run_queue(sweep: SweepDir, queue: Queue, places: list[Slot]) -> None:
+    """The same for the jobs of a queue."""
+    with _sigterm_raises():
+        if len(places) == 1 and places[0].gpu is None:
+            _one_by_one(sweep, queue)
+        else:
+            _Pool(sweep, queue, places).run()
+
+
+def _one_by_one(sweep: SweepDir, queue: Queue) -> None:
+    total, begun = len(queue), 0
+    while queue:
+        if (name := queue.next()) is None:
+            queue.wait()
+            continue
+        with sweep.lock(name) as mine:
+            if not mine:
+                queue.put_back(name)
+                continue
+            if sweep.status(name) in ("done", "pruned"):  # between the queue's look at it and now
+                continue
+            begun += 1
+            worker.log_to(sweep.run_dir(name), on_console=True)
+            console.log.info("job %d of %d: %s", begun, total, name)
+            try:
+                worker.run_job(sweep, name)
+            finally:
+                console.close_log()
+        write_summary(sweep)
+
+
+class _Pool:
+    """A worker process for every job, in the slot that it was given."""
+
+    def __init__(self, sweep: SweepDir, queue: Queue, places: list[Slot]) -> None:
+        self._sweep = sweep
+        self._queue = queue
+        self._free = list(places)
+        self._running: dict[str, tuple[subprocess.Popen[bytes], Slot]] = {}
+        self._total, self._ended = len(queue), 0
+
+    def run(self) -> None:
+        console.say(
+            f"{self._total} jobs, up to {len(self._free)} at once; what each does: {self._sweep.path}/*/run.log"
+        )
+        try:
+            while self._queue or self._running:
+                started = self._start()
+                if not started and not self._running:
+                    self._queue.wait()
+                self._collect()
+                time.sleep(_POLL)
+        except BaseException:
+            self._stop()
+            raise
+
+    def _start(self) -> bool:
+        """Gives a job to every free slot; whether there was any to give."""
+        started = False
+        while self._free and (name := self._queue.next()) is not None:
+            slot = self._free.pop(0)
+            self._running[name] = (self._spawn(name, slot), slot)
+            started = True
+        return started
+
+    def _spawn(self, name: str, slot: Slot) -> subprocess.Popen[bytes]:
+        package = str(Path(metalearn.__file__).parents[1])
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(slot.threads),
+            "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+        }
+        if slot.gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = slot.gpu
+        run_dir = self._sweep.run_dir(name)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with (run_dir / "run.log").open("ab") as log:
+            return subprocess.Popen(
+                [*_WORKER, str(self._sweep.path), name],
+                env=environment,
+                stdin=subprocess.PIPE,  # its end tells the worker that this process has died
+                stdout=subprocess.DEVNULL,
+                stderr=log,  # what Python and native code say when they die
+                start_new_session=True,  # Ctrl-C reaches this process alone, which tells the workers once
+            )
+
+    def _collect(self) -> None:
+        for name, (process, slot) in list(self._running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self._running[name]
+            self._free.append(slot)
+            _let_go(process)
+            if code == worker.LOCKED:
+                self._queue.put_back(name)
+            else:
+                self._report(name, code)
+
+    def _report(self, name: str, code: int) -> None:
+        self._ended += 1
+        killed = _signal_name(code)
+        if self._sweep.status(name) not in FINISHED:
+            if killed is None and code != worker.INTERRUPTED:
+                self._sweep.write_error(name, f"its process exited with {code}")
+            elif killed is not None and -code not in _ENDED_FROM_OUTSIDE:
+                self._sweep.write_error(name, f"its process died of {killed}")
+        (row,) = [row for row in write_summary(self._sweep) if row["job"] == name]
+        why = row["error"] or (f"its process was ended by {killed}" if killed else "")
+        said = f"job {self._ended} of {self._total}: {name}: {row['status']}"
+        if row["status"] == "pruned":
+            console.say(said)
+        elif row["status"] == "done":
+            console.say(f"{said}  {accuracy_text(row)}  {seconds_text(row['seconds'])}")
+        else:
+            console.error_line(f"{said}: {why} ({self._sweep.run_dir(name)})")
+
+    def _stop(self) -> None:
+        """Has the workers save and end; a second Ctrl-C kills them."""
+        processes = [process for process, _ in self._running.values()]
+        if processes:
+            console.error_line(f"interrupted: {len(processes)} running jobs save and end (once more: at once)")
+        try:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait()
+        except BaseException:
+            for process in processes:
+                process.kill()
+            raise
+        finally:
+            for process in processes:
+                _let_go(process)
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    """Of a worker that has ended, or is to end."""
+    process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def _signal_name(code: int) -> str | None:
+    """Of the signal that ended a process."""
+    if code >= 0:
+        return None
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM, and SIGUSR1 as it, end the sweep as Ctrl-C does; while a job is run in this process, that job sees to it itself."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def report(sweep: SweepDir) -> list[dict[str, Any]]:
+    """Writes the summary and prints the table; returns its rows."""
+    rows = write_summary(sweep)
+    searched = sweep.search() is not None
+    head = ["job", "status", *(["validation"] if searched else []), "accuracy", "time", "directory"]
+    table = [
+        [
+            row["job"],
+            row["status"],
+            *([val_text(row)] if searched else []),
+            accuracy_text(row),
+            seconds_text(row["seconds"]),
+            str(sweep.run_dir(row["job"])),
+        ]
+        for row in rows
+    ]
+    console.sweep_table(head, table)
+    console.say(f"summary: {sweep.path / 'summary.md'} (and .csv, .json)")
+    return rows

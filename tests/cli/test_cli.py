@@ -1,0 +1,471 @@
+"""The command line from outside: wording and exit codes of every mistake, run directories, eval, completion."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from metalearn import __version__
+from metalearn.cli import main as cli
+from metalearn.cli.main import main
+from metalearn.config.files import choices
+
+QUIET = "hydra/job_logging=disabled"
+Calls = list[tuple[dict[str, Any], Path]]
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "argv", ["metalearn"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    monkeypatch.chdir(cwd)
+    return cwd
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Replaces training: what each run was given. Seed 13 fails as a run does, 14 exits, 15 is interrupted."""
+    calls: Calls = []
+
+    def preflight(config: dict[str, Any]) -> None:
+        if config["seed"] == 99:
+            raise ValueError("99 is too large")
+
+    def run(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+        calls.append((config, run_dir))
+        (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
+        if config["seed"] == 12:
+            raise RuntimeError("before the run could say anything")
+        if config["seed"] == 14:
+            sys.exit(3)
+        if config["seed"] == 15:
+            raise KeyboardInterrupt
+        status = "failed" if config["seed"] == 13 else "done"
+        (run_dir / "results.json").write_text(json.dumps({"status": status}))
+        if status == "failed":
+            print("the run says what went wrong", file=sys.stderr)
+            raise RuntimeError("boom")
+        return {}
+
+    stub = ModuleType("metalearn.runs.run")
+    stub.preflight, stub.run = preflight, run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "metalearn.runs.run", stub)
+    return calls
+
+
+@pytest.fixture
+def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Replaces evaluation: the configurations it was given."""
+    configs: list[dict[str, Any]] = []
+
+    def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+        configs.append(config)
+        return {}
+
+    stub = ModuleType("metalearn.runs.evaluation")
+    stub.evaluate_run = evaluate_run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "metalearn.runs.evaluation", stub)
+    return configs
+
+
+def leaves_with(argv: list[str]) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+Refused = Callable[[list[str]], str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], empty_directory: Path) -> Refused:
+    """Runs a mistaken command: exit code 2, one line on stderr, nothing written; the line without its beginning."""
+
+    def check(argv: list[str]) -> str:
+        before = sorted(empty_directory.rglob("*"))
+        assert leaves_with(argv) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("metalearn: error: ")
+        assert err.count("\n") == 1
+        assert sorted(empty_directory.rglob("*")) == before
+        return err.removeprefix("metalearn: error: ").rstrip("\n")
+
+    return check
+
+
+def subprocess_of(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), **environment},
+    )
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("trian", "no command named 'trian'; did you mean 'train'?"),
+        ("algorithm=maml", "no command named 'algorithm=maml'; did you mean 'metalearn train algorithm=maml'?"),
+        ("train algorithm=mamll", "no algorithm named 'mamll'; did you mean 'maml'? (available: "),
+        ("train algorithm=", "no algorithm named '' (available: "),
+        ("train algorithm=null", "cannot compose algorithm=null: "),
+        ("train experiment=nothing", "no experiment named 'nothing'"),
+        ("train hydra/launcher=bsic", "no launcher named 'bsic'; did you mean 'basic'?"),
+        ("train --config-name trian", "no configuration named 'trian'"),
+        ("train task.way=5", "no setting 'task.way'; did you mean 'task.ways'?"),
+        ("train task.train.way=5", "no setting 'task.train.way'; did you mean 'task.train.ways'?"),
+        ("train algoritm.inner_lr=1", "no setting 'algoritm.inner_lr'; did you mean 'algorithm.inner_lr'?"),
+        (
+            "train algorithm=maml algorithm.iner_lr=1",
+            "no setting 'algorithm.iner_lr'; did you mean 'algorithm.inner_lr'?",
+        ),
+        (
+            "train algorithm=protonet algorithm.inner_lr=1",
+            "no setting 'algorithm.inner_lr' here; it belongs to algorithm=",
+        ),
+        ("train algoritm=maml", "no setting 'algoritm'; did you mean 'algorithm'?"),
+        ("train lr=1", "no setting 'lr'; did you mean 'train.lr'?"),
+        ("train ~task.way", "no setting 'task.way'; did you mean 'task.ways'?"),
+        ("train hydra.run.dr=x", "no setting 'hydra.run.dr'; did you mean 'hydra.run.dir'?"),
+        ("train +algorithm=maml", "algorithm is chosen already"),
+        ("train +task.ways=5", "Could not append to config. An item is already at 'task.ways'"),
+        ("train seed=1,2", "'seed=1,2': several values need -m"),
+        ("train seed=range(3)", "'seed=range(3)': several values need -m"),
+        ("train -m hydra.job.name=a,b", "'hydra.job.name=a,b': Hydra's own settings take one value"),
+        ("train nonsense", "cannot read 'nonsense' as key=value"),
+        ("train task.ways=[1", "cannot read 'task.ways=[1' as key=value"),
+        ("train task.ways=1", "task.ways=1 is not allowed (int >= 2)"),
+        ("train task.ways='5'", "task.ways='5' is not allowed (int >= 2)"),
+        ("train train.lr=nan", "train.lr=NaN is not allowed (float > 0)"),
+        ("train train.lr=0 seed=-1", "seed=-1 is not allowed (int >= 0); train.lr=0 is not allowed (float > 0)"),
+        ("train train.schedule=linaer", "train.schedule=linaer is not allowed (constant or cosine or linear or step)"),
+        ("train train.optimizer=rmsprop", "train.optimizer=rmsprop is not allowed (adam or sgd)"),
+        ("train train=5", "train=5 is not allowed (a group of settings)"),
+        ("train ~train.lr", "train.lr must be set"),
+        ("train ~backbone", "names.backbone=null is not allowed (str)"),
+        ("train train.lr=???", "train.lr must be set"),
+        ("train seed=${nothing}", "seed: Interpolation key 'nothing' not found"),
+        ("train --multrun seed=1", "no flag named '--multrun'; did you mean '--multirun'?"),
+        ("train --cfg jobs", "argument --cfg/-c: invalid choice: 'jobs'"),
+        ("train --cfg job algorithm=mamll", "no algorithm named 'mamll'"),
+        ("train --cfg job -m", "only one of"),
+        ("train --config-dir nowhere", "--config-dir: 'nowhere' is no directory"),
+        ("train -m task.ways=5,1", "task.ways=1 is not allowed (int >= 2)"),
+        ("train -m algorithm=maml,mamll", "no algorithm named 'mamll'"),
+        ("train -m seed=0,1 task.way=5", "no setting 'task.way'"),
+        ("train seed=99", "99 is too large"),
+        ("train -m seed=0,99", "99 is too large"),
+        ("eval", "eval needs a run directory"),
+        ("eval nowhere", "'nowhere' is no directory"),
+        ("eval nowhere -m", "eval takes a run directory"),
+        ("bench taks", "no benchmark named 'taks'; did you mean 'tasks'? (available: tasks, steps, "),
+        ("bench --rounds 0", "argument --rounds: '0' is not allowed (int >= 1)"),
+        ("bench tasks --quik", "no flag named '--quik'; did you mean '--quick'?"),
+        ("bench tasks --against nothing.json", "nothing.json cannot be read"),
+        ("-sc install=csh", "-sc takes install=SHELL"),
+    ],
+)
+def test_mistake(command: str, line: str, refused: Refused, runs: Calls) -> None:
+    assert refused(command.split()).startswith(line)
+    assert runs == []
+
+
+def test_bad_yaml_of_the_users_own(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("a: [1\nb: 2\n")
+    assert "mine.yaml" in refused(["train", "--config-dir", str(tmp_path), "experiment=mine"])
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["-h"], [], ["train", "--help"], ["eval", "-h"], ["reproduce", "-h"], ["bench", "-h"]]
+)
+def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(argv)
+    out, err = capsys.readouterr()
+    assert "usage: metalearn" in out
+    assert err == ""
+    assert max(len(line) for line in out.splitlines()) <= 120
+    if argv[:1] == ["train"]:
+        assert all(word in out for word in ("protonet", "omniglot", "20way_1shot", "conv4", "--config-dir"))
+    if argv[:1] == ["reproduce"]:
+        assert all(name in out for name in (*choices("experiment"), "--run RUN_DIR"))
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"metalearn {__version__}\n"
+
+
+def test_help_imports_nothing_slow_and_answers_at_once() -> None:
+    code = (
+        "import sys; from metalearn.cli.main import main; main(['--help'])\n"
+        "assert not {'torch', 'hydra', 'omegaconf', 'rich', 'numpy'} & set(sys.modules)"
+    )
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        assert subprocess_of(code).returncode == 0
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.3
+
+
+def test_mistakes_are_found_without_torch() -> None:
+    code = (
+        "import sys; from metalearn.cli.main import main\n"
+        "try: main(['train', 'task.ways=1'])\n"
+        "except SystemExit: assert 'torch' not in sys.modules"
+    )
+    assert subprocess_of(code).returncode == 0
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f"{sys.executable} -m metalearn train --help | true"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])},
+    )
+    assert done.stderr == ""
+
+
+def test_cfg_shows_the_configuration_and_writes_nothing(
+    capsys: pytest.CaptureFixture[str], empty_directory: Path
+) -> None:
+    main(["train", "--cfg", "job", "task.ways=7"])
+    assert yaml.safe_load(capsys.readouterr().out)["task"]["ways"] == 7
+    assert list(empty_directory.iterdir()) == []
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_run(runs: Calls, empty_directory: Path) -> None:
+    main(["train", "algorithm=maml", "task.ways=7", QUIET])
+    (config, run_dir) = runs[0]
+    assert run_dir.parent.parent == empty_directory / "outputs"
+    assert run_dir.name.endswith("-maml-glyphs-7w1s")
+    assert config["task"]["train"]["ways"] == 7
+    assert config["names"] == {"algorithm": "maml", "backbone": "conv4", "dataset": "glyphs", "experiment": None}
+    assert "hydra" not in config
+    assert "limits" not in str(config)
+
+
+def test_the_command_line_beats_the_experiment_and_that_the_defaults(runs: Calls, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /algorithm: maml\ntrain:\n  lr: 0.5\n  steps: 7\n"
+    )
+    main(["train", "experiment=mine", "--config-dir", str(tmp_path), "train.steps=9", QUIET])
+    config, _ = runs[0]
+    assert (config["train"]["lr"], config["train"]["steps"]) == (0.5, 9)
+    assert (config["names"]["algorithm"], config["names"]["experiment"]) == ("maml", "mine")
+
+
+def test_a_named_directory_is_taken_once(runs: Calls, refused: Refused, empty_directory: Path) -> None:
+    named = r"hydra.run.dir='out/a b,c=1\'s'"
+    main(["train", named, QUIET])
+    assert runs[0][1] == empty_directory / "out/a b,c=1's"
+    assert refused(["train", named, QUIET]).endswith("exists already")
+    (empty_directory / "empty").mkdir()
+    main(["train", "hydra.run.dir=empty", QUIET])
+    assert runs[1][1] == empty_directory / "empty"
+
+
+def test_a_directory_that_cannot_be_made(refused: Refused, runs: Calls, empty_directory: Path) -> None:
+    (empty_directory / "file").touch()
+    assert "cannot be made" in refused(["train", "hydra.run.dir=file/x", QUIET])
+
+
+def test_a_default_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
+    made = [cli._make_run_dir(tmp_path / "day" / "time", named=False) for _ in range(3)]
+    assert [path.name for path in made] == ["time", "time-1", "time-2"]
+
+
+def test_a_failed_run(runs: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert leaves_with(["train", "seed=13", QUIET]) == 1
+    assert capsys.readouterr().err == "the run says what went wrong\n"
+
+
+def test_a_failure_that_the_run_could_not_report_is_not_swallowed(runs: Calls) -> None:
+    with pytest.raises(RuntimeError, match="before the run could say anything"):
+        main(["train", "seed=12", QUIET])
+    with pytest.raises(RuntimeError, match=r"sys\.exit\(3\)"):
+        main(["train", "seed=14", QUIET])
+
+
+def test_an_interrupted_run(runs: Calls) -> None:
+    assert leaves_with(["train", "seed=15", QUIET]) == 130
+
+
+def test_a_sweep_goes_on_after_a_failure(runs: Calls, empty_directory: Path) -> None:
+    assert leaves_with(["train", "seed=13,1", "-m", "algorithm=maml,protonet", "sweep_name=mine", QUIET]) == 1
+    assert [(config["seed"], config["names"]["algorithm"]) for config, _ in runs] == [
+        (13, "maml"),
+        (13, "protonet"),
+        (1, "maml"),
+        (1, "protonet"),
+    ]
+    assert {run_dir.resolve().parent for _, run_dir in runs} == {empty_directory / "outputs/multirun/mine"}
+    assert [run_dir.name for _, run_dir in runs] == [
+        "seed=13-algorithm=maml",
+        "seed=13-algorithm=protonet",
+        "seed=1-algorithm=maml",
+        "seed=1-algorithm=protonet",
+    ]
+
+
+def test_a_sweep_may_come_from_a_file(runs: Calls, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "grid.yaml").write_text(
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 3,4\n"
+    )
+    main(["train", "experiment=grid", "--config-dir", str(tmp_path), QUIET])
+    assert [config["seed"] for config, _ in runs] == [3, 4]
+
+
+def test_worker_processes_know_the_slug_resolver() -> None:
+    code = (
+        "import omegaconf, metalearn.cli.main\nassert omegaconf.OmegaConf.create({'a': '${metalearn.slug:x}'}).a == 'x'"
+    )
+    done = subprocess_of(code)
+    assert done.returncode == 0, done.stderr
+
+
+# --- eval -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_dir(runs: Calls) -> Path:
+    main(["train", "algorithm=maml", "hydra.run.dir=done", QUIET])
+    return Path("done")
+
+
+def test_eval_changes_single_settings(run_dir: Path, evaluations: list[dict[str, Any]]) -> None:
+    main(["eval", str(run_dir), "task.ways=20", "algorithm.test_inner_steps=7"])
+    saved = yaml.safe_load((run_dir / "config.yaml").read_text())
+    saved["task"]["ways"] = 20
+    saved["algorithm"]["test_inner_steps"] = 7
+    assert evaluations == [saved]
+    assert saved["task"]["train"]["ways"] == 5
+
+
+def test_eval_replaces_groups_but_not_what_was_trained_on(run_dir: Path, evaluations: list[dict[str, Any]]) -> None:
+    main(["eval", str(run_dir), "dataset=omniglot", "task.shots=2", "task=20way_1shot", "dataset.size=32"])
+    config = evaluations[0]
+    assert config["task"] == {"ways": 20, "shots": 2, "queries": 15, "train": {"ways": 5, "shots": 1, "queries": 15}}
+    assert config["dataset"]["_target_"].startswith("metalearn.data.sets.omniglot.")
+    assert config["dataset"]["size"] == 32
+    assert config["names"]["dataset"] == "omniglot"
+    assert config["train"] == yaml.safe_load((run_dir / "config.yaml").read_text())["train"]
+
+
+def test_eval_of_a_run_whose_choices_and_settings_are_gone(run_dir: Path, evaluations: list[dict[str, Any]]) -> None:
+    saved = yaml.safe_load((run_dir / "config.yaml").read_text())
+    saved["names"]["algorithm"] = "gone"
+    saved["algorithm"] = {"_target_": "metalearn.gone.Gone", "strength": 3}
+    del saved["train"]["max_loss"]
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(saved))
+    main(["eval", str(run_dir), "algorithm.strength=4"])
+    assert evaluations[0]["algorithm"]["strength"] == 4
+    assert set(evaluations[0]["algorithm"]) == {"_target_", "strength"}
+
+
+def test_eval_of_a_run_older_than_some_settings_takes_their_defaults(
+    run_dir: Path, evaluations: list[dict[str, Any]]
+) -> None:
+    saved = yaml.safe_load((run_dir / "config.yaml").read_text())
+    older = copy.deepcopy(saved)
+    del older["algorithm"]["learn_rates"], older["train"]["lr_final"], older["eval"]["transductive"]
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(older))
+    main(["eval", str(run_dir)])
+    assert evaluations == [saved]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ("task.wys=20", "no setting 'task.wys'; did you mean 'task.ways'?"),
+        ("task.ways=1", "task.ways=1 is not allowed (int >= 2)"),
+        ("algorithm.test_inner_steps=-1", "algorithm.test_inner_steps=-1 is not allowed (int >= 0)"),
+        ("task=20way", "no task named '20way'; did you mean"),
+        ("task.ways=5,20", "'task.ways=5,20': eval takes one value"),
+        ("+task.more=1", "'+task.more=1': eval changes settings"),
+        ("~task.ways", "'~task.ways': eval changes settings"),
+        ("experiment=x", "'experiment=x': the run is trained"),
+        ("task.ways", "cannot read 'task.ways' as key=value"),
+    ],
+)
+def test_eval_mistake(overrides: str, line: str, run_dir: Path, refused: Refused) -> None:
+    assert refused(["eval", str(run_dir), *overrides.split()]).startswith(line)
+
+
+def test_eval_of_a_directory_above_names_the_newest_run(run_dir: Path, refused: Refused) -> None:
+    line = refused(["eval", "."])
+    assert line == "'.' has no config.yaml; the newest run below it is done"
+
+
+# --- completion -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("metalearn", {"train", "eval", "reproduce", "bench"}),
+        ("metalearn ", {"train", "eval", "reproduce", "bench"}),
+        ("metalearn tr", {"train"}),
+        ("metalearn train algorithm=prot", {"algorithm=protonet"}),
+        ("metalearn train algorithm=maml algorithm.inn", {"algorithm.inner_lr=", "algorithm.inner_steps="}),
+        ("metalearn train task.wa", {"task.ways="}),
+        ("metalearn eval ", {"done/"}),
+        ("metalearn eval do", {"done/"}),
+        ("metalearn eval done task.wa", {"task.ways="}),
+        ("metalearn reproduce mann_", {"mann_omniglot_5w1s"}),
+        ("metalearn reproduce maml_omniglot_5w1s --run ", {"done/"}),
+        ("metalearn reproduce maml_omniglot_5w1s --run do", {"done/"}),
+        ("metalearn reproduce maml_omniglot_5w1s --run done algorithm.inner_l", {"algorithm.inner_lr="}),
+        ("metalearn bench st", {"steps", "start"}),
+        ("metalearn nothing x", set()),
+        ("metalearn train --mu", set()),
+        ("metalearn train 'x task.wa", set()),
+    ],
+)
+def test_completion(
+    line: str, expected: set[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("done").mkdir()
+    monkeypatch.setenv("COMP_LINE", line)
+    main(["-sc", "query=bash"])
+    out, err = capfd.readouterr()
+    assert set(out.split()) == expected
+    assert err == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_completion_installs_itself_for_metalearn(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["-sc", f"install={shell}"])
+    assert "metalearn" in capsys.readouterr().out

@@ -1,0 +1,116 @@
+"""`draw`: the same arguments give the same alphabet anywhere, and what it draws can be told apart."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from metalearn.data.sets.glyphs import SMALLEST_SIZE, draw
+
+
+@pytest.fixture(scope="module")
+def alphabet() -> np.ndarray:
+    """uint8 [60, 20, 1, 28, 28]."""
+    return draw(60, 20, 28, 0)
+
+
+def test_shape_and_dtype_and_full_range(alphabet: np.ndarray) -> None:
+    assert alphabet.shape == (60, 20, 1, 28, 28)
+    assert alphabet.dtype == np.uint8
+    assert alphabet.min() == 0
+    assert alphabet.max() == 255
+
+
+def test_size_scales_the_same_drawing() -> None:
+    small, large = draw(3, 4, 28, 0), draw(3, 4, 56, 0)
+    assert large.shape == (3, 4, 1, 56, 56)
+    halved = large.reshape(3, 4, 1, 28, 2, 28, 2).mean(axis=(4, 6))
+    # Not equal: edge and margin are in pixels. An unrelated drawing correlates by about 0.1.
+    assert np.corrcoef(small.ravel(), halved.ravel())[0, 1] > 0.9
+
+
+def test_same_arguments_same_images(alphabet: np.ndarray) -> None:
+    np.random.seed(1)  # the global generator must not matter
+    np.testing.assert_array_equal(draw(60, 20, 28, 0), alphabet)
+
+
+def test_images_are_pinned_to_the_bit() -> None:
+    # Published numbers rest on these images. Whoever changes them on purpose changes the key of the cache entry too.
+    images = draw(12, 5, 28, 0)
+    assert (
+        hashlib.sha256(images.tobytes()).hexdigest()
+        == "b5d0f6adbfd6638849305e87628ac3d30c13e4fd1430e8e290e94fd323657d06"
+    )
+
+
+@pytest.mark.parametrize("other_seed", [1, 2**32, 2**64 - 1])
+def test_another_seed_is_another_alphabet(other_seed: int) -> None:
+    images, others = draw(5, 3, 28, 0), draw(5, 3, 28, other_seed)
+    assert all((a != b).any() for a, b in zip(images.reshape(15, -1), others.reshape(15, -1), strict=True))
+
+
+def test_classes_and_drawers_do_not_depend_on_how_many_are_asked_for() -> None:
+    images = draw(10, 6, 28, 3)
+    np.testing.assert_array_equal(images[:5], draw(5, 6, 28, 3))
+    np.testing.assert_array_equal(images[:, :4], draw(10, 4, 28, 3))
+
+
+def test_every_image_differs_from_every_other(alphabet: np.ndarray) -> None:
+    assert len(np.unique(alphabet.reshape(60 * 20, -1), axis=0)) == 60 * 20
+
+
+@pytest.mark.parametrize("size", [SMALLEST_SIZE, 28])
+def test_no_image_is_blank_or_blotted_or_cut_off(size: int) -> None:
+    images = draw(200, 10, size, 1)[:, :, 0] / 255  # [C, M, H, W]
+    ink = images.mean(axis=(2, 3))
+    assert ink.min() > 0.02
+    assert ink.max() < 0.4
+    assert images.max(axis=(2, 3)).min() > 0.5
+    border = np.ones((size, size), dtype=bool)
+    border[1:-1, 1:-1] = False
+    assert images[:, :, border].max() == 0
+
+
+def test_edges_are_soft(alphabet: np.ndarray) -> None:
+    grey = (alphabet > 0) & (alphabet < 255)
+    assert grey.any(axis=(2, 3, 4)).all()
+
+
+def test_drawings_of_one_class_are_closer_than_drawings_of_two(alphabet: np.ndarray) -> None:
+    x = alphabet.reshape(60, 20, -1).astype(np.float64) / 255
+    flat = x.reshape(1200, -1)
+    squared = (flat**2).sum(axis=1)
+    distance = np.sqrt(np.maximum(squared[:, None] + squared - 2 * flat @ flat.T, 0))  # [1200, 1200]
+    distance = distance.reshape(60, 20, 60, 20).mean(axis=(1, 3))  # [60, 60]
+    within = distance.diagonal() * 20 / 19  # without the zero distance of each image to itself
+    between = (distance.sum(axis=1) - distance.diagonal()) / 59
+    assert within.mean() < 0.95 * between.mean()
+    assert (within < between).mean() > 0.9
+
+
+def test_the_nearest_pixels_find_the_class_sometimes_but_not_often(alphabet: np.ndarray) -> None:
+    """5-way 1-shot by raw pixels: far above chance (20 %), far below solved, so there is something left to learn."""
+    x = alphabet.reshape(12, 5, 20, -1).astype(np.float64) / 255  # 12 tasks of 5 classes
+    correct = []
+    for task in x:
+        gaps = ((task[:, 1:, None] - task[None, None, :, 0]) ** 2).sum(axis=-1)  # [5, 19, 5]
+        correct.append(gaps.argmin(axis=-1) == np.arange(5)[:, None])
+    assert 0.35 < np.mean(correct) < 0.7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 1, 28, 0), "classes is 0, must be at least 1"),
+        ((1, 0, 28, 0), "drawers is 0, must be at least 1"),
+        ((1, 1, SMALLEST_SIZE - 1, 0), f"size is {SMALLEST_SIZE - 1}, must be at least {SMALLEST_SIZE}"),
+        ((1, 1, 28, -1), "seed is -1, must be at least 0"),
+        ((1, 1, 28, 2**64), r"seed is 18446744073709551616, must be below 2\*\*64"),
+        ((0, -2, 28, 0), "classes is 0.*drawers is -2"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: tuple[int, int, int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw(*arguments)

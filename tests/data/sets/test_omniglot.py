@@ -1,0 +1,139 @@
+"""Omniglot from zips and folders, real where this machine has it, and the ways in which what lies there can be wrong."""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metalearn.data.classes import read_split
+from metalearn.data.sets import omniglot
+from metalearn.data.source import TaskSource
+from metalearn.errors import UserError
+
+ROTATIONS = {"train": 4, "val": 4, "test": 1}
+
+
+def load(root: Path, **changes: Any) -> omniglot.ImageClasses:
+    settings: dict[str, Any] = {
+        "root": str(root),
+        "download": False,
+        "split": "random",
+        "split_seed": 0,
+        "size": 28,
+        "resize": "antialias",
+        "rotations": ROTATIONS,
+    }
+    return omniglot.load(**(settings | changes))
+
+
+def drawing(seed: int) -> bytes:
+    """A 105x105 1-bit PNG as Omniglot has them: white with a black bar somewhere."""
+    image = Image.new("1", (105, 105), 1)
+    image.paste(0, (10 + seed % 60, 20, 13 + seed % 60, 85))
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+def write_zips(root: Path, characters: int = 300) -> None:
+    for part, alphabet in (("images_background", "Aa"), ("images_evaluation", "Bb")):
+        with zipfile.ZipFile(root / f"{part}.zip", "w") as archive:
+            for character in range(1, characters + 1):
+                for drawer in range(2):
+                    archive.writestr(
+                        f"{part}/{alphabet}/character{character:03d}/{character:04d}_{drawer:02d}.png",
+                        drawing(character),
+                    )
+
+
+@pytest.fixture
+def small_root(tmp_path: Path) -> Path:
+    write_zips(tmp_path)
+    return tmp_path
+
+
+def test_zips_and_folders_give_the_same(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    unpacked = tmp_path_factory.mktemp("unpacked")
+    for part in omniglot.PARTS:
+        zipfile.ZipFile(small_root / f"{part}.zip").extractall(unpacked)
+    zipped, folders = load(small_root), load(unpacked)
+    assert zipped.class_names == folders.class_names
+    assert len(zipped.class_names) == 600
+    assert np.array_equal(zipped.images, folders.images)
+
+
+def test_ink_is_one_and_antialias_is_not_nearest(small_root: Path) -> None:
+    smooth, hard = (load(small_root, resize=resize).images for resize in ("antialias", "nearest"))
+    assert set(np.unique(hard)) == {0, 255}
+    assert len(np.unique(smooth)) > 2
+    assert 0 < hard.mean() < 40  # a bar on empty ground: inverted, most is 0
+
+
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no images_background\.zip and no images_background/ there"):
+        load(tmp_path)
+
+
+def test_a_truncated_zip_is_refused(small_root: Path) -> None:
+    whole = (small_root / "images_evaluation.zip").read_bytes()
+    (small_root / "images_evaluation.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"images_evaluation\.zip is not an intact zip"):
+        load(small_root)
+
+
+def test_a_zip_with_a_flipped_byte_is_refused(small_root: Path) -> None:
+    content = bytearray((small_root / "images_evaluation.zip").read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 0xFF
+    (small_root / "images_evaluation.zip").write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"images_evaluation\.zip is not an intact zip|not a readable image"):
+        load(small_root)
+
+
+def test_a_zip_of_something_else_is_refused(small_root: Path) -> None:
+    for part in omniglot.PARTS:
+        with zipfile.ZipFile(small_root / f"{part}.zip", "w") as archive:
+            archive.writestr("readme.txt", "nothing")
+    with pytest.raises(UserError, match="no Omniglot images"):
+        load(small_root)
+
+
+def test_a_split_whose_classes_are_missing_is_refused(small_root: Path) -> None:
+    with pytest.raises(UserError, match=r"dataset\.split=vinyals: the images lack 1623 of its classes"):
+        load(small_root, split="vinyals")
+
+
+def test_splits_have_the_published_sizes_and_are_disjoint() -> None:
+    sizes = {name: [len(c) for c in read_split("omniglot", name).classes.values()] for name in ("vinyals", "lake")}
+    assert sizes == {"vinyals": [1028, 172, 423], "lake": [806, 158, 659]}
+    lake = read_split("omniglot", "lake").classes
+    alphabets = [{name.split("/")[0] for name in lake[split]} for split in ("train", "val", "test")]
+    assert [len(a) for a in alphabets] == [25, 5, 20]
+    assert len(set.union(*alphabets)) == 50
+    with pytest.raises(UserError, match=r"dataset\.split=vinials: .* \(shipped: lake, vinyals\)"):
+        read_split("omniglot", "vinials")
+
+
+@pytest.mark.parametrize("split", ["vinyals", "lake", "random"])
+def test_real_omniglot(omniglot_root: Path, split: str) -> None:
+    dataset = load(omniglot_root, split=split)
+    assert dataset.images.shape == (1623, 20, 1, 28, 28)
+    assert (dataset.counts == 20).all()
+    assert sum(len(names) for names in dataset.split.classes.values()) == 1623
+    assert 0.05 < dataset.images.mean() / 255 < 0.15, "ink is the small part"
+    test = TaskSource(dataset, "test", 0, torch.device("cpu"))
+    assert len(test.class_names) == len(dataset.split.classes["test"])
+
+
+def test_real_omniglot_loads_from_the_cache_within_a_second(omniglot_root: Path) -> None:
+    load(omniglot_root)
+    started = time.perf_counter()
+    load(omniglot_root)
+    assert time.perf_counter() - started < 1.0, "a conversion takes many seconds: this one was not cached"

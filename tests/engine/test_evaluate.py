@@ -1,0 +1,93 @@
+"""Evaluation: the same tasks for everybody, the right interval, and no class that was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from metalearn.algorithms.protonet import ProtoNet
+from metalearn.data.classes import ImageClasses
+from metalearn.data.source import TaskSource
+from metalearn.engine.build import build_algorithm
+from metalearn.engine.evaluate import evaluate, interval95, telling_states
+from metalearn.engine.evaluate import test_record as record_of
+from metalearn.errors import UserError
+from metalearn.runs.evaluation import refuse_seen_classes
+from metalearn.tasks import TaskBatch
+from tests.compose import SMALL, compose
+
+TASK = {"ways": 5, "shots": 1, "queries": 5}
+
+
+def test_interval_by_hand() -> None:
+    per_task = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])
+    assert interval95(per_task) == pytest.approx(1.96 * np.std(per_task.numpy(), ddof=1) / np.sqrt(5))
+
+
+@pytest.mark.parametrize("name", ["protonet", "maml"])
+def test_the_result_does_not_depend_on_the_chunk(
+    name: str, easy: ImageClasses, source: Callable[..., TaskSource]
+) -> None:
+    algorithm = build_algorithm(compose(f"algorithm={name}", *SMALL), easy)
+    whole, cut = (evaluate(algorithm, source("test"), TASK, 10, size, stepwise=True) for size in (10, 3))
+    torch.testing.assert_close(whole.loss, cut.loss, atol=1e-4, rtol=1e-4)
+    assert (whole.accuracy - cut.accuracy).abs().mean() < 0.01
+
+
+def test_steps_are_recorded_where_there_are_steps(easy: ImageClasses, source: Callable[..., TaskSource]) -> None:
+    maml = build_algorithm(compose("algorithm=maml", *SMALL), easy)
+    record = record_of(maml, evaluate(maml, source("test"), TASK, 10, 5, stepwise=True), "best")
+    assert record["adapt_steps"] == 3
+    assert len(record["per_step"]) == 4
+    assert record["per_step"][0] == record["accuracy_before"]
+    assert record["per_step"][-1] == pytest.approx(record["accuracy"])
+    assert record["transductive"] is True
+    protonet = build_algorithm(compose("algorithm=protonet", *SMALL), easy)
+    record = record_of(protonet, evaluate(protonet, source("test"), TASK, 10, 5, stepwise=True), "last")
+    assert "per_step" not in record
+    assert "accuracy_before" not in record
+    assert (record["adapt_steps"], record["transductive"], record["checkpoint"]) == (0, False, "last")
+
+
+def test_of_many_inner_steps_the_telling_ones_are_scored(easy: ImageClasses, source: Callable[..., TaskSource]) -> None:
+    assert [step for step, _ in telling_states(iter("abcd"))] == [0, 1, 2, 3]
+    assert list(telling_states(iter(range(28)))) == [(i, i) for i in (*range(11), 20, 27)]
+    algorithm = build_algorithm(compose("algorithm=reptile", "algorithm.test_inner_steps=22", *SMALL), easy)
+    scores = evaluate(algorithm, source("test"), TASK, 6, 4, stepwise=True)
+    record = record_of(algorithm, scores, "best")
+    assert (record["scored_steps"], record["adapt_steps"]) == ([*range(11), 20, 22], 22)
+    end = evaluate(algorithm, source("test"), TASK, 6, 4, stepwise=False)
+    assert torch.equal(scores.accuracy[-1], end.accuracy[-1])
+
+
+def test_before_adaptation_a_learner_is_at_chance(easy: ImageClasses, source: Callable[..., TaskSource]) -> None:
+    """Far above it would mean that labels leak."""
+    algorithm = build_algorithm(compose("algorithm=maml", *SMALL), easy)
+    scores = evaluate(algorithm, source("test"), TASK, 200, 50, stepwise=True)
+    assert float(scores.accuracy[0].mean()) == pytest.approx(0.2, abs=0.03)
+
+
+def test_trained_classes_are_refused_turned_or_not() -> None:
+    refuse_seen_classes(["a:x", "a:x@90"], ("a:y", "b:x"))
+    with pytest.raises(UserError, match="1 of these test classes were training classes of this run, 'a:x'"):
+        refuse_seen_classes(["a:x@90"], ("a:x@180", "a:y"))
+
+
+def test_what_else_the_paper_reports_is_scored_for_every_task(
+    easy: ImageClasses, source: Callable[..., TaskSource]
+) -> None:
+    class Reporting(ProtoNet):
+        def further_scores(self, tasks: TaskBatch) -> dict[str, Tensor]:
+            return {"first_label": tasks.support.y[:, 0] + tasks.classes[:, 0] * 1.0}
+
+    algorithm = Reporting(build_algorithm(compose("algorithm=protonet", *SMALL), easy).get_submodule("backbone"))  # type: ignore[arg-type]
+    scores = evaluate(algorithm, source("test"), TASK, 7, 3, stepwise=True)
+    expected = source("test").tasks(0, 7, 5, 1, 5).classes[:, 0].float()
+    assert torch.equal(scores.further["first_label"], expected)
+    entry = record_of(algorithm, scores, "best")["further"]["first_label"]
+    assert entry == pytest.approx({"mean": float(expected.mean()), "ci95": interval95(expected)})
+    assert evaluate(algorithm, source("test"), TASK, 7, 3, stepwise=False).further == {}

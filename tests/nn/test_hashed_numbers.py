@@ -1,0 +1,34 @@
+"""Hashes in place of generators: alike where the content is alike, unlike elsewhere."""
+
+from __future__ import annotations
+
+import torch
+
+from metalearn.nn.hashed_numbers import content_key, hash_32
+
+
+def test_hashes_are_32_bits_and_one_to_one() -> None:
+    hashed = hash_32(torch.arange(100_000))
+    assert hashed.min() >= 0
+    assert hashed.max() < 2**32
+    assert hashed.unique().numel() == 100_000
+
+
+def test_every_bit_is_as_often_one_as_zero() -> None:
+    hashed = hash_32(torch.arange(100_000))
+    for bit in range(32):
+        assert 0.49 < float((hashed >> bit & 1).float().mean()) < 0.51, bit
+
+
+def test_a_key_belongs_to_the_content_alone() -> None:
+    x = torch.rand(5, 3, 4, generator=torch.Generator().manual_seed(0))
+    keys = content_key(x)
+    assert keys.unique().numel() == 5
+    assert torch.equal(content_key(x.flip(0)), keys.flip(0))
+    assert torch.equal(content_key(x.double()), keys)
+    changed = x.clone()
+    changed[2, 1, 1] = torch.nextafter(x[2, 1, 1], torch.tensor(2.0))
+    assert (content_key(changed) != keys).tolist() == [False, False, True, False, False]
+    swapped = x.clone()
+    swapped[0, 0, 0], swapped[0, 0, 1] = x[0, 0, 1], x[0, 0, 0]
+    assert content_key(swapped)[0] != keys[0], "the order within a task counts"

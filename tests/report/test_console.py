@@ -1,0 +1,289 @@
+"""The console, seen from outside: real processes on a pseudo-terminal, on a pipe, and with nobody reading any more."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import textwrap
+from pathlib import Path
+
+import pytest
+
+# Logs as a run does, through the shipped YAML; RUN stands for what a test does.
+SCRIPT = """
+import logging, logging.config, multiprocessing, sys, time
+from pathlib import Path
+import yaml
+from metalearn.report import console
+from metalearn.config.files import conf_dir
+
+def set_up():
+    text = (conf_dir() / "hydra/job_logging/metalearn.yaml").read_text()
+    logging.config.dictConfig(yaml.safe_load(text.replace("${hydra.runtime.output_dir}", ".")))
+
+def train(steps=200, seconds=0.0):
+    with console.Progress(steps, "maml on omniglot") as progress:
+        for step in range(1, steps + 1):
+            values = {"train/loss": 0.4121, "train/accuracy": 0.912, "time/tasks_per_second": 820.4}
+            progress.update(step, values | ({"val/accuracy": 0.931} if step == steps // 2 else {}))
+            time.sleep(seconds)
+    Path("finished").touch()
+
+set_up()
+log = logging.getLogger("metalearn")
+"""
+RESULTS = {
+    "algorithm": "maml",
+    "dataset": "omniglot",
+    "backbone": "conv4",
+    "seed": 3,
+    "run_dir": "outputs/my day/run",
+    "task": {"ways": 5, "shots": 1},
+    "test": {
+        "accuracy": 0.97312,
+        "ci95": 0.00184,
+        "tasks": 1000,
+        "checkpoint": "best",
+        "step": 1800,
+        "transductive": False,
+        "accuracy_before": 0.201,
+        "per_step": [0.201, 0.96, 0.971, 0.9731],
+    },
+}
+TEST_LINE = (
+    "test 5-way 1-shot: 97.31 ± 0.18 % (95 % interval over 1000 tasks; chance 20.00 %; best checkpoint, step 1800; "
+    "not transductive)"
+)
+STEPS_LINE = "before adaptation 20.1 %; after each inner step 96.0, 97.1, 97.3 %"
+LAST_STEP = "step 200/200 (100 %)  loss 0.412  accuracy 91.2 %  val 93.1 %  820 tasks/s"
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3|9)\d[;m]")
+
+
+def command(run: str) -> list[str]:
+    return [sys.executable, "-c", SCRIPT + textwrap.dedent(run)]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    chosen = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
+    return chosen | {"TERM": "xterm-256color"} | changes
+
+
+class Terminal:
+    """A process on a pseudo-terminal."""
+
+    def __init__(self, run: str, where: Path, columns: int = 80, **changes: str) -> None:
+        self._screen, inside = pty.openpty()
+        fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.process = subprocess.Popen(
+            command(run), cwd=where, env=environment(**changes), stdin=inside, stdout=inside, stderr=inside
+        )
+        os.close(inside)
+
+    def read(self) -> str:
+        """All that it wrote, up to its end."""
+        shown = b"".join(iter(self._chunk, b""))
+        assert self.process.wait() == 0, shown.decode()
+        os.close(self._screen)
+        return shown.decode()
+
+    def read_until(self, text: bytes) -> None:
+        shown = b""
+        while text not in shown:
+            chunk = self._chunk()
+            assert chunk, shown
+            shown += chunk
+
+    def _chunk(self) -> bytes:
+        """What it wrote next; nothing when it has ended."""
+        if not select.select([self._screen], [], [], 20)[0]:
+            self.process.kill()
+            pytest.fail("nothing was written for 20 s")
+        try:
+            return os.read(self._screen, 65536)
+        except OSError as error:
+            if error.errno != errno.EIO:  # what Linux says when the last process has closed its end
+                raise
+            return b""
+
+    def vanish(self) -> None:
+        os.close(self._screen)
+
+
+def on_pipe(run: str, where: Path, **changes: str) -> str:
+    done = subprocess.run(command(run), cwd=where, env=environment(**changes), capture_output=True, check=True)
+    assert done.stderr == b""
+    return done.stdout.decode()
+
+
+def progress_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if re.search(r"step \d+/200 ", line)]
+
+
+def without_time(line: str) -> str:
+    """Without what the clock decides: the log's time stamp and the time left."""
+    return re.sub(r"  [\d:]+ left$", "", line[line.index("step ") :]).rstrip()
+
+
+def test_a_pipe_gets_a_line_for_every_tenth_and_no_escape_codes(tmp_path: Path) -> None:
+    # FORCE_COLOR, which CI services set, makes no terminal of a pipe.
+    text = on_pipe("train()", tmp_path, FORCE_COLOR="1")
+    assert "\x1b" not in text
+    assert "\r" not in text
+    lines = progress_lines(text)
+    assert [re.findall(r"\((\d+) %\)", line) for line in lines] == [[str(10 * i)] for i in range(1, 11)]
+    assert re.fullmatch(r"step 20/200 \(10 %\)  loss 0\.412  accuracy 91\.2 %  820 tasks/s  \d:\d\d left", lines[0])
+    assert lines[-1] == LAST_STEP
+    logged = progress_lines((tmp_path / "run.log").read_text())
+    assert [without_time(line) for line in logged] == [without_time(line) for line in lines]
+
+
+def test_time_left_follows_from_the_time_taken(tmp_path: Path) -> None:
+    run = """
+    clock = iter([0.0, 0.0, 100.0, 7300.0])
+    console.time.monotonic = lambda: next(clock)
+    with console.Progress(10, "x") as progress:
+        progress.update(1, {})
+        progress.update(2, {})
+    """
+    assert on_pipe(run, tmp_path) == "step 1/10 (10 %)  15:00 left\nstep 2/10 (20 %)  8:06:40 left\n"
+
+
+def test_a_terminal_gets_a_live_view_and_each_line_once(tmp_path: Path) -> None:
+    shown = Terminal("train(seconds=0.01)", tmp_path).read()
+    assert "\x1b[?25l" in shown  # the cursor is hidden while the view is up,
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # and comes back
+    plain = ESCAPE.sub("", shown)
+    # At 80 columns nothing is cut off: bar, percent, steps, time left; below it the numbers.
+    views = re.findall(r"maml on omniglot [━╸╺]+ (\d+) % (\d+)/200 \d:\d\d left", plain)
+    assert views
+    assert all(int(percent) == int(step) * 100 // 200 for percent, step in views if int(step) % 2 == 0)
+    assert "loss 0.412  accuracy 91.2 %  val 93.1 %  820 tasks/s" in plain
+    assert plain.count("(50 %)") == 1
+    logged = (tmp_path / "run.log").read_text()
+    assert "\x1b" not in logged
+    assert "━" not in logged
+    assert len(progress_lines(logged)) == 10
+    assert without_time(progress_lines(logged)[-1]) == LAST_STEP
+
+
+def test_no_color_leaves_the_live_view_without_colours(tmp_path: Path) -> None:
+    run = "log.warning('beware'); train(seconds=0.005)"
+    assert COLOUR.search(Terminal(run, tmp_path).read())
+    shown = Terminal(run, tmp_path, NO_COLOR="1").read()
+    assert "\x1b[?25l" in shown
+    assert not COLOUR.search(shown)
+
+
+def test_a_dumb_terminal_gets_plain_lines(tmp_path: Path) -> None:
+    shown = Terminal("train()", tmp_path, columns=200, TERM="dumb").read()
+    assert "\x1b" not in shown
+    assert shown.startswith("step 20/200")
+    assert len(progress_lines(shown)) == 10
+
+
+def test_a_launchers_worker_process_shows_no_live_view(tmp_path: Path) -> None:
+    run = """
+    worker = multiprocessing.get_context("fork").Process(target=train)
+    worker.start()
+    worker.join()
+    """
+    shown = Terminal(run, tmp_path, columns=200).read()
+    assert "\x1b[?25l" not in shown
+    assert len(progress_lines(ESCAPE.sub("", shown))) == 10
+
+
+def test_warnings_are_marked_on_both_and_brackets_are_no_markup(tmp_path: Path) -> None:
+    run = "log.warning('[bold] %d', 1); log.info('fine')"
+    assert on_pipe(run, tmp_path) == "warning: [bold] 1\nfine\n"
+    shown = ESCAPE.sub("", Terminal(run, tmp_path).read())
+    assert re.fullmatch(r"\d\d:\d\d:\d\d warning: \[bold\] 1 *\s+(\d\d:\d\d:\d\d)? *fine *\s*", shown)
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path: Path) -> None:
+    run = "train(seconds=0.005)\nconsole.result_panel(" + repr(RESULTS) + ")\nprint('more')\nPath('end').touch()"
+    done = subprocess.run(
+        ["bash", "-c", '"$@" | head -1; exit ${PIPESTATUS[0]}', "bash", *command(run)],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("step 20/200")
+    assert (tmp_path / "end").exists()
+    assert len(progress_lines((tmp_path / "run.log").read_text())) == 10
+    assert done.stderr == ""  # neither logging nor Python's flush at exit complains
+    assert done.returncode == 0
+
+
+def test_a_closed_terminal_does_not_end_the_run(tmp_path: Path) -> None:
+    terminal = Terminal("train(seconds=0.01)\nconsole.error_line('over')", tmp_path)
+    terminal.read_until(b"(10 %)")
+    terminal.vanish()
+    assert terminal.process.wait(20) == 0
+    assert (tmp_path / "finished").exists()
+    assert len(progress_lines((tmp_path / "run.log").read_text())) == 10
+
+
+def test_stdout_that_fails_otherwise_is_not_passed_over(tmp_path: Path) -> None:
+    run = f"console.result_panel({RESULTS!r})"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command(run), cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode != 0
+    assert b"No space left" in done.stderr
+
+
+def test_the_result_on_a_pipe(tmp_path: Path) -> None:
+    lines = on_pipe(f"console.result_panel({RESULTS!r})", tmp_path).splitlines()
+    assert lines == [
+        TEST_LINE,
+        STEPS_LINE,
+        "run directory: outputs/my day/run",
+        "tensorboard --logdir 'outputs/my day'",
+    ]
+
+
+def test_the_result_of_many_inner_steps_says_which_were_scored(tmp_path: Path) -> None:
+    results = RESULTS | {"test": RESULTS["test"] | {"scored_steps": [0, 1, 10, 50]}}
+    line = on_pipe(f"console.result_panel({results!r})", tmp_path).splitlines()[1]
+    assert line == "before adaptation 20.1 %; after inner steps 1, 10, 50: 96.0, 97.1, 97.3 %"
+
+
+def test_the_result_without_inner_steps_in_a_poor_encoding_and_elsewhere(tmp_path: Path) -> None:
+    test = {key: value for key, value in RESULTS["test"].items() if key not in ("per_step", "accuracy_before", "step")}
+    results = RESULTS | {"test": test | {"transductive": True, "checkpoint": "last"}, "run_dir": "/elsewhere/a/run"}
+    lines = on_pipe(f"console.result_panel({results!r})", tmp_path, PYTHONIOENCODING="ascii").splitlines()
+    assert lines == [
+        "test 5-way 1-shot: 97.31 ? 0.18 % (95 % interval over 1000 tasks; chance 20.00 %; last checkpoint; transductive)",
+        "run directory: /elsewhere/a/run",
+        "tensorboard --logdir /elsewhere/a",
+    ]
+
+
+def test_the_result_on_a_terminal_is_framed(tmp_path: Path) -> None:
+    run = f"console.result_panel({RESULTS!r})"
+    lines = ESCAPE.sub("", Terminal(run, tmp_path, columns=160).read()).split("\r\n")
+    assert "maml on omniglot, conv4, seed 3" in lines[0]
+    assert lines[1].strip("│ ") == TEST_LINE
+    assert lines[2].strip("│ ") == STEPS_LINE
+    assert lines[4:6] == ["run directory: outputs/my day/run", "tensorboard --logdir 'outputs/my day'"]
+
+
+@pytest.mark.parametrize("colours", [{"FORCE_COLOR": "1"}, {}])
+def test_an_error_is_one_plain_line_on_stderr(tmp_path: Path, colours: dict[str, str]) -> None:
+    run = command("console.error_line('failed:\\n  [red] loss  was nan')")
+    done = subprocess.run(run, cwd=tmp_path, env=environment(**colours), capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "failed: [red] loss  was nan\n")
+
+
+def test_an_error_is_red_on_a_terminal_and_not_cut(tmp_path: Path) -> None:
+    run = f"console.error_line({'long ' * 40!r} + 'end')"
+    assert Terminal(run, tmp_path).read() == f"\x1b[31m{'long ' * 40}end\x1b[0m\r\n"

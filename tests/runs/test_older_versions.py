@@ -1,0 +1,74 @@
+"""Run directories that version 0.1.0 wrote, before the packages were split, are evaluated, resumed and continued as they were by it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from metalearn.cli.main import main
+from metalearn.config.build import build
+from metalearn.config.moved import present_name
+from metalearn.runs.directory import read_config, read_results
+
+WRITTEN = Path(__file__).parent / "of_version_0_1_0"
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the old directories in an empty working directory."""
+    shutil.copytree(WRITTEN, tmp_path / "outputs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "outputs"
+
+
+@pytest.mark.parametrize("name", ["protonet", "maml"])
+def test_eval_comes_to_the_same_number(old: Path, name: str) -> None:
+    main(["eval", f"outputs/{name}"])
+    (written,) = (old / name).glob("eval-*.json")
+    now, then = json.loads(written.read_text())["test"], read_results(old / name)["test"]
+    # One of 20 tasks x 75 queries may fall otherwise by another machine's rounding.
+    assert now["accuracy"] == pytest.approx(then["accuracy"], abs=2 / 1500)
+    assert now["loss"] == pytest.approx(then["loss"], rel=1e-3)
+    assert (now["tasks"], now["step"]) == (then["tasks"], then["step"])
+
+
+@pytest.mark.parametrize("name", ["protonet", "maml"])
+def test_a_run_goes_on_for_longer(old: Path, name: str) -> None:
+    before = (old / name / "metrics.csv").read_text()
+    main(["train", "--resume", f"outputs/{name}", "train.steps=30"])
+    assert read_results(old / name)["train"]["steps"] == 30
+    after = (old / name / "metrics.csv").read_text()
+    rows = [line for line in before.splitlines()[1:] if line.split(",")[0] != "20"]
+    assert all(row in after for row in rows)
+
+
+def test_a_sweep_is_taken_up_under_its_own_command(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(old / "sweep" / "seed=1")
+    record = json.loads((old / "sweep" / "sweep.json").read_text())
+    (command,) = record["commands"]
+    kept = (old / "sweep" / "seed=0" / "results.json").read_text()
+    main(command.split()[1:])
+    assert "2 jobs, 1 of them done" in capsys.readouterr().out
+    assert read_results(old / "sweep" / "seed=1")["status"] == "done"
+    assert (old / "sweep" / "seed=0" / "results.json").read_text() == kept
+
+
+def test_what_moved_is_found_under_its_old_name() -> None:
+    for file in WRITTEN.rglob("*.yaml"):
+        config = yaml.safe_load(file.read_text())
+        for group in ("algorithm", "backbone", "dataset"):
+            module, _, name = present_name(config[group]["_target_"]).rpartition(".")
+            assert hasattr(__import__(module, fromlist=[name]), name), f"{file}: {group}"
+    assert present_name("metalearn.algorithms.maml.MAML") == "metalearn.algorithms.maml.MAML"
+
+
+def test_omniglot_is_built_from_an_old_configuration(omniglot_root: Path) -> None:
+    from metalearn.data.classes import ImageClasses
+
+    node = read_config(WRITTEN / "omniglot")["dataset"] | {"root": str(omniglot_root)}
+    assert node["_target_"] == "metalearn.data.omniglot.load"
+    assert build(node, "dataset", ImageClasses, "metalearn.data").name == "omniglot"

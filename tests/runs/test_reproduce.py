@@ -1,0 +1,291 @@
+"""`metalearn reproduce`: an experiment's published numbers, and what a run of it came to."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from metalearn.cli.main import main
+from metalearn.config.files import choices
+from metalearn.errors import UserError
+from metalearn.report import console
+from metalearn.runs.reproduce import Row, changed_settings, evaluation_modes, read_reference
+from tests.compose import compose
+
+ROW = {"score": "accuracy", "transductive": None, "reported": 50.0, "interval": 0.5, "band": 1.0}
+TINY = """\
+# @package _global_
+defaults:
+  - override /algorithm: {algorithm}
+dataset: {{classes: 40, val_classes: 8, test_classes: 12}}
+backbone: {{filters: 4}}
+task: {{queries: 3, train: {{ways: 5, queries: 2}}}}
+train: {{steps: 4, meta_batch_size: 2, task_chunk: 1, val_every: 2, val_tasks: 4, checkpoint_every: 2}}
+eval: {{tasks: 6}}
+reference: {reference}
+"""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def experiment(algorithm: str, rows: dict[str, dict[str, Any]], **more: Any) -> None:
+    """Writes the experiment `own/experiment/tiny.yaml`, seconds to train."""
+    reference = {
+        "paper": "Somebody 2021, A Paper",
+        "table": "table 7",
+        "url": "https://example.org",
+        "interval_over": "seeds",
+        "rows": {name: ROW | row for name, row in rows.items()},
+        "differences": {"steps": "4 steps; theirs 40,000", "gone": None},
+    }
+    Path("own/experiment").mkdir(parents=True)
+    text = TINY.format(algorithm=algorithm, reference=json.dumps(reference | more))
+    Path("own/experiment/tiny.yaml").write_text(text)
+
+
+def reproduce(*arguments: str, run_dir: str = "run") -> dict[str, Any]:
+    place = [] if "--run" in arguments else [f"hydra.run.dir={run_dir}"]
+    main(["reproduce", "tiny", "--config-dir", "own", *arguments, *place])
+    record: dict[str, Any] = json.loads((Path(run_dir) / "reproduction.json").read_text())
+    return record
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        main(["reproduce", *argv])
+    assert leaving.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line.removeprefix("metalearn: error: ")
+
+
+# --- the reference ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_shipped_experiment_says_what_it_reproduces(name: str) -> None:
+    reference = read_reference(compose(f"experiment={name}"))
+    assert reference.url.startswith("https://")
+    assert reference.differences
+    for row in reference.rows:
+        assert (row.band is None) is (row.reported is None), row
+        assert row.interval is None or reference.interval_over is not None, row
+        if row.band is not None and row.reported is not None:
+            assert row.reported - 5 <= row.band <= row.reported, row
+
+
+@pytest.mark.parametrize(
+    ("band", "reported", "ours", "verdict"),
+    [
+        (98.0, 98.7, 98.0, "reproduced"),
+        (98.0, 98.7, 97.999, "below the band"),
+        (None, None, 97.0, "no published number"),
+        (None, 98.7, 99.0, "no band"),
+        (98.0, 98.7, None, "not scored"),
+    ],
+)
+def test_verdict(band: float | None, reported: float | None, ours: float | None, verdict: str) -> None:
+    assert Row("a", "accuracy", None, reported, None, band).verdict(ours) == verdict
+
+
+def test_a_key_that_rows_do_not_have_is_refused() -> None:
+    node = {"paper": "", "table": "", "url": "", "interval_over": None, "differences": {}}
+    with pytest.raises(UserError, match=r"no setting 'reference\.rows\.a\.bnd'; did you mean 'band'\?"):
+        read_reference({"reference": node | {"rows": {"a": ROW | {"bnd": 1}}}})
+
+
+def test_null_takes_a_row_or_a_difference_away() -> None:
+    node = {"paper": "", "table": "", "url": "", "interval_over": None, "differences": {"x": "words", "y": None}}
+    reference = read_reference({"reference": node | {"rows": {"a": ROW, "b": None}}})
+    assert [row.name for row in reference.rows] == ["a"]
+    assert reference.differences == ("words",)
+
+
+def test_each_way_of_evaluating_is_asked_for_once() -> None:
+    rows = {"a": ROW, "b": ROW | {"transductive": True}, "c": ROW | {"transductive": True}}
+    node = {"paper": "", "table": "", "url": "", "interval_over": None, "rows": rows, "differences": {}}
+    config = {"seed": 3, "eval": {"tasks": 5, "transductive": None}}
+    modes = evaluation_modes(read_reference({"reference": node}), config)
+    assert [mode["eval"] for mode in modes] == [{"tasks": 5, "transductive": t} for t in (None, True)]
+    assert all(mode["seed"] == 3 for mode in modes)
+
+
+def test_changed_settings_are_those_that_may_move_a_number() -> None:
+    protocol = {"seed": 0, "device": "auto", "train": {"lr": 1.0, "steps": 9, "log_every": 5}, "names": {"a": "b"}}
+    run = {"seed": 1, "device": "cpu", "train": {"lr": 0.5, "log_every": 1}, "names": {"a": "c"}, "new": 1}
+    assert changed_settings(protocol, run) == {"train.lr": {"experiment": 1.0, "run": 0.5}}
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def test_it_trains_scores_every_row_and_keeps_a_record(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {
+        "as trained": {"band": 99.9, "reported": 99.95},
+        "transductive": {"transductive": True, "reported": None, "interval": None, "band": None},
+        "alone": {"transductive": False},
+        "first shot": {"score": "first_shot"},
+    }
+    experiment("maml", rows)
+    record = reproduce("algorithm.inner_lr=0.25", "seed=1")
+    results = json.loads(Path("run/results.json").read_text())
+    assert record["results"] == results
+    assert (results["status"], results["experiment"], results["seed"]) == ("done", "tiny", 1)
+    trained, transductive, alone, missing = record["rows"]
+    assert trained["ours"] == transductive["ours"] == pytest.approx(100 * results["test"]["accuracy"])
+    assert trained["ci95"] == pytest.approx(100 * results["test"]["ci95"])
+    assert trained["difference"] == pytest.approx(trained["ours"] - 99.95)
+    assert (trained["transductive"], trained["tasks"], trained["verdict"]) == (True, 6, "below the band")
+    assert (transductive["verdict"], transductive["difference"]) == ("no published number", None)
+    (file,) = Path("run").glob("eval-*.json")
+    evaluated = json.loads(file.read_text())
+    assert evaluated["overrides"][-1] == "eval.transductive=false"
+    assert evaluated["test"]["transductive"] is alone["transductive"] is False
+    assert alone["ours"] == pytest.approx(100 * evaluated["test"]["accuracy"])
+    assert alone["verdict"] == "reproduced"
+    assert (missing["ours"], missing["verdict"]) == (None, "not scored")
+    assert record["overrides"] == ["algorithm.inner_lr=0.25", "seed=1"], "without the run's directory"
+    assert (record["experiment"], record["seed"], record["interval_over"]) == ("tiny", 1, "seeds")
+    assert record["differences"] == ["4 steps; theirs 40,000"]
+    assert record["changed"] == {"algorithm.inner_lr": {"experiment": 0.5, "run": 0.25}}
+    out = capsys.readouterr().out
+    for said in (
+        "tiny: Somebody 2021, A Paper, table 7 (https://example.org)",
+        f"as trained: paper 99.95 ± 0.5 %, ours {trained['ours']:.2f} ± {trained['ci95']:.2f} % of 6 tasks, difference",
+        "  - 4 steps; theirs 40,000",
+        "not the experiment's protocol, changed: algorithm.inner_lr=0.25 (not 0.5)",
+    ):
+        assert said in out
+        assert said in Path("run/run.log").read_text()
+
+
+def test_a_finished_run_is_compared_without_training(capsys: pytest.CaptureFixture[str]) -> None:
+    experiment("protonet", {"accuracy": {}})
+    first = reproduce()
+    assert (first["changed"], first["overrides"]) == ({}, [])
+    checkpoint = Path("run/last.pt").stat().st_mtime_ns
+    assert reproduce("--run", "run")["rows"] == first["rows"]
+    assert not list(Path("run").glob("eval-*.json")), "results.json holds what was asked for"
+    other = reproduce("--run=run", "eval.tasks=4", "--run", "run")
+    assert other["rows"][0]["tasks"] == 4
+    assert other["changed"] == {"eval.tasks": {"experiment": 6, "run": 4}}
+    assert Path("run/last.pt").stat().st_mtime_ns == checkpoint
+    assert "not the experiment's protocol, changed: eval.tasks=4 (not 6)" in capsys.readouterr().out
+
+
+def test_further_scores_are_rows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment("protonet", {"ways": {"score": "ways"}})
+    monkeypatch.setattr(
+        "metalearn.algorithms.protonet.ProtoNet.further_scores",
+        lambda self, tasks: {"ways": tasks.query.y.amax(1).float() / 8},
+    )
+    (row,) = reproduce()["rows"]
+    assert (row["ours"], row["ci95"], row["verdict"]) == (50.0, 0.0, "reproduced")
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_one_line_and_leave_nothing(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+    before = sorted(elsewhere.rglob("*"))
+    for argv, said in (
+        ([], "reproduce needs an experiment"),
+        (["seed=1"], "reproduce needs an experiment"),
+        (
+            ["snell2017_omniglot_5w1"],
+            "no experiment named 'snell2017_omniglot_5w1'; did you mean 'snell2017_omniglot_5w1s'?",
+        ),
+        (["protonet_omniglot_5w1s", "train.stps=1"], "no setting 'train.stps'; did you mean 'train.steps'?"),
+        (["protonet_omniglot_5w1s", "train.steps=0"], "train.steps=0 is not allowed (int >= 1)"),
+        (["protonet_omniglot_5w1s", "seed=0,1"], "'seed=0,1': several values need -m"),
+        (["protonet_omniglot_5w1s", "-m"], "no flag named '-m'"),
+        (["protonet_omniglot_5w1s", "--run", "nowhere"], "'nowhere' is no directory"),
+        (["protonet_omniglot_5w1s", "--config-dir", "nowhere"], "--config-dir: 'nowhere' is no directory"),
+    ):
+        assert refused(capsys, *argv).startswith(said)
+    assert sorted(elsewhere.rglob("*")) == before
+
+
+def test_an_experiment_that_reproduces_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    experiment("protonet", {})
+    Path("own/experiment/tiny.yaml").write_text("# @package _global_\ntrain:\n  steps: 1\n")
+    assert (
+        refused(capsys, "tiny", "--config-dir", "own")
+        == "experiment=tiny has no reference: it reproduces no published number"
+    )
+
+
+def test_a_sweep_is_not_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    experiment("protonet", {"a": {}})
+    file = Path("own/experiment/tiny.yaml")
+    file.write_text(file.read_text() + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 3,4\n")
+    assert "experiment=tiny is a sweep" in refused(capsys, "tiny", "--config-dir", "own")
+
+
+def test_what_the_model_does_not_allow_is_refused_before_training(capsys: pytest.CaptureFixture[str]) -> None:
+    experiment("protonet", {"a": {"transductive": True}})
+    assert "eval.transductive=true" in refused(capsys, "tiny", "--config-dir", "own", "hydra.run.dir=run")
+    assert not Path("run").exists()
+
+
+def test_a_run_that_did_not_finish_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    experiment("protonet", {"a": {}})
+    with pytest.raises(SystemExit) as leaving:
+        reproduce("train.max_loss=1e-9")
+    assert leaving.value.code == 1
+    assert not Path("run/reproduction.json").exists()
+    said = refused(capsys, "tiny", "--config-dir", "own", "--run", "run")
+    assert said == "'run' is not a finished run (status: diverged)"
+
+
+def test_the_reference_does_not_change_the_run() -> None:
+    experiment("protonet", {"a": {}})
+    first = reproduce()["results"]["config_hash"]
+    saved = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert saved["reference"]["rows"]["a"]["reported"] == 50.0
+    second = reproduce("reference.rows.a.reported=60", run_dir="again")
+    assert second["results"]["config_hash"] == first
+    assert second["changed"] == {}
+
+
+# --- on a terminal ----------------------------------------------------------------------------------------------------
+
+
+def test_a_number_below_the_band_stands_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = ROW | {
+        "name": "[b]row",
+        "ours": 0.5,
+        "ci95": 0.1,
+        "tasks": 9,
+        "difference": -49.5,
+        "verdict": "below the band",
+    }
+    record = {
+        "experiment": "e",
+        "paper": "p",
+        "table": "t",
+        "url": "u",
+        "interval_over": None,
+        "seed": 0,
+        "rows": [row, row | {"verdict": "reproduced"}],
+        "differences": [],
+        "changed": {},
+    }
+    monkeypatch.setattr(console, "_on_terminal", lambda: True)
+    monkeypatch.setattr(console, "CONSOLE", console.Console(file=sys.stdout, force_terminal=True, width=120))
+    console.reproduction(record)
+    out = capsys.readouterr().out
+    assert "\x1b[1;31mbelow the band" in out
+    assert "\x1b[32mreproduced" in out
+    assert "[b]row" in out

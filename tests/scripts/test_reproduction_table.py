@@ -1,0 +1,150 @@
+"""scripts/reproduction_table.py: what README, docs and headers say is what the records of runs say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import statistics
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NAME = "protonet_omniglot_5w1s"
+
+
+def load_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reproduction_table", ROOT / "scripts" / "reproduction_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    module = load_script()
+    experiments = module.read_experiments()  # once: composing them all takes seconds
+    module.read_experiments = lambda: experiments
+    return module
+
+
+@pytest.fixture
+def copy(script: ModuleType, tmp_path: Path) -> Path:
+    """What the script reads and writes, with one record: seed 0 of the experiment NAME."""
+    for part in ("docs", "conf"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "benchmarks" / "reproduction").mkdir(parents=True)
+    add(script, tmp_path, 0, 98.2)
+    return tmp_path
+
+
+def add(script: ModuleType, copy: Path, seed: int, ours: float, **changes: Any) -> None:
+    """A record of a run, with `train` settings changed."""
+    (experiment,) = (experiment for experiment in script.read_experiments() if experiment.name == NAME)
+    row = {"name": "not transductive", "transductive": False, "ours": ours, "ci95": 0.2, "tasks": 1000}
+    record = {
+        "experiment": NAME,
+        "seed": seed,
+        "rows": [row],
+        "config": experiment.config | {"train": experiment.config["train"] | changes},
+        "results": {
+            "train": {"seconds": 1544.0},
+            "environment": {"device": "AMD EPYC", "cuda": None, "cpu_threads": 1},
+        },
+    }
+    file = copy / "benchmarks" / "reproduction" / f"{NAME}-seed{seed}.json"
+    file.write_text(json.dumps(record), encoding="utf-8")
+
+
+def written(script: ModuleType, copy: Path) -> tuple[str, list[str], list[str]]:
+    """README, the experiment's lines of the full table, the `Measured` lines of its file."""
+    script.main([], root=copy)
+    docs = (copy / "docs" / "algorithms.md").read_text(encoding="utf-8").splitlines()
+    header = (copy / "conf" / "experiment" / f"{NAME}.yaml").read_text(encoding="utf-8").splitlines()
+    return (
+        (copy / "README.md").read_text(encoding="utf-8"),
+        [line for line in docs if line.startswith(f"| [`{NAME}`]")],
+        [line for line in header if line.startswith("#   Measured:")],
+    )
+
+
+def test_the_repository_is_up_to_date(script: ModuleType) -> None:
+    script.main(["--check"])
+
+
+def test_check_names_what_is_out_of_date_and_writes_nothing(script: ModuleType, copy: Path) -> None:
+    script.main([], root=copy)
+    script.main(["--check"], root=copy)
+    add(script, copy, 1, 97.0)
+    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
+    with pytest.raises(
+        SystemExit, match=rf"out of date: README\.md, docs/algorithms\.md, conf/experiment/{NAME}\.yaml"
+    ):
+        script.main(["--check"], root=copy)
+    assert {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()} == before
+    script.main([], root=copy)
+    script.main(["--check"], root=copy)
+
+
+def test_one_seed_keeps_its_interval_over_tasks(script: ModuleType, copy: Path) -> None:
+    readme, (line,), (measured,) = written(script, copy)
+    assert f"[98.20 ± 0.20](conf/experiment/{NAME}.yaml)ˢ (98.8)" in readme
+    assert (
+        "| not transductive | 98.8 | 98.20 ± 0.20 | 0 | 1,000 | no | reproduced | 26 min, AMD EPYC, 1 thread |" in line
+    )
+    assert measured == (
+        "#   Measured: not transductive 98.20 ± 0.20 % (1,000 tasks, seed 0), reproduced; training 26 min, AMD EPYC, 1 thread."
+    )
+
+
+def test_seeds_are_averaged(script: ModuleType, copy: Path) -> None:
+    add(script, copy, 1, 97.0)
+    add(script, copy, 10, 96.5)
+    values = [98.2, 97.0, 96.5]
+    text = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    readme, (line,), (measured,) = written(script, copy)
+    assert f"[{text}]" in readme
+    assert f"| {text} | 0, 1, 10 | 1,000 | no | below the band |" in line
+    assert f"{text} % (1,000 tasks, standard deviation over seeds 0, 1, 10), below the band" in measured
+
+
+def test_a_run_with_other_settings_stands_by_itself(script: ModuleType, copy: Path) -> None:
+    add(script, copy, 1, 90.0, steps=5)
+    readme, (own, other), measured = written(script, copy)
+    assert "98.20 ± 0.20" in readme
+    assert "90.00" not in readme
+    assert "98.20 ± 0.20 | 0 |" in own
+    assert " with train.steps=5 | not transductive | 98.8 | 90.00 ± 0.20 | 1 | 1,000 | no |  | " in other
+    assert "with train.steps=5; training" in measured[1]
+
+
+def test_without_a_record_nothing_is_claimed(script: ModuleType, copy: Path) -> None:
+    (copy / "benchmarks" / "reproduction" / f"{NAME}-seed0.json").unlink()
+    readme, (line,), measured = written(script, copy)
+    assert "| not measured (98.8) |" in readme
+    assert line.endswith("| not transductive | 98.8 | not measured |  |  |  |  |  |")
+    assert measured == ["#   Measured: not yet."]
+
+
+def test_a_record_under_another_name_is_refused(script: ModuleType, copy: Path) -> None:
+    folder = copy / "benchmarks" / "reproduction"
+    (folder / f"{NAME}-seed0.json").rename(folder / f"{NAME}-seed1.json")
+    with pytest.raises(SystemExit, match="should be called otherwise"):
+        script.main([], root=copy)
+    text = (
+        (folder / f"{NAME}-seed1.json")
+        .read_text(encoding="utf-8")
+        .replace(f'"experiment": "{NAME}"', '"experiment": "gone"')
+    )
+    (folder / f"{NAME}-seed1.json").unlink()
+    (folder / "gone-seed0.json").write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit, match="no experiment named gone"):
+        script.main([], root=copy)
