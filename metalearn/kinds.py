@@ -1,6 +1,16 @@
-"""What a task is scored by: the loss that is trained and the metric that is reported, in one place for every algorithm."""
+"""Kinds of task: what a task is scored by. Loss, score, which of two scores is better, what guessing comes to, how a score is written.
+
+Whoever trains, selects, compares or prints asks the kind of the tasks; nobody else knows whether they are about classes or numbers.
+
+Letters: T tasks, n examples of each, N ways, D output numbers.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,5 +23,65 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def accuracy(logits: Tensor, y: Tensor) -> Tensor:
-    """Share of each task's examples whose largest logit is the right one: logits [T, n, N], y [T, n] -> [T]."""
-    return (logits.argmax(-1) == y).float().mean(1)
+    """Share of each task's examples whose largest logit is the right one: logits [T, n, N], y [T, n] -> [T].
+
+    A task with a logit that is not finite has no accuracy: its score is NaN, not what the first class happens to get.
+    """
+    right = (logits.argmax(-1) == y).float().mean(1)
+    return right.where(logits.isfinite().flatten(1).all(1), math.nan)
+
+
+def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
+    """Mean over each task's examples and output numbers: outputs [T, n, D], y [T, n, D] -> [T]."""
+    return (outputs - y).square().flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What tasks of one kind have in common.
+
+    Attributes:
+        name: of the kind.
+        score: the name of the main score in results.json and, behind a split's name, in tags: `val/<score>`.
+        higher_is_better: whether of two scores the larger one is the better one.
+        loss: (outputs [T, n, ...], y [T, n, ...]) -> [T]; what inner and outer loops descend.
+        score_of: (outputs, y) -> [T], the main score of each task; NaN for a task whose outputs are not finite.
+        percent: whether scores are fractions that are shown in percent.
+    """
+
+    name: str
+    score: str
+    higher_is_better: bool
+    loss: Callable[[Tensor, Tensor], Tensor]
+    score_of: Callable[[Tensor, Tensor], Tensor]
+    percent: bool
+
+    @property
+    def worst(self) -> float:
+        """A score that every other one is better than."""
+        return -math.inf if self.higher_is_better else math.inf
+
+    def better(self, score: float, than: float) -> bool:
+        """Whether `score` is strictly better; a score that is not a number never is."""
+        return score > than if self.higher_is_better else score < than
+
+    def chance(self, ways: int) -> float | None:
+        """What guessing comes to, where that is known."""
+        return 1 / ways if self.percent else None
+
+    def text(self, score: float, half_width: float | None = None, digits: int | None = None) -> str:
+        """`95.20 ± 0.31 %` of 0.952 and 0.0031, or `0.3456 ± 0.0123`: the score with half the width of its interval."""
+        factor, unit = (100, " %") if self.percent else (1, "")
+        places = digits if digits is not None else 2 if self.percent else 4
+        interval = "" if half_width is None else f" ± {factor * half_width:.{places}f}"
+        return f"{factor * score:.{places}f}{interval}{unit}"
+
+
+CLASSIFICATION = Kind("classification", "accuracy", True, cross_entropy, accuracy, percent=True)
+REGRESSION = Kind("regression", "mse", False, squared_error, squared_error, percent=False)
+KINDS = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION)}
+
+
+def kind_of_record(record: Mapping[str, Any]) -> Kind:
+    """The kind of the tasks that an entry of results.json is about (`test`, `val`), told by the score that it holds."""
+    return next((kind for kind in KINDS.values() if kind.score in record), CLASSIFICATION)

@@ -5,10 +5,24 @@ Letters, the same everywhere: T tasks in the batch, N ways, K shots (support exa
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class TaskShape(NamedTuple):
+    """How large a task is."""
+
+    ways: int  # N; 1 where a task has no classes
+    shots: int  # K, support examples per class
+    queries: int  # Q, query examples per class
+
+    @classmethod
+    def of(cls, node: Mapping[str, Any]) -> TaskShape:
+        """Of the configuration's `task` or `task.train`."""
+        return cls(node["ways"], node["shots"], node["queries"])
 
 
 class Examples(NamedTuple):

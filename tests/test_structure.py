@@ -15,7 +15,7 @@ PACKAGE = Path(metalearn.__file__).parent
 MODULES = {".".join(file.relative_to(PACKAGE).with_suffix("").parts): file for file in PACKAGE.rglob("*.py")}
 
 # What each part may import of the package's others; every part may import errors.
-ENGINE = {"algorithms", "backbones", "data", "nn", "config", "kinds", "tasks", "atomic"}
+ENGINE = {"algorithms", "backbones", "data", "nn", "config", "kinds", "tasks", "atomic", "status"}
 RUNS = {"engine", "report"} | ENGINE
 SWEEPS = {"runs", "compose"} | RUNS
 MAY_IMPORT: dict[str, set[str]] = {
@@ -23,8 +23,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "atomic": set(),
     "kinds": set(),
     "tasks": set(),
+    "status": set(),
     "config": set(),
-    "report": set(),
+    "report": {"kinds", "status"},
     "nn": {"kinds"},
     "backbones": {"nn"},
     "data": {"tasks", "kinds", "atomic"},
