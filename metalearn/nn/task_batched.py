@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from metalearn import kinds
 from metalearn.errors import UserError
 from metalearn.nn.memory_format import channels_last
 
 _MANY = 10  # images of a task: from there on, tasks go one after another on a CPU
-_QUERIES_AT_ONCE = (
-    25  # of one task, when each is normalised with a copy of the support set: bounds the memory of those copies
+_IMAGES_AT_ONCE = (
+    250  # when each query passes the network with a copy of the support set: bounds the memory of those copies
 )
 
 
@@ -175,20 +177,62 @@ class _Recomputed(torch.autograd.Function):
 def forward_one_by_one(module: nn.Module, parameters: dict[str, Tensor], support_x: Tensor, query_x: Tensor) -> Tensor:
     """Like `forward_batched` on query_x, but each query is normalised together with its task's support set only.
 
-    Nichol et al. 2018, section 6: prediction without transduction for a network that normalises with the statistics of its batch.
+    Nichol et al. 2018, section 6: prediction without transduction for a network that normalises with the statistics of its batch. Every
+    layer after the first sees a support set that depends on the query, so each query needs a pass over the whole support set.
+
+    Args:
+        module: [n, ...] -> [n, N]; its batch norms keep no running statistics.
+        parameters: of `module`, name -> [T, ...].
+        support_x: [T, N*K, ...].
+        query_x: [T, N*Q, ...].
+
+    Returns:
+        logits [T, N*Q, N].
     """
+    each = support_x.shape[1] + 1
+    at_once = max(1, _IMAGES_AT_ONCE // each)
     outputs = []
-    for task in range(query_x.shape[0]):
-        of_task = {name: parameter[task] for name, parameter in parameters.items()}
+    for of_task, support, queries in zip(_by_task(parameters, len(query_x)), support_x, query_x, strict=True):
+        for some in queries.split(at_once):
+            together = torch.cat(
+                [support.expand(len(some), *support.shape), some.unsqueeze(1)], dim=1
+            )  # [q, N*K + 1, ...]
+            with _NormalisedInGroups(len(some)):
+                logits = functional_call(module, of_task, (channels_last(together.flatten(0, 1)),))
+            outputs.append(logits.view(len(some), each, -1)[:, -1])
+    return torch.cat(outputs).view(*query_x.shape[:2], -1)
 
-        def on_one_query(
-            x: Tensor, of_task: dict[str, Tensor] = of_task, support_x: Tensor = support_x[task]
-        ) -> Tensor:
-            output: Tensor = functional_call(module, of_task, (torch.cat([support_x, x.unsqueeze(0)]),))
-            return output[-1]
 
-        outputs.append(vmap(on_one_query, chunk_size=_QUERIES_AT_ONCE)(query_x[task]))
-    return torch.stack(outputs)
+class _NormalisedInGroups(TorchFunctionMode):
+    """Lets batch normalisation take the statistics of each of `groups` equal parts of its batch by themselves."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self._groups = groups
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is not functional.batch_norm:
+            return func(*args, **(kwargs or {}))
+        given = dict(zip(_BATCH_NORM_ARGUMENTS, args, strict=False)) | (kwargs or {})
+        return _group_batch_norm(given["input"], self._groups, given.get("weight"), given.get("bias"), given["eps"])
+
+
+_BATCH_NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+
+
+def _group_batch_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Batch normalisation of x [groups * n, C, ...] with statistics of its own for each group of n."""
+    parts = x.view(groups, -1, *x.shape[1:])  # [groups, n, C, ...]
+    over = [1, *range(3, parts.dim())]
+    centred = parts - parts.mean(over, keepdim=True)
+    # By two passes: torch.var_mean takes three times as long on a CPU.
+    variance = centred.square().mean(over, keepdim=True)
+    scale = torch.rsqrt(variance + eps)
+    along = (-1, *[1] * (parts.dim() - 3))
+    if weight is not None:
+        scale = scale * weight.view(along)
+    normalised = centred * scale if bias is None else torch.addcmul(bias.view(along), centred, scale)
+    return normalised.flatten(0, 1)
 
 
 def refuse_running_statistics(backbone: nn.Module) -> None:
