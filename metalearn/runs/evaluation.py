@@ -12,7 +12,7 @@ from metalearn.engine.build import build_algorithm, build_dataset, check_tasks, 
 from metalearn.engine.evaluate import evaluate, test_record
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.errors import UserError, one_line
-from metalearn.report import console
+from metalearn.report import results as shown
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
 
@@ -59,7 +59,7 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
         "environment": files.environment(str(device)),
     }
     files.write_json(run_dir / f"eval-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}.json", results)
-    console.result_panel({**results, "run_dir": str(run_dir)})
+    shown.result_panel({**results, "run_dir": str(run_dir)})
     return results
 
 

@@ -21,7 +21,9 @@ from metalearn.engine.interrupts import Interrupts
 from metalearn.engine.loop import Hopeless, Outcome, check_schedule, train
 from metalearn.engine.ranks import Ranks, check_share, joined, launched
 from metalearn.errors import Diverged, Pruned, RunFailed, UserError
-from metalearn.report import console
+from metalearn.report import results as shown
+from metalearn.report import terminal
+from metalearn.report.progress import LOG_SECONDS, Progress
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
 from metalearn.runs.resume import refuse_changes
@@ -86,7 +88,7 @@ def run(
         _write_results(run_dir, results, failure)
         if failure is not None:
             raise failure
-    console.result_panel({**results, "run_dir": str(run_dir)})
+    shown.result_panel({**results, "run_dir": str(run_dir)})
     return results
 
 
@@ -132,8 +134,12 @@ def _train_and_test(
         _check_best(run_dir, state)
 
     with Tracker(run_dir, _hparams(config), reported if state else None) as tracker:
-        with console.Progress(
-            config["train"]["steps"], f"{names['algorithm']} on {names['dataset']}", done=reported
+        with Progress(
+            config["train"]["steps"],
+            f"{names['algorithm']} on {names['dataset']}",
+            done=reported,
+            log_seconds=config["train"].get("log_seconds", LOG_SECONDS),  # a stored job may be older than the setting
+            ways=(config["task"]["train"]["ways"], config["task"]["ways"]),
         ) as progress:
 
             def report(step: int, values: dict[str, float]) -> None:
@@ -298,7 +304,7 @@ def _write_results(run_dir: Path, results: dict[str, Any], failure: BaseExceptio
     try:
         files.write_results(run_dir, results)
     except OSError as error:
-        console.error_line(f"{results['status']}, and results.json cannot be written: {error} ({run_dir})")
+        terminal.error_line(f"{results['status']}, and results.json cannot be written: {error} ({run_dir})")
         if failure is None or isinstance(failure, Exception):
             raise RunFailed(str(failure or error)) from (failure or error)
 
@@ -311,8 +317,8 @@ def _say(results: dict[str, Any], run_dir: Path, error: BaseException) -> None:
     elif isinstance(error, Pruned):
         log.info("%s", where)
     else:
-        console.file_log.error("%s: %s", results["status"], results["error"], exc_info=error)
-        console.error_line(where)
+        terminal.file_log.error("%s: %s", results["status"], results["error"], exc_info=error)
+        terminal.error_line(where)
 
 
 def _told(error: BaseException) -> str:
