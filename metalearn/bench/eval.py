@@ -7,8 +7,7 @@ import time
 from metalearn.bench.harness import Bench, Record, Table
 from metalearn.bench.ours import images
 from metalearn.config.files import choices
-from metalearn.data.source import TaskSource
-from metalearn.engine.build import build_algorithm, build_dataset
+from metalearn.engine.build import build_algorithm, build_dataset, build_source
 from metalearn.engine.evaluate import evaluate
 
 _TASKS = 1000
@@ -23,7 +22,7 @@ def measure(bench: Bench) -> Record:
         config = bench.config(*data, f"algorithm={name}", "task=5way_1shot")
         dataset = build_dataset(config)
         algorithm = build_algorithm(config, dataset).to(bench.device)
-        source = TaskSource(dataset, "test", config["eval"]["seed"], bench.device)
+        source = build_source(config, dataset, "test", bench.device)
 
         def seconds(tasks: int) -> float:
             started = time.perf_counter()

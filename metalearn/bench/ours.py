@@ -7,12 +7,11 @@ import time
 import torch
 
 from metalearn.bench.harness import Bench, Config, wait
-from metalearn.data.source import TaskSource
 from metalearn.engine.build import build_algorithm, build_dataset, choose_device
 from metalearn.engine.chunk import choose_task_chunk
 from metalearn.engine.loop import make_optimizer, make_schedule, meta_gradient, outer_gradient
 from metalearn.errors import UserError
-from metalearn.tasks import TaskBatch
+from metalearn.tasks import TaskBatch, TaskShape
 
 
 class Ours:
@@ -25,7 +24,7 @@ class Ours:
     def __init__(self, config: Config, batch: TaskBatch | None = None) -> None:
         self.config = config
         self.device = choose_device(config)
-        self.source = TaskSource(build_dataset(config), "train", config["seed"], self.device)
+        self.source = build_dataset(config).source("train", config["seed"], self.device)
         self.algorithm = build_algorithm(config, build_dataset(config)).to(self.device)
         self.optimizer = make_optimizer(self.algorithm, config["train"])
         self.schedule = make_schedule(self.optimizer, config["train"])
@@ -39,8 +38,8 @@ class Ours:
         self._gradient = outer_gradient(config["train"], self.device)
 
     def tasks(self, step: int) -> TaskBatch:
-        shape, count = self.config["task"]["train"], self.config["train"]["meta_batch_size"]
-        return self.source.tasks(step * count, count, shape["ways"], shape["shots"], shape["queries"])
+        shape, count = TaskShape.of(self.config["task"]["train"]), self.config["train"]["meta_batch_size"]
+        return self.source.tasks(step * count, count, shape)
 
     def gradient(self, tasks: TaskBatch) -> None:
         """The mean meta-gradient of `tasks`, in the parameters' `.grad`."""

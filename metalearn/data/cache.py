@@ -1,8 +1,8 @@
 """Converted datasets on disk: made once, checked at every load, memory-mapped.
 
-An entry is a folder `<name>-<key>-f<FORMAT>/` in the cache directory with `images.npy` (uint8 [C, M, c, H, W]) and `index.json` (class names,
-images per class, a checksum over all of it). It is written under a temporary name and renamed, so a reader never sees half of one and two
-writers do no harm.
+An entry is a folder `<name>-<key>-f<FORMAT>/` in the cache directory with `images.npy` (uint8 [M, c, H, W], the images of all classes one after
+another) and `index.json` (class names, images per class, a checksum over all of it). It is written under a temporary name and renamed, so a
+reader never sees half of one and two writers do no harm.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metalearn.data.container import FlatImages
 from metalearn.errors import UserError
 
 log = logging.getLogger("metalearn")
 
-FORMAT = 2  # of the entries; raise it when what lies in one changes: versions of metalearn may share a cache
+FORMAT = 3  # of the entries; raise it when what lies in one changes: versions of metalearn may share a cache
 
 
 class Stored(NamedTuple):
-    images: np.ndarray  # uint8 [C, M, c, H, W]
-    counts: np.ndarray  # int64 [C]
+    images: FlatImages  # of C classes
     class_names: tuple[str, ...]  # [C]
 
 
@@ -60,17 +60,18 @@ def _read(folder: Path) -> Stored:
     images = np.load(folder / "images.npy", mmap_mode="r")
     if _checksum(images, index["classes"], index["counts"]) != index["crc32"]:
         raise ValueError("its content does not match its checksum")
-    return Stored(images, np.asarray(index["counts"], dtype=np.int64), tuple(index["classes"]))
+    return Stored(FlatImages(images, np.asarray(index["counts"], dtype=np.int64)), tuple(index["classes"]))
 
 
 def _write(folder: Path, stored: Stored) -> None:
-    classes, counts = list(stored.class_names), stored.counts.tolist()
-    index = {"classes": classes, "counts": counts, "crc32": _checksum(stored.images, classes, counts)}
+    images = stored.images.images
+    classes, counts = list(stored.class_names), stored.images.counts.tolist()
+    index = {"classes": classes, "counts": counts, "crc32": _checksum(images, classes, counts)}
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        np.save(temporary / "images.npy", stored.images)
+        np.save(temporary / "images.npy", images)
         (temporary / "index.json").write_text(json.dumps(index))
         temporary.rename(folder)
     except OSError as error:

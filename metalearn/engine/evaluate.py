@@ -11,7 +11,8 @@ from torch import Tensor
 
 from metalearn import kinds
 from metalearn.algorithms.base import Algorithm
-from metalearn.data.source import TaskSource
+from metalearn.data.base import TaskSource
+from metalearn.tasks import TaskShape
 
 
 class Scores(NamedTuple):
@@ -54,7 +55,7 @@ def evaluate(
     accuracies, losses = [], []
     further: dict[str, list[Tensor]] = {}
     for first in range(0, tasks, task_chunk):
-        batch = source.tasks(first, min(task_chunk, tasks - first), task["ways"], task["shots"], task["queries"])
+        batch = source.tasks(first, min(task_chunk, tasks - first), TaskShape.of(task))
         steps, per_state = [], []
         for step, adapted in (
             telling_states(algorithm.adapt_stepwise(batch.support))

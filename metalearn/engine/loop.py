@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from metalearn.algorithms.base import Algorithm, keep_buffers
 from metalearn.config.limits import minutes
-from metalearn.data.source import TaskSource
+from metalearn.data.base import TaskSource
 from metalearn.engine.chunk import choose_task_chunk
 from metalearn.engine.cuda_graph import Gradient, GraphedGradient, cuda_record
 from metalearn.engine.evaluate import evaluate
@@ -26,7 +26,7 @@ from metalearn.engine.memory import is_out_of_memory
 from metalearn.engine.ranks import Ranks
 from metalearn.errors import Diverged, Interrupted, Pruned, UserError, one_line
 from metalearn.runs import checkpoint
-from metalearn.tasks import TaskBatch
+from metalearn.tasks import TaskBatch, TaskShape
 
 log = logging.getLogger("metalearn")
 
@@ -155,7 +155,7 @@ def train(
         Interrupted: by a signal; last.pt holds the state after the last outer step.
         Pruned: `hopeless` said so before the last outer step; last.pt holds the state there.
     """
-    settings, shape = config["train"], config["task"]["train"]
+    settings, shape = config["train"], TaskShape.of(config["task"]["train"])
     meta_batch_size = settings["meta_batch_size"]
     interrupts, ranks = interrupts or Interrupts(), ranks or Ranks()
     device, share = train_tasks.device, ranks.share(meta_batch_size)
@@ -168,7 +168,7 @@ def train(
 
     def batch(step: int) -> TaskBatch:
         first = step * meta_batch_size + share.start
-        return train_tasks.tasks(first, len(share), shape["ways"], shape["shots"], shape["queries"])
+        return train_tasks.tasks(first, len(share), shape)
 
     def update(step: int) -> None:
         started = time.perf_counter()

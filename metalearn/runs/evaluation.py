@@ -7,8 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from metalearn.data.source import TaskSource
-from metalearn.engine.build import build_algorithm, build_dataset, check_tasks, choose_device
+from metalearn.data.classes import ClassId
+from metalearn.engine.build import build_algorithm, build_dataset, build_source, check_tasks, choose_device
 from metalearn.engine.evaluate import evaluate, test_record
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.errors import UserError, one_line
@@ -30,7 +30,7 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
     dataset = build_dataset(config)
     check_tasks(dataset, config["task"], "test")
     state = checkpoint.load(run_dir / f"{config['eval']['checkpoint']}.pt", device)
-    source = TaskSource(dataset, "test", config["eval"]["seed"], device)
+    source = build_source(config, dataset, "test", device)
     refuse_seen_classes(state["train_classes"], source.class_names)
     algorithm = build_algorithm(config, dataset).to(device)
     try:
@@ -64,8 +64,9 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
 
 
 def refuse_seen_classes(train_classes: list[str], test_classes: tuple[str, ...]) -> None:
-    """Raises UserError where a test class, turned or not, was trained on."""
-    seen = {name.partition("@")[0] for name in train_classes} & {name.partition("@")[0] for name in test_classes}
+    """Raises UserError where a test class, turned or not, was trained on; classes as checkpoints store them."""
+    trained, tested = ({ClassId.parse(name).upright for name in names} for names in (train_classes, test_classes))
+    seen = trained & tested
     if seen:
         raise UserError(
             f"dataset.split: {len(seen)} of these test classes were training classes of this run, '{min(seen)}' for one; "

@@ -12,9 +12,8 @@ import torch
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.config.identity import compared, config_hash
-from metalearn.data.augment import Augment
-from metalearn.data.source import TaskSource
-from metalearn.engine.build import build_algorithm, build_dataset, check_tasks, choose_device
+from metalearn.data.base import TaskSource
+from metalearn.engine.build import build_algorithm, build_dataset, build_source, check_tasks, choose_device
 from metalearn.engine.evaluate import evaluate, test_record
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.engine.interrupts import Interrupts
@@ -42,6 +41,7 @@ def preflight(config: dict[str, Any]) -> None:
     check_schedule(config["train"])
     check_share(launched(), config["train"]["meta_batch_size"])
     dataset = build_dataset(config)
+    dataset.check_augment(config["train"]["augment"])
     check_tasks(dataset, config["task"], "train", "val", "test")
     algorithm = build_algorithm(config, dataset)
     if config["eval"]["transductive"] is not None:
@@ -123,8 +123,8 @@ def _train_and_test(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # of the jobs before this one in a sweep
     dataset = build_dataset(config)
-    train_tasks = TaskSource(dataset, "train", config["seed"], device, Augment(**config["train"]["augment"]))
-    val_tasks = TaskSource(dataset, "val", config["eval"]["seed"], device)
+    train_tasks = build_source(config, dataset, "train", device)
+    val_tasks = build_source(config, dataset, "val", device)
     algorithm = build_algorithm(config, dataset).to(device)
     log.info(_describe(config, algorithm, train_tasks, device))
     names, reported = config["names"], 0
@@ -161,7 +161,7 @@ def _train_and_test(
                     ranks=ranks,
                     hopeless=hopeless,
                 )
-        tested = _test(config, run_dir, algorithm, outcome, TaskSource(dataset, "test", config["eval"]["seed"], device))
+        tested = _test(config, run_dir, algorithm, outcome, build_source(config, dataset, "test", device))
         further = {f"test/{name}": score["mean"] for name, score in tested.get("further", {}).items()}
         numbers = {f"test/{name}": tested[name] for name in ("accuracy", "ci95", "loss")}
         tracker.log(outcome.steps, numbers | further)
@@ -177,8 +177,8 @@ def _assist(config: dict[str, Any], run_dir: Path, device: torch.device, ranks: 
     state = checkpoint.newest(run_dir) if resume else None
     with joined(ranks, device):
         dataset = build_dataset(config)
-        train_tasks = TaskSource(dataset, "train", config["seed"], device, Augment(**config["train"]["augment"]))
-        val_tasks = TaskSource(dataset, "val", config["eval"]["seed"], device)
+        train_tasks = build_source(config, dataset, "train", device)
+        val_tasks = build_source(config, dataset, "val", device)
         algorithm = build_algorithm(config, dataset).to(device)
         interrupts = Interrupts()
         with interrupts.watched():
@@ -289,7 +289,7 @@ def _describe(config: dict[str, Any], algorithm: torch.nn.Module, train_tasks: T
     return (
         f"{config['names']['algorithm']} with {config['names']['backbone']} ({parameters:,} parameters) on {device}; train: "
         f"{train_task['ways']}-way, {train_task['shots']} support + {train_task['queries']} query per class, from "
-        f"{len(train_tasks.counts)} classes of {config['names']['dataset']}, {config['train']['meta_batch_size']} tasks a step; "
+        f"{len(train_tasks.classes)} classes of {config['names']['dataset']}, {config['train']['meta_batch_size']} tasks a step; "
         f"test: {task['ways']}-way, {task['shots']} + {task['queries']}"
     )
 

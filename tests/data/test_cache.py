@@ -9,6 +9,7 @@ import pytest
 
 from metalearn.data import cache
 from metalearn.data.cache import Stored, cache_dir, load_or_make
+from metalearn.data.container import FlatImages
 from metalearn.errors import UserError
 
 
@@ -24,18 +25,18 @@ class Maker:
 
     def __call__(self) -> Stored:
         self.calls += 1
-        images = np.arange(2 * 3 * 16, dtype=np.uint8).reshape(2, 3, 1, 4, 4)
-        return Stored(images, np.array([3, 2]), ("a", "b"))
+        images = np.arange(5 * 16, dtype=np.uint8).reshape(5, 1, 4, 4)
+        return Stored(FlatImages(images, np.array([3, 2])), ("a", "b"))
 
 
 def test_made_once_and_read_back(empty_cache: Path) -> None:
     make = Maker()
     first, second = load_or_make("set", "v1", make), load_or_make("set", "v1", make)
     assert make.calls == 1
-    assert np.array_equal(first.images, make().images)
-    assert np.array_equal(second.images, first.images)
+    assert np.array_equal(first.images.images, make().images.images)
+    assert np.array_equal(second.images.images, first.images.images)
     assert second.class_names == ("a", "b")
-    assert second.counts.tolist() == [3, 2]
+    assert second.images.counts.tolist() == [3, 2]
     assert [entry.name for entry in empty_cache.iterdir()] == [f"set-v1-f{cache.FORMAT}"]
 
 
@@ -62,7 +63,7 @@ def test_a_damaged_entry_is_made_again(empty_cache: Path, file: str, damage: str
         path.unlink()
     again = load_or_make("set", "v1", make)
     assert make.calls == 2
-    assert np.array_equal(again.images, make().images)
+    assert np.array_equal(again.images.images, make().images.images)
 
 
 def test_an_unwritable_cache_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,10 @@ import numpy as np
 from PIL import Image
 
 from metalearn.data.cache import Stored, load_or_make
-from metalearn.data.classes import ClassSplit, ImageClasses, random_split, read_split
+from metalearn.data.classes import ClassSplit, random_split, read_split
+from metalearn.data.container import FlatImages
 from metalearn.data.download import Download, fetch
+from metalearn.data.images import ImageClasses
 from metalearn.errors import UserError, one_line
 
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
@@ -48,7 +50,7 @@ def load(
     resize: str,
     rotations: dict[str, int],
 ) -> ImageClasses:
-    """Omniglot as [C, 20, 1, size, size], 255 = ink, classes named `Alphabet/characterNN`.
+    """Omniglot: 20 images [1, size, size] of each class, 255 = ink, classes named `Alphabet/characterNN`.
 
     Raises:
         UserError: no images at `root` and none could be fetched, or what is there is damaged.
@@ -62,7 +64,6 @@ def load(
     return ImageClasses(
         "omniglot",
         stored.images,
-        stored.counts,
         stored.class_names,
         _split(stored.class_names, split, split_seed),
         rotations,
@@ -140,11 +141,7 @@ def _convert(parts: list[Path], size: int, resize: str) -> Stored:
             f"dataset.root={parts[0].parent}: no Omniglot images (Alphabet/characterNN/*.png) in {parts[0].name}"
         )
     names = sorted(drawings)
-    counts = np.array([len(drawings[name]) for name in names])
-    images = np.zeros((len(names), int(counts.max()), 1, size, size), dtype=np.uint8)
-    for row, name in enumerate(names):
-        images[row, : counts[row], 0] = drawings[name]
-    return Stored(images, counts, tuple(names))
+    return Stored(FlatImages.of_classes([np.stack(drawings[name])[:, None] for name in names]), tuple(names))
 
 
 def _members(part: Path) -> Iterator[tuple[str, bytes]]:

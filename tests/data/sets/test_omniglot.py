@@ -15,7 +15,6 @@ from PIL import Image
 
 from metalearn.data.classes import read_split
 from metalearn.data.sets import omniglot
-from metalearn.data.source import TaskSource
 from metalearn.errors import UserError
 
 ROTATIONS = {"train": 4, "val": 4, "test": 1}
@@ -67,11 +66,11 @@ def test_zips_and_folders_give_the_same(small_root: Path, tmp_path_factory: pyte
     zipped, folders = load(small_root), load(unpacked)
     assert zipped.class_names == folders.class_names
     assert len(zipped.class_names) == 600
-    assert np.array_equal(zipped.images, folders.images)
+    assert np.array_equal(zipped.images.images, folders.images.images)
 
 
 def test_ink_is_one_and_antialias_is_not_nearest(small_root: Path) -> None:
-    smooth, hard = (load(small_root, resize=resize).images for resize in ("antialias", "nearest"))
+    smooth, hard = (load(small_root, resize=resize).images.images for resize in ("antialias", "nearest"))
     assert set(np.unique(hard)) == {0, 255}
     assert len(np.unique(smooth)) > 2
     assert 0 < hard.mean() < 40  # a bar on empty ground: inverted, most is 0
@@ -124,11 +123,11 @@ def test_splits_have_the_published_sizes_and_are_disjoint() -> None:
 @pytest.mark.parametrize("split", ["vinyals", "lake", "random"])
 def test_real_omniglot(omniglot_root: Path, split: str) -> None:
     dataset = load(omniglot_root, split=split)
-    assert dataset.images.shape == (1623, 20, 1, 28, 28)
-    assert (dataset.counts == 20).all()
+    assert dataset.images.images.shape == (1623 * 20, 1, 28, 28)
+    assert dataset.images.counts.tolist() == [20] * 1623
     assert sum(len(names) for names in dataset.split.classes.values()) == 1623
-    assert 0.05 < dataset.images.mean() / 255 < 0.15, "ink is the small part"
-    test = TaskSource(dataset, "test", 0, torch.device("cpu"))
+    assert 0.05 < dataset.images.images.mean() / 255 < 0.15, "ink is the small part"
+    test = dataset.source("test", 0, torch.device("cpu"))
     assert len(test.class_names) == len(dataset.split.classes["test"])
 
 
