@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metalearn.data.container import FlatImages
+from metalearn.data.places import cache_dir
 from metalearn.errors import UserError
 
 log = logging.getLogger("metalearn")
@@ -27,32 +28,35 @@ log = logging.getLogger("metalearn")
 FORMAT = 3  # of the entries; raise it when what lies in one changes: versions of metalearn may share a cache
 
 
+_DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError)
+_ELSEWHERE = "(or set METALEARN_CACHE to a directory of your own)"
+
+
 class Stored(NamedTuple):
     images: FlatImages  # of C classes
     class_names: tuple[str, ...]  # [C]
-
-
-def cache_dir() -> Path:
-    """`$METALEARN_CACHE`, else `metalearn` in the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("METALEARN_CACHE") or Path(base) / "metalearn").expanduser()
 
 
 def load_or_make(name: str, key: str, make: Callable[[], Stored]) -> Stored:
     """The cache entry of that name and key, made by `make` when it is missing or does not match its checksum.
 
     Raises:
-        UserError: the cache directory cannot be written.
+        UserError: the cache directory cannot be written, or holds an entry of another user that cannot be read.
     """
     folder = cache_dir() / f"{name}-{key}-f{FORMAT}"
-    if folder.is_dir():
-        try:
+    try:
+        if folder.is_dir():
             return _read(folder)
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            log.warning("cache entry %s is damaged (%s): making it again", folder, error)
-            shutil.rmtree(folder, ignore_errors=True)
+    except PermissionError as error:
+        raise UserError(f"the cache entry {folder} cannot be read: {error.strerror} {_ELSEWHERE}") from error
+    except _DAMAGED as error:
+        log.warning("cache entry %s is damaged (%s): making it again", folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
     _write(folder, make())
-    return _read(folder)
+    try:
+        return _read(folder)
+    except _DAMAGED as error:  # another user's, which could not be removed
+        raise UserError(f"the cache entry {folder} is damaged ({error}): remove it {_ELSEWHERE}") from error
 
 
 def _read(folder: Path) -> Stored:
@@ -70,7 +74,8 @@ def _write(folder: Path, stored: Stored) -> None:
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        temporary = folder.with_name(f".{folder.name}-{os.getpid()}-{secrets.token_hex(4)}")
+        temporary.mkdir()  # not by tempfile, whose directories nobody else may read: a cache may be shared
         np.save(temporary / "images.npy", images)
         (temporary / "index.json").write_text(json.dumps(index))
         temporary.rename(folder)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from metalearn.data import cache
-from metalearn.data.cache import Stored, cache_dir, load_or_make
+from metalearn.data.cache import Stored, load_or_make
 from metalearn.data.container import FlatImages
+from metalearn.data.places import cache_dir, data_dir
 from metalearn.errors import UserError
 
 
@@ -79,3 +82,45 @@ def test_the_cache_follows_its_variables(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("METALEARN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
     assert cache_dir() == Path("/b/metalearn")
+
+
+def test_without_a_home_directory_one_line_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    for variable in ("METALEARN_CACHE", "METALEARN_DATA"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UserError, match="no home directory: set METALEARN_CACHE"):
+        cache_dir()
+    with pytest.raises(UserError, match="no home directory: set METALEARN_DATA"):
+        data_dir("set")
+
+
+def test_an_entry_can_be_read_by_whom_the_umask_lets(empty_cache: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        load_or_make("set", "v1", Maker())
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((empty_cache / f"set-v1-f{cache.FORMAT}").stat().st_mode) == 0o755
+
+
+def test_another_users_unreadable_entry_is_one_clear_line(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_or_make("set", "v1", Maker())
+
+    def refused(folder: Path) -> Stored:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(cache, "_read", refused)
+    with pytest.raises(UserError, match=r"cannot be read: Permission denied .*METALEARN_CACHE"):
+        load_or_make("set", "v1", Maker())
+    assert (empty_cache / f"set-v1-f{cache.FORMAT}" / "images.npy").exists()
+
+
+def test_another_users_damaged_entry_is_one_clear_line(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_or_make("set", "v1", Maker())
+    (empty_cache / f"set-v1-f{cache.FORMAT}" / "index.json").write_text("{}")
+    monkeypatch.setattr(cache.shutil, "rmtree", lambda *_, **__: None)  # as where another user owns it
+    with pytest.raises(UserError, match=r"is damaged .*METALEARN_CACHE"):
+        load_or_make("set", "v1", Maker())
