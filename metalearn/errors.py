@@ -12,11 +12,18 @@ class UserError(ValueError):
 
 
 class Diverged(RuntimeError):
-    """The training loss became NaN, infinite or larger than `train.max_loss`."""
+    """The training loss became NaN, infinite or larger than `train.max_loss`, or validation tasks have no score."""
 
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(f"the training loss was {loss:g} at step {step}")
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"{what} at step {step}")
         self.step = step
+
+
+class NotFinite(RuntimeError):
+    """Some test tasks have no score, as an output or the loss is NaN or infinite; a mean over the others would mislead."""
+
+    def __init__(self, tasks: int, of: int) -> None:
+        super().__init__(f"{tasks} of {of} test tasks are not finite: outputs or losses are NaN or infinite")
 
 
 class Pruned(RuntimeError):

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"tasks", "kinds", "atomic"},
     "algorithms": {"backbones", "nn", "kinds", "tasks"},
     "compose": {"config", "runs"},
-    "engine": ENGINE | {"runs"},
+    "engine": ENGINE,
     "runs": RUNS,
     "sweeps": SWEEPS,
     "bench": {"runs"} | RUNS,

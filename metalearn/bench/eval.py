@@ -7,8 +7,10 @@ import time
 from metalearn.bench.harness import Bench, Record, Table
 from metalearn.bench.ours import images
 from metalearn.config.files import choices
-from metalearn.engine.build import build_algorithm, build_dataset, build_source
+from metalearn.data.source import TaskSource
+from metalearn.engine.build import build_algorithm, build_dataset
 from metalearn.engine.evaluate import evaluate
+from metalearn.tasks import TaskShape
 
 _TASKS = 1000
 _SECONDS = 5.0  # for one algorithm; what would take longer is measured on fewer tasks
@@ -22,14 +24,15 @@ def measure(bench: Bench) -> Record:
         config = bench.config(*data, f"algorithm={name}", "task=5way_1shot")
         dataset = build_dataset(config)
         algorithm = build_algorithm(config, dataset).to(bench.device)
-        source = build_source(config, dataset, "test", bench.device)
+        source = TaskSource(dataset, "test", config["eval"]["seed"], bench.device)
+
+        shape, chunk = TaskShape.of(config["task"]), config["eval"]["task_chunk"]
 
         def seconds(tasks: int) -> float:
             started = time.perf_counter()
-            evaluate(algorithm, source, config["task"], tasks, config["eval"]["task_chunk"], stepwise=False)  # noqa: B023
+            evaluate(algorithm, source, shape, tasks, chunk, stepwise=False)  # noqa: B023
             return time.perf_counter() - started
 
-        chunk = config["eval"]["task_chunk"]
         seconds(chunk)
         fitting = int(_SECONDS / seconds(chunk))  # chunks
         tasks = min(_TASKS, chunk * max(1, fitting))

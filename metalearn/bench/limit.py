@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from metalearn.bench.harness import Bench, Record, Table, interleave, milliseconds, spread, wait
 from metalearn.bench.ours import Ours, images
 from metalearn.bench.steps import CASES
-from metalearn.engine.loop import meta_gradient
+from metalearn.engine.gradient import meta_gradient
 
 _MATRIX = 2048  # side
 _TRIAD_BYTES = 2**28  # of each of three arrays: far more than any cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,11 +12,41 @@ import torch
 from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import Backbone
 from metalearn.config.build import build
-from metalearn.data.base import Dataset, TaskSource
+from metalearn.data.augment import Augment
+from metalearn.data.classes import ImageClasses
+from metalearn.data.source import TaskSource, check_task
+from metalearn.engine.settings import Settings
 from metalearn.errors import UserError
-from metalearn.tasks import TaskShape
 
 Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects that a configuration names."""
+
+    settings: Settings
+    device: torch.device
+    dataset: ImageClasses
+    algorithm: Algorithm  # on the device
+
+    def source(self, split: str) -> TaskSource:
+        """The tasks of a split: those of training depend on `seed`, the others on `eval.seed`."""
+        settings = self.settings
+        if split == "train":
+            return TaskSource(self.dataset, split, settings.seed, self.device, Augment(**settings.train.augment))
+        return TaskSource(self.dataset, split, settings.eval.seed, self.device)
+
+    def be_transductive(self) -> None:
+        """Makes evaluation what `eval.transductive` says; UserError where this algorithm cannot."""
+        if self.settings.eval.transductive is not None:
+            self.algorithm.set_transductive(self.settings.eval.transductive)
+
+
+def assemble(config: Config) -> Parts:
+    """Builds what the configuration names; checks the shape of no task (`check_tasks` does)."""
+    device, dataset = choose_device(config), build_dataset(config)
+    return Parts(Settings.of(config), device, dataset, build_algorithm(config, dataset).to(device))
 
 
 def choose_device(config: Config) -> torch.device:
@@ -26,19 +57,19 @@ def choose_device(config: Config) -> torch.device:
     return torch.device("cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def build_dataset(config: Config) -> Dataset:
+def build_dataset(config: Config) -> ImageClasses:
     """The dataset; asked for again with the same settings, the same object."""
     return _dataset(json.dumps(config["dataset"], sort_keys=True))
 
 
 @functools.lru_cache(maxsize=2)
-def _dataset(node: str) -> Dataset:
-    dataset = build(json.loads(node), "dataset", Dataset, "metalearn.data")
-    assert isinstance(dataset, Dataset)
+def _dataset(node: str) -> ImageClasses:
+    dataset = build(json.loads(node), "dataset", ImageClasses, "metalearn.data")
+    assert isinstance(dataset, ImageClasses)
     return dataset
 
 
-def build_algorithm(config: Config, dataset: Dataset) -> Algorithm:
+def build_algorithm(config: Config, dataset: ImageClasses) -> Algorithm:
     """The algorithm around its backbone, on the CPU, with initial parameters that depend on `seed` alone.
 
     Raises:
@@ -48,7 +79,7 @@ def build_algorithm(config: Config, dataset: Dataset) -> Algorithm:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         backbone = build(
-            config["backbone"], "backbone", Backbone, "metalearn.backbones", image_shape=dataset.input_shape
+            config["backbone"], "backbone", Backbone, "metalearn.backbones", image_shape=dataset.image_shape
         )
         algorithm = build(
             config["algorithm"],
@@ -58,7 +89,7 @@ def build_algorithm(config: Config, dataset: Dataset) -> Algorithm:
             optional={
                 "backbone": backbone,
                 "ways": config["task"]["train"]["ways"],
-                "train_classes": len(dataset.classes("train")),
+                "train_classes": len(dataset.split.classes["train"]) * dataset.rotations["train"],
             },
         )
     assert isinstance(algorithm, Algorithm)
@@ -70,14 +101,8 @@ def build_algorithm(config: Config, dataset: Dataset) -> Algorithm:
     return algorithm
 
 
-def check_tasks(dataset: Dataset, task: Config, *splits: str) -> None:
+def check_tasks(dataset: ImageClasses, task: Config, *splits: str) -> None:
     """Raises UserError where one of `splits` cannot serve its tasks; training tasks may have a shape of their own."""
     for split in splits:
-        dataset.check(split, TaskShape.of(task["train"] if split == "train" else task))
-
-
-def build_source(config: Config, dataset: Dataset, split: str, device: torch.device) -> TaskSource:
-    """The tasks of one split. Training tasks depend on `seed` and `train.augment`, the others on `eval.seed` alone."""
-    if split == "train":
-        return dataset.source(split, config["seed"], device, config["train"]["augment"])
-    return dataset.source(split, config["eval"]["seed"], device)
+        shape = task["train"] if split == "train" else task
+        check_task(dataset, split, shape["ways"], shape["shots"], shape["queries"])

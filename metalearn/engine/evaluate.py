@@ -1,36 +1,50 @@
-"""Fixed tasks of one split -> mean accuracy with its 95 % interval; and `metalearn eval`, which does so for a finished run."""
+"""Fixed tasks of one split -> their mean score with its 95 % interval."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from metalearn import kinds
 from metalearn.algorithms.base import Algorithm
-from metalearn.data.base import TaskSource
+from metalearn.data.source import TaskSource
+from metalearn.errors import NotFinite
+from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import TaskShape
+
+
+def kind_of_tasks(source: TaskSource) -> Kind:
+    """What the tasks of `source` are scored by."""
+    kind: Kind = getattr(source, "kind", CLASSIFICATION)
+    return kind
 
 
 class Scores(NamedTuple):
     """Per-task results of T tasks, in task order."""
 
-    accuracy: Tensor  # [S, T]: in each of the S states that were scored, the last one counts
+    score: Tensor  # [S, T]: in each of the S states that were scored, the last one counts; NaN where an output was not finite
     steps: list[int]  # the inner steps done in each of them, [S]
     loss: Tensor  # [T]
     further: dict[str, Tensor]  # what else the algorithm's paper reports: name -> [T]
+    kind: Kind = CLASSIFICATION
 
     @property
     def mean(self) -> float:
-        return float(self.accuracy[-1].mean())
+        """Of the kind's score over tasks; NaN where a task has none."""
+        return float(self.score[-1].mean())
 
     @property
     def ci95(self) -> float:
         """Half the width of the 95 % interval of the mean over tasks."""
-        return interval95(self.accuracy[-1])
+        return interval95(self.score[-1])
+
+    @property
+    def not_finite(self) -> int:
+        """How many tasks have outputs or a loss that are not finite, and so no score."""
+        return int((~(self.score[-1].isfinite() & self.loss.isfinite())).sum())
 
 
 def interval95(per_task: Tensor) -> float:
@@ -40,41 +54,46 @@ def interval95(per_task: Tensor) -> float:
 
 @torch.no_grad()
 def evaluate(
-    algorithm: Algorithm, source: TaskSource, task: dict[str, Any], tasks: int, task_chunk: int, stepwise: bool
+    algorithm: Algorithm,
+    source: TaskSource,
+    task: TaskShape,
+    tasks: int,
+    task_chunk: int,
+    stepwise: bool,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Scores:
     """Scores tasks 0..tasks-1 of `source`, which every run with the same evaluation seed shares.
 
     Args:
-        task: ways, shots and queries.
         task_chunk: tasks at a time.
         stepwise: the full report: also score the states before adaptation and after inner steps (of many, those of `telling_states`), and what
             else the paper reports.
+        progress: called with the number of tasks done after each chunk.
     """
-    was_training = algorithm.training
+    was_training, kind = algorithm.training, kind_of_tasks(source)
     algorithm.eval()
-    accuracies, losses = [], []
+    scores, losses = [], []
     further: dict[str, list[Tensor]] = {}
     for first in range(0, tasks, task_chunk):
-        batch = source.tasks(first, min(task_chunk, tasks - first), TaskShape.of(task))
+        batch = source.tasks(first, min(task_chunk, tasks - first), *task)
         steps, per_state = [], []
-        for step, adapted in (
-            telling_states(algorithm.adapt_stepwise(batch.support))
-            if stepwise
-            else [(0, algorithm.adapt(batch.support))]
-        ):
-            logits = algorithm.predict(adapted, batch.query.x)
-            per_state.append(kinds.accuracy(logits, batch.query.y))
+        states = algorithm.adapt_stepwise(batch.support) if stepwise else iter([algorithm.adapt(batch.support)])
+        for step, adapted in telling_states(states):
+            outputs = algorithm.predict(adapted, batch.query.x)
+            per_state.append(kind.score_of(outputs, batch.query.y))
             steps.append(step)
-        accuracies.append(torch.stack(per_state))  # [S, t]
-        losses.append(kinds.cross_entropy(logits, batch.query.y))
+        scores.append(torch.stack(per_state))  # [S, t]
+        losses.append(kind.loss(outputs, batch.query.y))
         for name, values in (algorithm.further_scores(batch) if stepwise else {}).items():
             further.setdefault(name, []).append(values)
+        progress(first + batch.tasks)
     algorithm.train(was_training)
     return Scores(
-        torch.cat(accuracies, dim=1).cpu(),
+        torch.cat(scores, dim=1).cpu(),
         steps,
         torch.cat(losses).cpu(),
         {name: torch.cat(values).cpu() for name, values in further.items()},
+        kind,
     )
 
 
@@ -89,10 +108,16 @@ def telling_states(states: Iterator[Any]) -> Iterator[tuple[int, Any]]:
 
 
 def test_record(algorithm: Algorithm, scores: Scores, checkpoint_name: str) -> dict[str, Any]:
-    """The `test` entry of results.json."""
-    accuracies = [float(accuracy) for accuracy in scores.accuracy.mean(1)]
+    """The `test` entry of results.json.
+
+    Raises:
+        NotFinite: a task has no score.
+    """
+    if scores.not_finite:
+        raise NotFinite(scores.not_finite, scores.loss.numel())
+    kind, means = scores.kind, [float(score) for score in scores.score.mean(1)]
     record: dict[str, Any] = {
-        "accuracy": scores.mean,
+        kind.score: scores.mean,
         "ci95": scores.ci95,
         "tasks": scores.loss.numel(),
         "loss": float(scores.loss.mean()),
@@ -100,8 +125,8 @@ def test_record(algorithm: Algorithm, scores: Scores, checkpoint_name: str) -> d
         "checkpoint": checkpoint_name,
         "adapt_steps": scores.steps[-1],
     }
-    if len(accuracies) > 1:
-        record |= {"accuracy_before": accuracies[0], "per_step": accuracies, "scored_steps": scores.steps}
+    if len(means) > 1:
+        record |= {f"{kind.score}_before": means[0], "per_step": means, "scored_steps": scores.steps}
     if scores.further:
         record["further"] = {
             name: {"mean": float(values.mean()), "ci95": interval95(values)} for name, values in scores.further.items()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import torch
 from torch import Tensor
 
 from metalearn import atomic
+from metalearn.config.limits import minutes
+from metalearn.engine.loop import OuterLoop
+from metalearn.engine.progress import Reported
 from metalearn.errors import UserError
 
 log = logging.getLogger("metalearn")
 
-LAST, PREVIOUS = "last.pt", "previous.pt"
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 FORMAT = 2  # raise it when the keys below change their meaning
 _UNCHECKED = 1  # the format before checksums: good for an evaluation still
 _KEYS = {"step": int, "model": dict, "config": dict, "train_classes": list}  # what everybody may rely on
@@ -68,6 +73,80 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     if wrong:
         raise UserError(f"{path} is not a checkpoint of a run: no usable {', '.join(wrong)}")
     return state
+
+
+class Keeper:
+    """Writes last.pt and best.pt of a run that is being trained.
+
+    Args:
+        always: stored in every checkpoint beside the state of training: the configuration and the training classes.
+        every: `train.checkpoint_every`.
+        writes: whether this process does; of several, the others only look at the losses when it does.
+        before_saving: puts on the disk what was reported, so that last.pt is never ahead of it.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        always: dict[str, Any],
+        every: int | str,
+        *,
+        writes: bool = True,
+        before_saving: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._run_dir, self._always = run_dir, always
+        self._is_due, self._writes, self._before_saving = saving_due(every), writes, before_saving
+        self._has_saved = False
+
+    def before_validating(self, loop: OuterLoop) -> None:
+        """Saves what was trained so far where nothing is saved yet: the first validation may fail."""
+        if not self._has_saved:
+            self.save_last(loop)
+
+    def saw(self, reported: Reported, loop: OuterLoop, last: bool = False) -> None:
+        """Saves what is due after an outer step.
+
+        Args:
+            last: whether training ends here, for another reason than the loop's own.
+        """
+        if reported.is_best:
+            self._save_best(loop)
+        if self._is_due(reported.step) or reported.is_last or last:
+            self.save_last(loop)
+
+    def save_last(self, loop: OuterLoop) -> None:
+        """Writes last.pt; raises Diverged, before that, where the losses say so."""
+        state = loop.state_dict()
+        if self._writes:
+            self._before_saving()
+            save_last(self._run_dir, state | self._always)
+            self._has_saved = True
+
+    def _save_best(self, loop: OuterLoop) -> None:
+        state = loop.state_dict()
+        if self._writes:
+            save(self._run_dir / BEST, _without_training(state) | self._always)
+
+
+def _without_training(state: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation needs of a state: a third of the size, since Adam keeps two numbers for every weight."""
+    return {key: state[key] for key in ("step", "model", "outcome")}
+
+
+def saving_due(every: int | str) -> Callable[[int], bool]:
+    """`train.checkpoint_every`: whether last.pt is to be written after this outer step."""
+    if isinstance(every, int):
+        return lambda step: step % every == 0
+    seconds, since = 60 * minutes(every), time.monotonic()
+
+    def due(step: int) -> bool:
+        nonlocal since
+        if time.monotonic() - since < seconds:
+            return False
+        since = time.monotonic()
+        return True
+
+    return due
 
 
 def _checksum(state: dict[str, Any]) -> str:

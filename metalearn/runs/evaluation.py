@@ -7,14 +7,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from metalearn.data.classes import ClassId
-from metalearn.engine.build import build_algorithm, build_dataset, build_source, check_tasks, choose_device
+from metalearn.engine.build import assemble, build_dataset, check_tasks
 from metalearn.engine.evaluate import evaluate, test_record
 from metalearn.engine.host_memory import keep_freed_memory
-from metalearn.errors import UserError, one_line
-from metalearn.report import results as shown
+from metalearn.errors import NotFinite, RunFailed, UserError, one_line
+from metalearn.report import console
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
+from metalearn.status import Status
 
 
 def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -22,51 +22,67 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
 
     Raises:
         UserError: no usable checkpoint, or the run was trained on classes that are test classes now.
+        RunFailed: test tasks have no score, or the result cannot be written; the console said so.
     """
 
     started = time.perf_counter()
-    device = choose_device(config)
     keep_freed_memory()
-    dataset = build_dataset(config)
-    check_tasks(dataset, config["task"], "test")
-    state = checkpoint.load(run_dir / f"{config['eval']['checkpoint']}.pt", device)
-    source = build_source(config, dataset, "test", device)
+    check_tasks(build_dataset(config), config["task"], "test")
+    parts = assemble(config)
+    settings, algorithm, dataset = parts.settings, parts.algorithm, parts.dataset
+    state = checkpoint.load(run_dir / f"{settings.eval.checkpoint}.pt", parts.device)
+    source = parts.source("test")
     refuse_seen_classes(state["train_classes"], source.class_names)
-    algorithm = build_algorithm(config, dataset).to(device)
     try:
         algorithm.load_state_dict(state["model"])
     except RuntimeError as error:
         raise UserError(
             f"{run_dir}: the checkpoint does not fit this configuration: {one_line(error)[:300]}"
         ) from error
-    if config["eval"]["transductive"] is not None:
-        algorithm.set_transductive(config["eval"]["transductive"])
-    scores = evaluate(
-        algorithm, source, config["task"], config["eval"]["tasks"], config["eval"]["task_chunk"], stepwise=True
-    )
+    parts.be_transductive()
+    scores = evaluate(algorithm, source, settings.task, settings.eval.tasks, settings.eval.task_chunk, stepwise=True)
     results = {
-        "status": "done",
+        "status": Status.DONE,
         "error": None,
-        "algorithm": config["names"]["algorithm"],
-        "dataset": config["names"]["dataset"],
-        "backbone": config["names"]["backbone"],
-        "seed": config["seed"],
+        "algorithm": settings.names.algorithm,
+        "dataset": settings.names.dataset,
+        "backbone": settings.names.backbone,
+        "seed": settings.seed,
         "overrides": overrides,
         "split": {"name": dataset.split.name, "sha256": dataset.split.sha256},
-        "task": {name: config["task"][name] for name in ("ways", "shots", "queries")},
-        "test": test_record(algorithm, scores, config["eval"]["checkpoint"]) | {"step": state["step"]},
+        "task": settings.task._asdict(),
+        "test": None,
         "seconds": time.perf_counter() - started,
-        "environment": files.environment(str(device)),
+        "environment": files.environment(str(parts.device)),
     }
-    files.write_json(run_dir / f"eval-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}.json", results)
-    shown.result_panel({**results, "run_dir": str(run_dir)})
+    try:
+        results["test"] = test_record(algorithm, scores, settings.eval.checkpoint) | {"step": state["step"]}
+    except NotFinite as error:
+        results |= {"status": Status.FAILED, "error": str(error)}
+    _publish(run_dir, results)
     return results
 
 
+def _publish(run_dir: Path, results: dict[str, Any]) -> None:
+    """Prints the result, then writes it: what cannot be written must not be lost. Raises RunFailed after saying what went wrong."""
+    failed = results["status"] == Status.FAILED
+    if failed:
+        console.error_line(f"failed: {results['error']} ({run_dir})")
+    else:
+        console.result_panel({**results, "run_dir": str(run_dir)})
+    file = run_dir / f"eval-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}.json"
+    try:
+        files.write_json(file, results)
+    except OSError as error:
+        console.error_line(f"{file} cannot be written: {error.strerror or error}")
+        raise RunFailed(str(error)) from error
+    if failed:
+        raise RunFailed(results["error"])
+
+
 def refuse_seen_classes(train_classes: list[str], test_classes: tuple[str, ...]) -> None:
-    """Raises UserError where a test class, turned or not, was trained on; classes as checkpoints store them."""
-    trained, tested = ({ClassId.parse(name).upright for name in names} for names in (train_classes, test_classes))
-    seen = trained & tested
+    """Raises UserError where a test class, turned or not, was trained on."""
+    seen = {name.partition("@")[0] for name in train_classes} & {name.partition("@")[0] for name in test_classes}
     if seen:
         raise UserError(
             f"dataset.split: {len(seen)} of these test classes were training classes of this run, '{min(seen)}' for one; "

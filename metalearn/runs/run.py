@@ -5,28 +5,31 @@ from __future__ import annotations
 import logging
 import shlex
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from metalearn.algorithms.base import Algorithm
 from metalearn.config.identity import compared, config_hash
-from metalearn.data.base import TaskSource
-from metalearn.engine.build import build_algorithm, build_dataset, build_source, check_tasks, choose_device
-from metalearn.engine.evaluate import evaluate, test_record
+from metalearn.engine.build import Parts, assemble, build_algorithm, build_dataset, check_tasks, choose_device
+from metalearn.engine.evaluate import evaluate, kind_of_tasks, test_record
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.engine.interrupts import Interrupts
-from metalearn.engine.loop import Hopeless, Outcome, check_schedule, train
+from metalearn.engine.loop import OuterLoop
+from metalearn.engine.optimizer import check_schedule
+from metalearn.engine.progress import Outcome
 from metalearn.engine.ranks import Ranks, check_share, joined, launched
+from metalearn.engine.settings import Settings
 from metalearn.errors import Diverged, Pruned, RunFailed, UserError
-from metalearn.report import results as shown
-from metalearn.report import terminal
-from metalearn.report.progress import LOG_SECONDS, Progress
+from metalearn.report import console
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
 from metalearn.runs.resume import refuse_changes
 from metalearn.runs.tracking import Tracker
+from metalearn.runs.training import Listener, ShouldPrune, train
+from metalearn.status import Status
 
 log = logging.getLogger("metalearn")
 
@@ -38,24 +41,39 @@ def preflight(config: dict[str, Any]) -> None:
         UserError (or ValueError, from a constructor): with one line for the user.
     """
     choose_device(config)
-    check_schedule(config["train"])
-    check_share(launched(), config["train"]["meta_batch_size"])
+    settings = Settings.of(config)
+    check_schedule(settings.train)
+    check_share(launched(), settings.train.meta_batch_size)
     dataset = build_dataset(config)
-    dataset.check_augment(config["train"]["augment"])
     check_tasks(dataset, config["task"], "train", "val", "test")
     algorithm = build_algorithm(config, dataset)
-    if config["eval"]["transductive"] is not None:
-        algorithm.set_transductive(config["eval"]["transductive"])
+    if settings.eval.transductive is not None:
+        algorithm.set_transductive(settings.eval.transductive)
+
+
+@dataclass
+class _Attempt:
+    """What the parts of a run share while it goes on."""
+
+    config: dict[str, Any]
+    run_dir: Path
+    ranks: Ranks
+    state: dict[str, Any] | None  # of the checkpoint that is resumed
+    interrupts: Interrupts = field(default_factory=Interrupts)
+    outcome: Outcome = field(default_factory=Outcome)
 
 
 def run(
-    config: dict[str, Any], run_dir: Path, resume: bool = False, hopeless: Hopeless | None = None
+    config: dict[str, Any], run_dir: Path, resume: bool = False, hopeless: ShouldPrune | None = None
 ) -> dict[str, Any]:
-    """Trains, evaluates on test tasks and writes everything into `run_dir`; returns what results.json holds.
+    """Trains, evaluates on test tasks and writes everything into `run_dir`, which is made where it is missing.
 
     Args:
-        resume: go on from the newest intact checkpoint in `run_dir`; where there is none, start anew in place of what is there.
-        hopeless: asked after every validation; where it agrees, the run ends as pruned, without a test, and may be gone on with.
+        resume: continue from the newest intact checkpoint in `run_dir`; where there is none, start anew in place of what is there.
+        hopeless: called after every validation; where it returns True, the run ends as pruned, without a test, and can be resumed.
+
+    Returns:
+        What results.json holds.
 
     Raises:
         UserError: `run_dir` holds another run, or a process is at work there; nothing was written.
@@ -65,35 +83,38 @@ def run(
     device, ranks = choose_device(config), launched()
     keep_freed_memory()
     if not ranks.first:
-        _assist(config, run_dir, device, ranks, resume)
+        state = checkpoint.newest(run_dir) if resume else None
+        _train_along(_Attempt(config, run_dir, ranks, state), device)
         return {}
+    run_dir.mkdir(parents=True, exist_ok=True)
     with files.in_use(run_dir):
-        state = _to_go_on_from(config, run_dir, resume)
-        interrupts, outcome, results = Interrupts(), Outcome(), _header(config, device)
-        failure: BaseException | None = None
+        attempt = _Attempt(config, run_dir, ranks, _to_resume(config, run_dir, resume))
+        results, failure = _header(config, device), None
         try:
-            with interrupts.watched():
+            with attempt.interrupts.watched():
                 if resume:
-                    files.clear(run_dir, keep_checkpoints=state is not None)
+                    files.clear(run_dir, keep_checkpoints=attempt.state is not None)
                 files.write_config(run_dir, config)
                 log.info("run directory: %s", run_dir.resolve())
-                results |= _train_and_test(config, run_dir, device, outcome, state, interrupts, ranks, hopeless)
-                results["status"] = "done"
+                results |= _train_and_test(attempt, device, hopeless)
+                results["status"] = Status.DONE
         except BaseException as error:
             failure = error
-            results |= {"status": _status(error), "error": _told(error), "step": getattr(error, "step", outcome.steps)}
+            step = getattr(error, "step", attempt.outcome.steps)
+            results |= {"status": _status(error), "error": _told(error), "step": step}
             _say(results, run_dir, error)
-        results["val"] = outcome.best or None
-        results["train"] = _train_record(outcome, config, device)
+        results["val"] = attempt.outcome.best or None
+        results["train"] = _train_record(attempt.outcome, config, device)
+        if failure is None:  # before it is written: a disk that is full by now must not cost the number
+            console.result_panel({**results, "run_dir": str(run_dir)})
         _write_results(run_dir, results, failure)
         if failure is not None:
             raise failure
-    shown.result_panel({**results, "run_dir": str(run_dir)})
     return results
 
 
-def _to_go_on_from(config: dict[str, Any], run_dir: Path, resume: bool) -> dict[str, Any] | None:
-    """The checkpoint to go on from, if any; UserError where `run_dir` holds another run."""
+def _to_resume(config: dict[str, Any], run_dir: Path, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint to resume, if any; UserError where `run_dir` holds another run."""
     if not resume:
         if (run_dir / "metrics.csv").exists() or (run_dir / "results.json").exists():
             raise UserError(f"'{run_dir}' holds another run's files already")
@@ -109,110 +130,97 @@ def _to_go_on_from(config: dict[str, Any], run_dir: Path, resume: bool) -> dict[
     return state
 
 
-def _train_and_test(
-    config: dict[str, Any],
-    run_dir: Path,
-    device: torch.device,
-    outcome: Outcome,
-    state: dict[str, Any] | None,
-    interrupts: Interrupts,
-    ranks: Ranks,
-    hopeless: Hopeless | None,
-) -> dict[str, Any]:
-    _set_precision(config["precision"])
+def _train_and_test(attempt: _Attempt, device: torch.device, should_prune: ShouldPrune | None) -> dict[str, Any]:
+    config, outcome, state = attempt.config, attempt.outcome, attempt.state
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # of the jobs before this one in a sweep
-    dataset = build_dataset(config)
-    train_tasks = build_source(config, dataset, "train", device)
-    val_tasks = build_source(config, dataset, "val", device)
-    algorithm = build_algorithm(config, dataset).to(device)
-    log.info(_describe(config, algorithm, train_tasks, device))
-    names, reported = config["names"], 0
+    parts = _assembled(config)
+    log.info(_describe(config, parts))
+    reported = state["outcome"]["reported"] if state else None
     if state is not None:
-        reported = state["outcome"]["reported"]
         log.info("going on after step %d", state["step"])
-        _check_best(run_dir, state)
-
-    with Tracker(run_dir, _hparams(config), reported if state else None) as tracker:
-        with Progress(
-            config["train"]["steps"],
-            f"{names['algorithm']} on {names['dataset']}",
-            done=reported,
-            log_seconds=config["train"].get("log_seconds", LOG_SECONDS),  # a stored job may be older than the setting
-            ways=(config["task"]["train"]["ways"], config["task"]["ways"]),
-        ) as progress:
-
-            def report(step: int, values: dict[str, float]) -> None:
-                tracker.log(step, values)
-                progress.update(step, values)
-
-            with joined(ranks, device):
-                train(
-                    config,
-                    algorithm,
-                    train_tasks,
-                    val_tasks,
-                    run_dir,
-                    outcome,
-                    report,
-                    state=state,
-                    before_saving=tracker.sync,
-                    interrupts=interrupts,
-                    ranks=ranks,
-                    hopeless=hopeless,
-                )
-        tested = _test(config, run_dir, algorithm, outcome, build_source(config, dataset, "test", device))
+        _check_best(attempt.run_dir, state)
+    with Tracker(attempt.run_dir, _hparams(config), reported) as tracker:
+        _train(attempt, parts, tracker, should_prune)
+        tested = _test(attempt, parts)
+        kind = kind_of_tasks(parts.source("test"))
         further = {f"test/{name}": score["mean"] for name, score in tested.get("further", {}).items()}
-        numbers = {f"test/{name}": tested[name] for name in ("accuracy", "ci95", "loss")}
-        tracker.log(outcome.steps, numbers | further)
-    return {
-        "split": {"name": dataset.split.name, "sha256": dataset.split.sha256},
-        "test": tested,
-    }
+        tracker.log(outcome.steps, {f"test/{name}": tested[name] for name in (kind.score, "ci95", "loss")} | further)
+    times = [f"{name} {seconds:.1f} s" for name, seconds in _times(outcome, tested).items()]
+    log.info("time: %s", ", ".join(times))
+    return {"split": {"name": parts.dataset.split.name, "sha256": parts.dataset.split.sha256}, "test": tested}
 
 
-def _assist(config: dict[str, Any], run_dir: Path, device: torch.device, ranks: Ranks, resume: bool) -> None:
+def _train(attempt: _Attempt, parts: Parts, tracker: Tracker, should_prune: ShouldPrune | None) -> None:
+    names, done = parts.settings.names, attempt.state["outcome"]["reported"] if attempt.state else 0
+    with (
+        console.Progress(parts.settings.train.steps, f"{names.algorithm} on {names.dataset}", done=done) as progress,
+        joined(attempt.ranks, parts.device),
+    ):
+        _iterate(attempt, parts, tracker.sync, [tracker.log, progress.update], should_prune)
+
+
+def _train_along(attempt: _Attempt, device: torch.device) -> None:
     """Trains along with rank 0, which does the rest."""
+    with joined(attempt.ranks, device), attempt.interrupts.watched():
+        _iterate(attempt, _assembled(attempt.config), lambda: None, [], None)
+
+
+def _iterate(
+    attempt: _Attempt,
+    parts: Parts,
+    before_saving: Callable[[], None],
+    listeners: list[Listener],
+    should_prune: ShouldPrune | None,
+) -> None:
+    train_tasks = parts.source("train")
+    keeper = checkpoint.Keeper(
+        attempt.run_dir,
+        {"config": attempt.config, "train_classes": list(train_tasks.class_names)},
+        parts.settings.train.checkpoint_every,
+        writes=attempt.ranks.first,
+        before_saving=before_saving,
+    )
+    loop = OuterLoop(
+        attempt.config,
+        parts.algorithm,
+        train_tasks,
+        parts.source("val"),
+        outcome=attempt.outcome,
+        ranks=attempt.ranks,
+        interrupts=attempt.interrupts,
+        before_validating=keeper.before_validating,
+    )
+    if attempt.state is not None:
+        loop.load_state_dict(attempt.state)
+    train(loop, keeper, attempt.interrupts, listeners, should_prune)
+
+
+def _assembled(config: dict[str, Any]) -> Parts:
     _set_precision(config["precision"])
-    state = checkpoint.newest(run_dir) if resume else None
-    with joined(ranks, device):
-        dataset = build_dataset(config)
-        train_tasks = build_source(config, dataset, "train", device)
-        val_tasks = build_source(config, dataset, "val", device)
-        algorithm = build_algorithm(config, dataset).to(device)
-        interrupts = Interrupts()
-        with interrupts.watched():
-            train(
-                config,
-                algorithm,
-                train_tasks,
-                val_tasks,
-                run_dir,
-                Outcome(),
-                lambda step, values: None,
-                state=state,
-                interrupts=interrupts,
-                ranks=ranks,
-            )
+    return assemble(config)
 
 
-def _test(
-    config: dict[str, Any], run_dir: Path, algorithm: Algorithm, outcome: Outcome, test_tasks: TaskSource
-) -> dict[str, Any]:
+def _test(attempt: _Attempt, parts: Parts) -> dict[str, Any]:
     """Test classes are touched here for the first time."""
-    settings, device = config["eval"], test_tasks.device
-    chosen = checkpoint.load(run_dir / f"{settings['checkpoint']}.pt", device)
-    algorithm.load_state_dict(chosen["model"])
-    if settings["checkpoint"] == "best":
-        outcome.best = chosen["outcome"]["best"]  # what was said of it, wherever this run went on from
-    if settings["transductive"] is not None:
-        algorithm.set_transductive(settings["transductive"])
+    settings, test_tasks = parts.settings, parts.source("test")
+    chosen = checkpoint.load(attempt.run_dir / f"{settings.eval.checkpoint}.pt", parts.device)
+    parts.algorithm.load_state_dict(chosen["model"])
+    if settings.eval.checkpoint == "best":
+        attempt.outcome.best = chosen["outcome"]["best"]  # also where the resumed checkpoint said otherwise
+    parts.be_transductive()
     started = time.perf_counter()
-    scores = evaluate(algorithm, test_tasks, config["task"], settings["tasks"], settings["task_chunk"], stepwise=True)
-    return test_record(algorithm, scores, settings["checkpoint"]) | {
+    scores = evaluate(
+        parts.algorithm, test_tasks, settings.task, settings.eval.tasks, settings.eval.task_chunk, stepwise=True
+    )
+    return test_record(parts.algorithm, scores, settings.eval.checkpoint) | {
         "step": chosen["step"],
         "seconds": time.perf_counter() - started,
     }
+
+
+def _times(outcome: Outcome, tested: dict[str, Any]) -> dict[str, float]:
+    return {"training": outcome.seconds, "validation": outcome.validation_seconds, "test": tested["seconds"]}
 
 
 def _check_best(run_dir: Path, state: dict[str, Any]) -> None:
@@ -229,7 +237,7 @@ def _check_best(run_dir: Path, state: dict[str, Any]) -> None:
 def _header(config: dict[str, Any], device: torch.device) -> dict[str, Any]:
     names = config["names"]
     return {
-        "status": "failed",
+        "status": Status.FAILED,
         "error": None,
         "algorithm": names["algorithm"],
         "dataset": names["dataset"],
@@ -254,6 +262,7 @@ def _train_record(outcome: Outcome, config: dict[str, Any], device: torch.device
     return {
         "steps": outcome.steps,
         "seconds": outcome.seconds,
+        "validation_seconds": outcome.validation_seconds,
         "tasks_per_second": tasks / outcome.seconds if outcome.seconds else 0.0,
         "data_wait_fraction": outcome.data_seconds / outcome.seconds if outcome.seconds else 0.0,
         "task_chunk": outcome.task_chunk,
@@ -283,13 +292,14 @@ def _hparams(config: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _describe(config: dict[str, Any], algorithm: torch.nn.Module, train_tasks: TaskSource, device: torch.device) -> str:
-    task, parameters = config["task"], sum(p.numel() for p in algorithm.parameters())
+def _describe(config: dict[str, Any], parts: Parts) -> str:
+    task, parameters = config["task"], sum(p.numel() for p in parts.algorithm.parameters())
+    classes = len(parts.dataset.split.classes["train"]) * parts.dataset.rotations["train"]
     train_task = task["train"]
     return (
-        f"{config['names']['algorithm']} with {config['names']['backbone']} ({parameters:,} parameters) on {device}; train: "
+        f"{config['names']['algorithm']} with {config['names']['backbone']} ({parameters:,} parameters) on {parts.device}; train: "
         f"{train_task['ways']}-way, {train_task['shots']} support + {train_task['queries']} query per class, from "
-        f"{len(train_tasks.classes)} classes of {config['names']['dataset']}, {config['train']['meta_batch_size']} tasks a step; "
+        f"{classes} classes of {config['names']['dataset']}, {config['train']['meta_batch_size']} tasks a step; "
         f"test: {task['ways']}-way, {task['shots']} + {task['queries']}"
     )
 
@@ -304,7 +314,7 @@ def _write_results(run_dir: Path, results: dict[str, Any], failure: BaseExceptio
     try:
         files.write_results(run_dir, results)
     except OSError as error:
-        terminal.error_line(f"{results['status']}, and results.json cannot be written: {error} ({run_dir})")
+        console.error_line(f"{results['status']}, and results.json cannot be written: {error} ({run_dir})")
         if failure is None or isinstance(failure, Exception):
             raise RunFailed(str(failure or error)) from (failure or error)
 
@@ -317,8 +327,8 @@ def _say(results: dict[str, Any], run_dir: Path, error: BaseException) -> None:
     elif isinstance(error, Pruned):
         log.info("%s", where)
     else:
-        terminal.file_log.error("%s: %s", results["status"], results["error"], exc_info=error)
-        terminal.error_line(where)
+        console.file_log.error("%s: %s", results["status"], results["error"], exc_info=error)
+        console.error_line(where)
 
 
 def _told(error: BaseException) -> str:
@@ -329,9 +339,9 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _status(error: BaseException) -> str:
+def _status(error: BaseException) -> Status:
     if isinstance(error, Diverged):
-        return "diverged"
+        return Status.DIVERGED
     if isinstance(error, Pruned):
-        return "pruned"
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        return Status.PRUNED
+    return Status.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Status.FAILED

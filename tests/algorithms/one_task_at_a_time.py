@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import MLP, Backbone, Conv4
-from metalearn.engine.loop import meta_gradient
+from metalearn.engine.gradient import meta_gradient
 from metalearn.tasks import Examples, TaskBatch
 
 WAYS, SHOTS, QUERIES, TASKS = 3, 2, 4, 5

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.config.files import choices
-from metalearn.data.base import TaskSource
-from metalearn.data.images import ImageClasses
+from metalearn.data.classes import ImageClasses
+from metalearn.data.source import TaskSource
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.evaluate import evaluate
-from metalearn.engine.loop import meta_gradient
+from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch, TaskShape
 from tests.compose import SMALL, compose
@@ -34,7 +34,7 @@ def make(name: str, dataset: ImageClasses, *overrides: str) -> Algorithm:
 
 
 def tasks_of(source: Source, count: int = 4) -> TaskBatch:
-    return source("train").tasks(0, count, TaskShape(5, 1, 5))
+    return source("train").tasks(0, count, 5, 1, 5)
 
 
 def state(algorithm: Algorithm) -> dict[str, Tensor]:
@@ -127,8 +127,8 @@ def test_adapt_and_predict_change_nothing(name: str, easy: ImageClasses, source:
 def test_evaluation_changes_nothing_and_goes_back_to_training(name: str, easy: ImageClasses, source: Source) -> None:
     algorithm = make(name, easy).train()
     before = state(algorithm)
-    scores = evaluate(algorithm, source("val"), {"ways": 5, "shots": 1, "queries": 5}, 6, 4, stepwise=True)
-    assert scores.accuracy.shape[1] == scores.loss.numel() == 6
+    scores = evaluate(algorithm, source("val"), TaskShape(5, 1, 5), 6, 4, stepwise=True)
+    assert scores.score.shape[1] == scores.loss.numel() == 6
     assert algorithm.training
     assert all(torch.equal(before[key], tensor) for key, tensor in algorithm.state_dict().items())
 
@@ -156,18 +156,14 @@ def test_other_ways_and_shots_can_be_evaluated(name: str, easy: ImageClasses, so
     algorithm = make(name, easy).eval()
     for ways in (3, 9):
         try:
-            scores = evaluate(
-                algorithm, source("train"), {"ways": ways, "shots": 3, "queries": 2}, 3, 3, stepwise=False
-            )
+            scores = evaluate(algorithm, source("train"), TaskShape(ways, 3, 2), 3, 3, stepwise=False)
         except UserError as refusal:
             # Only more ways than in training may be refused, and only where a setting of the algorithm's own allows them.
             (setting,) = re.findall(r"(algorithm\.\w+)=5\b", str(refusal))
             assert ways > 5
             algorithm = make(name, easy, f"{setting}={ways}").eval()
-            scores = evaluate(
-                algorithm, source("train"), {"ways": ways, "shots": 3, "queries": 2}, 3, 3, stepwise=False
-            )
-        assert scores.accuracy.shape == (1, 3)
+            scores = evaluate(algorithm, source("train"), TaskShape(ways, 3, 2), 3, 3, stepwise=False)
+        assert scores.score.shape == (1, 3)
 
 
 def test_beats_chance_after_a_few_dozen_steps(name: str, easy: ImageClasses, source: Source) -> None:
@@ -178,9 +174,9 @@ def test_beats_chance_after_a_few_dozen_steps(name: str, easy: ImageClasses, sou
     tasks = source("train")
     for step in range(40):
         optimizer.zero_grad(set_to_none=True)
-        meta_gradient(algorithm, tasks.tasks(4 * step, 4, TaskShape(5, 1, 5)), 4, "fp32")
+        meta_gradient(algorithm, tasks.tasks(4 * step, 4, 5, 1, 5), 4, "fp32")
         optimizer.step()
-    scores = evaluate(algorithm, source("test"), {"ways": 5, "shots": 1, "queries": 5}, 50, 25, stepwise=False)
+    scores = evaluate(algorithm, source("test"), TaskShape(5, 1, 5), 50, 25, stepwise=False)
     assert scores.mean - scores.ci95 > 0.5, "chance is 0.2"
 
 

@@ -14,7 +14,7 @@ from metalearn import kinds
 from metalearn.algorithms.inner_loop import Adapted
 from metalearn.algorithms.maml import MAML
 from metalearn.backbones import MLP, Conv4
-from metalearn.engine.loop import meta_gradient
+from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
 from metalearn.nn.l2l import learn2learn
 from metalearn.tasks import Examples, TaskBatch

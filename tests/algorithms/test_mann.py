@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.mann import MANN, instance_accuracy, shuffled
 from metalearn.backbones import Backbone, Conv4, Pixels
-from metalearn.engine.loop import meta_gradient
+from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.reptile import Reptile, mini_batches
 from metalearn.backbones import MLP, Backbone, Conv4
-from metalearn.engine.loop import meta_gradient
+from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch
 

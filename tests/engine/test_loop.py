@@ -15,22 +15,20 @@ from torch import Tensor
 
 from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.protonet import ProtoNet
-from metalearn.data.base import TaskSource
-from metalearn.data.images import ImageClasses
+from metalearn.data.classes import ImageClasses
+from metalearn.data.source import TaskSource
 from metalearn.engine.build import build_algorithm
-from metalearn.engine.loop import (
-    Outcome,
-    affordable_meta_gradient,
-    check_schedule,
-    make_optimizer,
-    make_schedule,
-    meta_gradient,
-    saving_due,
-    train,
-)
+from metalearn.engine.gradient import affordable_meta_gradient, meta_gradient
+from metalearn.engine.interrupts import Interrupts
+from metalearn.engine.loop import OuterLoop
+from metalearn.engine.optimizer import check_schedule, make_optimizer, make_schedule
+from metalearn.engine.progress import Outcome
+from metalearn.engine.settings import TrainSettings
 from metalearn.errors import Diverged, UserError
 from metalearn.runs import checkpoint
-from metalearn.tasks import TaskBatch, TaskShape
+from metalearn.runs.checkpoint import saving_due
+from metalearn.runs.training import Listener, train
+from metalearn.tasks import TaskBatch
 from tests.compose import SMALL, compose
 
 Source = Callable[..., TaskSource]
@@ -56,16 +54,22 @@ def run(
 ) -> tuple[Outcome, Rows, Any]:
     algorithm = changes.get("algorithm") or build_algorithm(config, dataset)
     outcome, rows = Outcome(), []
-    train(
-        config,
-        algorithm,
-        source("train"),
-        source("val"),
-        run_dir,
-        outcome,
-        lambda step, values: rows.append((step, values)),
-    )
+    train_kept(config, algorithm, source, run_dir, outcome, lambda step, values: rows.append((step, values)))
     return outcome, rows, algorithm
+
+
+def train_kept(
+    config: dict[str, Any], algorithm: Any, source: Source, run_dir: Path, outcome: Outcome, listen: Listener
+) -> None:
+    always = {"config": config, "train_classes": list(source("train").class_names)}
+    keeper = checkpoint.Keeper(run_dir, always, config["train"]["checkpoint_every"])
+    tasks = source("train"), source("val")
+    loop = OuterLoop(config, algorithm, *tasks, outcome=outcome, before_validating=keeper.before_validating)
+    train(loop, keeper, Interrupts(), [listen])
+
+
+def train_settings(**changes: Any) -> TrainSettings:
+    return TrainSettings.of(compose()["train"] | changes)
 
 
 @pytest.mark.parametrize("algorithm", ["protonet", "maml"])
@@ -169,7 +173,7 @@ def test_checkpoints_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     # Read once when it starts, once for every step, and once more where something is due.
     clock = iter([100.0, 101.0, 129.9, 130.0, 130.0, 131.0, 159.9, 300.0, 300.0, 301.0])
     with monkeypatch.context() as patched:
-        patched.setattr("metalearn.engine.loop.time.monotonic", lambda: next(clock))
+        patched.setattr("metalearn.runs.checkpoint.time.monotonic", lambda: next(clock))
         due = saving_due("0.5min")
         assert [due(step) for step in range(7)] == [False, False, True, False, False, True, False]
     assert [step for step in range(1, 10) if saving_due(3)(step)] == [3, 6, 9]
@@ -189,7 +193,7 @@ def test_schedules() -> None:
     def rates(**changes: Any) -> list[float]:
         parameter = torch.nn.Parameter(torch.zeros(1))
         optimizer = torch.optim.Adam([parameter], lr=2.0)
-        settings = {"steps": 4, "lr": 2.0, "lr_final": 0.0, "schedule_every": 2, "schedule_gamma": 0.5, **changes}
+        settings = train_settings(**{"steps": 4, "lr": 2.0, "lr_final": 0.0, "schedule_every": 2, **changes})
         schedule = make_schedule(optimizer, settings)
         seen = []
         for _ in range(5):
@@ -211,19 +215,19 @@ def test_schedules() -> None:
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_a_schedule_that_would_rise_is_refused(schedule: str) -> None:
     settings = {"schedule": schedule, "lr": 0.5, "lr_final": 0.5}
-    check_schedule(settings)
+    check_schedule(train_settings(**settings))
     with pytest.raises(UserError, match=r"train\.lr_final=0\.6 is more than train\.lr=0\.5"):
-        check_schedule(settings | {"lr_final": 0.6})
+        check_schedule(train_settings(**settings | {"lr_final": 0.6}))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "step"])
 def test_schedules_without_a_final_rate_do_not_look_at_it(schedule: str) -> None:
-    check_schedule({"schedule": schedule, "lr": 0.5, "lr_final": 0.6})
+    check_schedule(train_settings(schedule=schedule, lr=0.5, lr_final=0.6))
 
 
 def test_the_last_linear_step_is_small_and_none_would_follow() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = make_schedule(optimizer, {"schedule": "linear", "steps": 1000, "lr": 2.0, "lr_final": 0.0})
+    schedule = make_schedule(optimizer, train_settings(schedule="linear", steps=1000, lr=2.0, lr_final=0.0))
     for _ in range(999):
         optimizer.step()
         schedule.step()
@@ -235,7 +239,7 @@ def test_the_last_linear_step_is_small_and_none_would_follow() -> None:
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])
 def test_outer_optimizers(name: str, kind: type[torch.optim.Optimizer], easy: ImageClasses) -> None:
     config = settings(f"train.optimizer={name}", "train.lr=0.25")
-    optimizer = make_optimizer(build_algorithm(config, easy), config["train"])
+    optimizer = make_optimizer(build_algorithm(config, easy), TrainSettings.of(config["train"]))
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["lr"] == 0.25
 
@@ -247,7 +251,7 @@ def test_sgd_takes_plain_steps_at_the_scheduled_rate(easy: ImageClasses, source:
     shape = config["task"]["train"]
     for step, rate in enumerate((0.5, 0.25)):
         by_hand.zero_grad()
-        tasks = source("train").tasks(4 * step, 4, TaskShape.of(shape))
+        tasks = source("train").tasks(4 * step, 4, shape["ways"], shape["shots"], shape["queries"])
         meta_gradient(by_hand, tasks, 2, "fp32")
         with torch.no_grad():
             for parameter in by_hand.parameters():
@@ -284,7 +288,7 @@ def test_memory_does_not_grow(algorithm: str, easy: ImageClasses, source: Source
         tensors = sum(1 for item in gc.get_objects() if issubclass(type(item), Tensor))
         seen[step] = tensors, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
-    train(config, build_algorithm(config, easy), source("train"), source("val"), tmp_path, Outcome(), report)
+    train_kept(config, build_algorithm(config, easy), source, tmp_path, Outcome(), report)
     assert seen[450][0] <= seen[50][0]
     assert seen[450][1] - seen[50][1] < 16, "MiB"
 
@@ -336,13 +340,11 @@ def test_one_task_that_does_not_fit_ends_the_run(easy: ImageClasses, source: Sou
     algorithm = build_algorithm(settings(), easy)
     algorithm.__class__ = TooLarge
     with pytest.raises(torch.OutOfMemoryError):
-        affordable_meta_gradient(
-            meta_gradient, algorithm, source("train").tasks(0, 4, TaskShape(5, 1, 5)), 4, "fp32", of=4
-        )
+        affordable_meta_gradient(meta_gradient, algorithm, source("train").tasks(0, 4, 5, 1, 5), 4, "fp32", of=4)
 
 
 def test_gradients_of_parts_add_up(easy: ImageClasses, source: Source) -> None:
-    tasks = source("train").tasks(0, 6, TaskShape(5, 1, 5))
+    tasks = source("train").tasks(0, 6, 5, 1, 5)
     whole, parts = (build_algorithm(settings(algorithm="maml"), easy).double() for _ in range(2))
     tasks = TaskBatch(*(part._replace(x=part.x.double()) for part in tasks[:2]), tasks.classes)
     sums = meta_gradient(whole, tasks, 6, "fp32")

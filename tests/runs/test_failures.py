@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from metalearn.cli.main import main
-from metalearn.engine import loop as train_module
-from metalearn.report.terminal import FileLog
+from metalearn.engine import gradient as gradient_module
+from metalearn.report.console import FileLog
 from metalearn.runs import checkpoint
 from tests.runs.test_resume import CPU, TINY, assert_equal_runs, contents, leaves_with
 
@@ -58,14 +58,14 @@ def remount(disk: Path, how: str) -> None:
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Act], None]:
-    real = train_module.meta_gradient
+    real = gradient_module.meta_gradient
     waiting: dict[int, Act] = {}
 
     def meta_gradient(algorithm: Any, *rest: Any) -> Any:
         waiting.pop(algorithm.outer_step + 1, lambda: None)()
         return real(algorithm, *rest)
 
-    monkeypatch.setattr(train_module, "meta_gradient", meta_gradient)
+    monkeypatch.setattr(gradient_module, "meta_gradient", meta_gradient)
     return waiting.__setitem__
 
 

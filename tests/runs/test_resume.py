@@ -19,9 +19,13 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from metalearn import kinds
 from metalearn.cli.main import main
+from metalearn.engine import evaluate as evaluate_module
+from metalearn.engine import gradient as gradient_module
 from metalearn.engine import loop as train_module
-from metalearn.errors import Interrupted, UserError
+from metalearn.engine.progress import Outcome
+from metalearn.errors import Diverged, Interrupted, UserError
 from metalearn.runs import checkpoint
 from metalearn.runs import run as run_module
 from metalearn.runs.run import run
@@ -66,7 +70,7 @@ def results(run_dir: Path) -> dict[str, Any]:
 
 def flat(value: Any) -> list[Any]:
     """Every tensor and plain value of a checkpoint, but for seconds and for generators, which nothing here draws from."""
-    left_out = ("seconds", "data_seconds", "sweep_name", "generators")
+    left_out = ("seconds", "data_seconds", "validation_seconds", "sweep_name", "generators")
     if isinstance(value, dict):
         return [[key, flat(item)] for key, item in value.items() if key not in left_out]
     if isinstance(value, list | tuple):
@@ -117,7 +121,7 @@ def straight(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Act], None]:
     """Lets something happen in the middle of an outer step, once; what is asked for again replaces it."""
-    real = train_module.meta_gradient
+    real = gradient_module.meta_gradient
     waiting: dict[int, Act] = {}
 
     def meta_gradient(algorithm: Any, *rest: Any) -> Any:
@@ -126,7 +130,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Act], None]:
             act()
         return real(algorithm, *rest)
 
-    monkeypatch.setattr(train_module, "meta_gradient", meta_gradient)
+    monkeypatch.setattr(gradient_module, "meta_gradient", meta_gradient)
 
     def ask(step: int, act: Act) -> None:
         waiting.clear()
@@ -439,12 +443,81 @@ def test_without_a_checkpoint_it_starts_anew(
     config: dict[str, Any], straight: Path, tmp_path: Path, at_step: Callable[[int, Act], None]
 ) -> None:
     late = config | {"train": config["train"] | {"checkpoint_every": 1000}}
-    run_dir = crashed(late, at_step, 12)
+    run_dir = crashed(late, at_step, 9)
     assert not (run_dir / "last.pt").exists()
-    assert len(metrics(run_dir)) == 2
+    assert len(metrics(run_dir)) == 1
     run(config, run_dir, resume=True)
     assert_equal_runs(run_dir, straight)
     assert len(list(run_dir.glob("events.out.tfevents.*"))) == 1
+
+
+def test_the_first_validation_finds_the_training_before_it_saved(
+    config: dict[str, Any], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no such label")
+
+    late = config | {"train": config["train"] | {"checkpoint_every": 1000}}
+    with monkeypatch.context() as patched:
+        patched.setattr(train_module, "evaluate", fail)
+        with pytest.raises(RuntimeError, match="no such label"):
+            run(late, tmp_path / "new")
+    state = checkpoint.load(tmp_path / "new" / "last.pt", CPU)
+    assert (state["step"], state["outcome"]["reported"]) == (10, 9)
+    run(config, tmp_path / "new", resume=True)
+    assert_equal_runs(tmp_path / "new", straight)
+
+
+def test_the_best_checkpoint_holds_no_optimizer(straight: Path) -> None:
+    assert "optimizer" in checkpoint.load(straight / "last.pt", CPU)
+    best = checkpoint.load(straight / "best.pt", CPU)
+    assert set(best) == {"format", "step", "model", "outcome", "config", "train_classes"}
+
+
+@pytest.mark.parametrize("validation", [1, 2])
+def test_validation_tasks_that_are_not_finite_end_the_run_as_diverged(
+    validation: int, config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = train_module.evaluate, 0
+
+    def evaluate(*arguments: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        scores = real(*arguments, **more)
+        if calls == validation:
+            scores.score[-1, :3] = torch.nan
+        return scores
+
+    monkeypatch.setattr(train_module, "evaluate", evaluate)
+    with pytest.raises(Diverged, match="3 of 10 validation tasks had outputs that are not finite at step"):
+        run(config, tmp_path)
+    found = results(tmp_path)
+    assert found["status"] == "diverged"
+    assert (found["val"] or {}).get("step") == (None, 10)[validation - 1]
+
+
+def test_test_tasks_that_are_not_finite_fail_the_run(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(straight, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    real = kinds.CLASSIFICATION.score_of
+
+    def lost(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        outputs[0, 0, 0] = torch.nan
+        return real(outputs, y)
+
+    monkeypatch.setattr(evaluate_module, "CLASSIFICATION", dataclasses.replace(kinds.CLASSIFICATION, score_of=lost))
+    assert leaves_with("train", "--resume", "run") == 1
+    found = results(Path("run"))
+    assert (found["status"], found["test"]) == ("failed", None)
+    assert "1 of 20 test tasks are not finite" in found["error"]
+    assert leaves_with("eval", "run") == 1
+    captured = capsys.readouterr()
+    assert "failed: 1 of 20 test tasks are not finite" in captured.err.splitlines()[-1]
+    assert "test 5-way" not in captured.out
+    (file,) = Path("run").glob("eval-*.json")
+    assert (json.loads(file.read_text())["status"], json.loads(file.read_text())["test"]) == ("failed", None)
 
 
 def test_generators_go_on_too(config: dict[str, Any], tmp_path: Path, at_step: Callable[[int, Act], None]) -> None:
@@ -664,4 +737,4 @@ def test_a_strange_checkpoint_ends_in_one_line(
 
 def test_every_field_of_the_outcome_is_saved(straight: Path) -> None:
     saved = checkpoint.load(straight / "last.pt", CPU)["outcome"]
-    assert set(saved) == {entry.name for entry in dataclasses.fields(train_module.Outcome)}
+    assert set(saved) == {entry.name for entry in dataclasses.fields(Outcome)}

@@ -1,0 +1,96 @@
+"""The settings of a run, as objects: made once from a checked configuration, so that a slip in a name shows at once.
+
+The YAML files state every value, its meaning and its limits; a test holds the fields here to their keys. A field has a default only where
+runs that were stored before the setting existed lack it; the default is what those runs did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from metalearn.tasks import TaskShape
+
+Config = dict[str, Any]
+
+
+class _Group:
+    @classmethod
+    def of(cls, node: Mapping[str, Any]) -> Self:
+        """Of one node of the configuration; keys that this version does not know are left out."""
+        known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]  # every subclass is a dataclass
+        return cls(**{key: value for key, value in node.items() if key in known})
+
+
+@dataclass(frozen=True)
+class TrainSettings(_Group):
+    """`train.*`: the outer loop."""
+
+    steps: int
+    meta_batch_size: int
+    optimizer: str
+    lr: float
+    schedule: str
+    lr_final: float
+    schedule_every: int
+    schedule_gamma: float
+    clip_norm: float | None
+    task_chunk: int | str  # a number or auto
+    log_every: int
+    val_every: int
+    val_tasks: int
+    checkpoint_every: int | str  # outer steps, or minutes as in 10min
+    early_stop: int | None
+    max_loss: float
+    cuda_graph: bool = True
+    augment: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvalSettings(_Group):
+    """`eval.*`: validation and test tasks."""
+
+    tasks: int
+    seed: int
+    task_chunk: int
+    checkpoint: str
+    transductive: bool | None
+
+
+@dataclass(frozen=True)
+class Names(_Group):
+    """`names.*`: the choices behind a configuration, for reports."""
+
+    algorithm: str
+    backbone: str
+    dataset: str
+    experiment: str | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is told beside its dataset, backbone and algorithm."""
+
+    seed: int
+    device: str
+    precision: str
+    names: Names
+    train_task: TaskShape  # task.train
+    task: TaskShape  # of validation and test
+    train: TrainSettings
+    eval: EvalSettings
+
+    @classmethod
+    def of(cls, config: Config) -> Settings:
+        """Of a checked configuration."""
+        return cls(
+            seed=config["seed"],
+            device=config["device"],
+            precision=config["precision"],
+            names=Names.of(config["names"]),
+            train_task=TaskShape.of(config["task"]["train"]),
+            task=TaskShape.of(config["task"]),
+            train=TrainSettings.of(config["train"]),
+            eval=EvalSettings.of(config["eval"]),
+        )
