@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections import Counter
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from metalearn.engine.machine import available_memory
 
 MIB = 2**20
 _SPARE = 0.9  # of the free memory: allocators leave gaps
@@ -41,10 +42,7 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
+    return available_memory()
 
 
 def fitting_tasks(per_task: int, free: int | None) -> int | None:

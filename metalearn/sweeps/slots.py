@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from metalearn.engine.machine import usable_cores
 from metalearn.errors import UserError
 
 
@@ -30,8 +31,7 @@ def slots(jobs: int | None, jobs_per_gpu: int, gpus: list[str]) -> list[Slot]:
         raise UserError(
             f"sweep.jobs={count} is more than {len(gpus)} GPUs take with sweep.jobs_per_gpu={jobs_per_gpu} (allowed: up to {most})"
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // count))
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, usable_cores() // count))
     return [Slot(gpus[i % len(gpus)] if gpus else None, threads) for i in range(count)]
 
 
