@@ -15,11 +15,12 @@ PACKAGE = Path(metalearn.__file__).parent
 MODULES = {".".join(file.relative_to(PACKAGE).with_suffix("").parts): file for file in PACKAGE.rglob("*.py")}
 
 # What each part may import of the package's others; every part may import errors.
-ENGINE = {"algorithms", "backbones", "data", "nn", "config", "kinds", "tasks", "atomic", "status"}
+ENGINE = {"algorithms", "backbones", "data", "nn", "config", "kinds", "tasks", "atomic", "locks", "status"}
 RUNS = {"engine", "report"} | ENGINE
 SWEEPS = {"runs", "compose"} | RUNS
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "locks": set(),
     "atomic": set(),
     "kinds": set(),
     "tasks": set(),
@@ -28,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"kinds", "status"},
     "nn": {"kinds"},
     "backbones": {"nn"},
-    "data": {"tasks", "kinds", "atomic"},
+    "data": {"tasks", "kinds", "atomic", "locks"},
     "algorithms": {"backbones", "nn", "kinds", "tasks"},
     "compose": {"config", "runs"},
     "engine": ENGINE,

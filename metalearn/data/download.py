@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import IO, NamedTuple
 from urllib.error import HTTPError
 
-from filelock import FileLock, Timeout
-
 from metalearn.errors import UserError, one_line
+from metalearn.locks import NoLocksError, locked
 
 log = logging.getLogger("metalearn")
 
@@ -62,17 +61,18 @@ def fetch(download: Download) -> None:
 def _alone(file: Path) -> Iterator[None]:
     """One process at a time fetches `file`; the others wait and say so."""
     path = file.with_name(f".{file.name}.lock")
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another process is fetching %s: waiting for it", file)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # who waits for it looks whether the file is there now
-        lock.release()
+    with contextlib.ExitStack() as stack:
+        try:
+            if not stack.enter_context(locked(path)):
+                log.info("another process is fetching %s: waiting for it", file)
+                stack.enter_context(locked(path, wait=True))
+        except NoLocksError as error:
+            log.debug("%s is not locked: %s", file, error)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(PermissionError):  # on Windows while somebody waits for it
+                path.unlink(missing_ok=True)  # who waits looks whether the file is there now
 
 
 def _attempt(download: Download, part: Path) -> str | None:

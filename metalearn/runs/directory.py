@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import logging
@@ -21,6 +20,7 @@ from omegaconf import OmegaConf
 
 from metalearn import __version__, atomic
 from metalearn.errors import UserError, one_line
+from metalearn.locks import NoLocksError, folder_locked
 
 if TYPE_CHECKING:
     import torch
@@ -81,17 +81,15 @@ def in_use(run_dir: Path) -> Iterator[None]:
     Raises:
         UserError: another one is at work there.
     """
-    descriptor = os.open(run_dir, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is at work in '{run_dir}'") from None
-        except OSError as error:  # a file system that cannot lock a directory
+            held = stack.enter_context(folder_locked(run_dir))
+        except NoLocksError as error:
             log.debug("%s is not locked: %s", run_dir, error)
+            held = True
+        if not held:
+            raise UserError(f"another process is at work in '{run_dir}'")
         yield
-    finally:
-        os.close(descriptor)
 
 
 def clear(run_dir: Path, keep_checkpoints: bool) -> None:

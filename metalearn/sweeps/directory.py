@@ -11,12 +11,9 @@ SWEEP_DIR/summary.*           written after every job
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +22,7 @@ from omegaconf import OmegaConf
 
 from metalearn.config.identity import differences
 from metalearn.errors import UserError, one_line
+from metalearn.locks import NoLocksError, is_locked, locked
 from metalearn.runs import directory as files
 
 FINISHED = ("done", "pruned", "failed", "diverged")
@@ -136,13 +134,13 @@ class SweepDir:
     @contextmanager
     def lock(self, name: str) -> Iterator[bool]:
         """Whether the job is this process's to run, while the context lasts."""
-        with _flocked(self._file(name, "lock"), fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
+        with _locked(self._file(name, "lock")) as held:
             yield held
 
     @contextmanager
     def exclusive(self, what: str = "") -> Iterator[None]:
         """One process at a time writes the files that belong to the whole sweep, or is at `what`."""
-        with _flocked(self.path / "jobs" / f".{what}lock", fcntl.LOCK_EX):
+        with _locked(self.path / "jobs" / f".{what}lock", wait=True):
             yield
 
     def commands(self) -> list[str]:
@@ -151,10 +149,10 @@ class SweepDir:
 
     def _is_locked(self, name: str) -> bool:
         path = self._file(name, "lock")
-        if not path.exists():
-            return False
-        with _flocked(path, fcntl.LOCK_SH | fcntl.LOCK_NB) as held:
-            return not held
+        try:
+            return is_locked(path)
+        except NoLocksError as error:
+            raise UserError(f"the file system of {path} has no locks (flock): put the sweep elsewhere") from error
 
     def _record(self) -> dict[str, Any]:
         path = self.path / "sweep.json"
@@ -191,20 +189,11 @@ def _changes(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def _flocked(path: Path, operation: int) -> Iterator[bool]:
-    """Whether the lock could be had; it goes with the file descriptor, and so with the process, however that ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, operation)
-        held = True
-    except BlockingIOError:
-        held = False
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+def _locked(path: Path, wait: bool = False) -> Iterator[bool]:
+    """As `locks.locked`; UserError where the file system has no locks."""
+    with ExitStack() as stack:
+        try:
+            held = stack.enter_context(locked(path, wait))
+        except NoLocksError as error:
             raise UserError(f"the file system of {path} has no locks (flock): put the sweep elsewhere") from error
-        raise
-    try:
         yield held
-    finally:
-        os.close(descriptor)
