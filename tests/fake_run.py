@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from metalearn.errors import Pruned
+from metalearn.errors import Pruned, UserError
 
 FAILS_SILENTLY, FAILS, EXITS, INTERRUPTED, KILLED, CRASHES, HANGS = 112, 113, 114, 115, 116, 117, 118
 
@@ -25,7 +25,7 @@ class Stopped(KeyboardInterrupt):
 
 def preflight(config: dict[str, Any]) -> None:
     if config["seed"] == 99:
-        raise ValueError("99 is too large")
+        raise UserError("99 is too large")
 
 
 def run(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from metalearn.errors import UserError
 from metalearn.nn.memory_format import channels_last
 
 
@@ -47,10 +48,10 @@ def feature_dim(backbone: nn.Module, image_shape: tuple[int, int, int]) -> int:
 
 
 def check_size(image_shape: tuple[int, int, int], halvings: int = 4) -> None:
-    """Raises ValueError where the halvings leave nothing."""
+    """Raises UserError where the halvings leave nothing."""
     _, height, width = image_shape
     if min(height, width) < 2**halvings:
         times = {4: "four times", 2: "twice"}[halvings]
-        raise ValueError(
+        raise UserError(
             f"this backbone halves the image {times}: {height}x{width} pixels are too few (at least {2**halvings}x{2**halvings})"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from metalearn.backbones.base import Backbone, feature_dim
+from metalearn.errors import UserError
 from metalearn.nn.convolution import Conv2d
 
 
@@ -26,7 +27,7 @@ class Koch(Backbone):
         super().__init__()
         channels, height, width = image_shape
         if min(height, width) < 65:
-            raise ValueError(
+            raise UserError(
                 f"backbone=koch is made for images of 105x105 pixels: {height}x{width} are too few (at least 65x65; see dataset.size)"
             )
         convolutions = nn.Sequential(

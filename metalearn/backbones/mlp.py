@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from metalearn.backbones.base import Backbone, norm_layer
+from metalearn.errors import UserError
 
 
 class MLP(Backbone):
@@ -25,7 +26,7 @@ class MLP(Backbone):
     ) -> None:
         super().__init__()
         if not hidden or any(not isinstance(width, int) or width < 1 for width in hidden):
-            raise ValueError(f"backbone.hidden={list(hidden)}: a list of whole numbers >= 1 is needed")
+            raise UserError(f"backbone.hidden={list(hidden)}: a list of whole numbers >= 1 is needed")
         channels, height, width = image_shape
         widths = [channels * height * width, *hidden]
         blocks: list[nn.Module] = [nn.Flatten()]

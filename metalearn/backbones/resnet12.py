@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from metalearn.backbones.base import Backbone, check_size, feature_dim, norm_layer
+from metalearn.errors import UserError
 from metalearn.nn.convolution import Conv2d
 from metalearn.nn.dropblock import DropBlock
 
@@ -41,7 +42,7 @@ class ResNet12(Backbone):
         super().__init__()
         check_size(image_shape)
         if len(filters) != 4:
-            raise ValueError(f"backbone.filters={list(filters)}: four numbers are needed, one for each block")
+            raise UserError(f"backbone.filters={list(filters)}: four numbers are needed, one for each block")
 
         def normalised(convolution: nn.Conv2d) -> list[nn.Module]:
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="leaky_relu")

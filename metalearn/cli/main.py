@@ -12,6 +12,7 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
@@ -32,6 +33,9 @@ if "omegaconf" in sys.modules:
     import metalearn.compose.composer  # noqa: F401
 
 
+DEBUG = "METALEARN_DEBUG"  # environment variable
+
+
 class Command(NamedTuple):
     summary: str
     run: Callable[[list[str]], None]
@@ -40,13 +44,19 @@ class Command(NamedTuple):
 
 def main(argv: list[str] | None = None) -> None:
     """Runs one command; leaves through SystemExit with 1 (a run failed), 2 (wrong input), 130 (interrupted) or 143 (terminated)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--debug" in argv:
+        argv = [word for word in argv if word != "--debug"]
+        os.environ[DEBUG] = "1"  # the processes that this one starts read it too
     try:
-        _dispatch(sys.argv[1:] if argv is None else argv)
+        _dispatch(argv)
         sys.stdout.flush()
     except UserError as error:
+        _traceback_for_debugging()
         print(f"metalearn: error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except RunFailed:
+        _traceback_for_debugging()
         raise SystemExit(1) from None
     except Interrupted as error:
         raise SystemExit(error.exit_code) from None
@@ -56,6 +66,12 @@ def main(argv: list[str] | None = None) -> None:
         # The reader (`| head`) has gone; without this, Python complains once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
+
+
+def _traceback_for_debugging() -> None:
+    """Prints the traceback of the exception in flight, and of its cause, where --debug or METALEARN_DEBUG asks for it."""
+    if os.environ.get(DEBUG, "0") not in ("", "0"):
+        traceback.print_exc()
 
 
 def _dispatch(argv: list[str]) -> None:
@@ -311,10 +327,7 @@ def _preflight(configs: list[dict[str, Any]]) -> None:
     from metalearn.runs.run import preflight
 
     for config in configs:
-        try:
-            preflight(config)
-        except ValueError as error:  # of a constructor, about a value that it cannot take
-            raise UserError(str(error)) from error
+        preflight(config)
 
 
 def _make_run_dir(path: Path, named: bool) -> Path:

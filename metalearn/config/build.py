@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from typing import Any, get_type_hints
 
 from metalearn.config.moved import present_name
@@ -21,13 +22,20 @@ def build(
     """
     target = present_name(str(node.get("_target_")))
     module_name, _, name = target.rpartition(".")
-    refused = UserError(f"{kind}._target_={target} is not allowed (a {made_of.__name__} of {within})")
+    allowed = f"{_article(made_of.__name__)} {made_of.__name__} of {within}"
+    refused = UserError(f"{kind}._target_={target} is not allowed (needed: {allowed})")
     if not f"{module_name}.".startswith(f"{within}."):
         raise refused
     try:
         made = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{kind}._target_={target} cannot be imported: {error}") from error
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there and imports something that is not
+        raise UserError(f"{kind}._target_={target}: there is no module '{error.name}'") from error
+    except AttributeError as error:
+        if module_name not in sys.modules:
+            raise  # a fault inside the module
+        raise UserError(f"{kind}._target_={target}: '{module_name}' has no '{name}'") from error
     if not ((inspect.isclass(made) or inspect.isfunction(made)) and f"{made.__module__}.".startswith(f"{within}.")):
         raise refused
     comes_back = made if inspect.isclass(made) else get_type_hints(made).get("return")
@@ -41,3 +49,7 @@ def build(
     except TypeError as error:
         raise UserError(f"{kind}: {target}: {error}") from error
     return made(**arguments, **extra)
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "AEIOUaeiou" else "a"

@@ -38,7 +38,7 @@ def preflight(config: dict[str, Any]) -> None:
     """Everything that can be known to be wrong before a file is written: device, schedule, dataset, task, algorithm.
 
     Raises:
-        UserError (or ValueError, from a constructor): with one line for the user.
+        UserError: with one line for the user. Any other exception is a fault in the program or in a plug-in.
     """
     choose_device(config)
     settings = Settings.of(config)

@@ -20,6 +20,7 @@ from metalearn import __version__
 from metalearn.cli import main as cli
 from metalearn.cli.main import main
 from metalearn.config.files import choices
+from metalearn.errors import UserError
 
 QUIET = "hydra/job_logging=disabled"
 Calls = list[tuple[dict[str, Any], Path]]
@@ -42,7 +43,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     def preflight(config: dict[str, Any]) -> None:
         if config["seed"] == 99:
-            raise ValueError("99 is too large")
+            raise UserError("99 is too large")
 
     def run(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
         calls.append((config, run_dir))
@@ -469,3 +470,26 @@ def test_completion(
 def test_completion_installs_itself_for_metalearn(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["-sc", f"install={shell}"])
     assert "metalearn" in capsys.readouterr().out
+
+
+def test_a_fault_in_the_program_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, empty_directory: Path) -> None:
+    def preflight(config: dict[str, Any]) -> None:
+        _one, _two = [1, 2, 3]
+
+    stub = ModuleType("metalearn.runs.run")
+    stub.preflight = preflight  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "metalearn.runs.run", stub)
+    with pytest.raises(ValueError, match="too many values to unpack"):
+        main(["train"])
+    assert not list(empty_directory.iterdir())
+
+
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_debugging_shows_the_traceback_of_a_users_mistake(
+    by_flag: bool, monkeypatch: pytest.MonkeyPatch, empty_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("METALEARN_DEBUG", "0" if by_flag else "1")
+    assert leaves_with(["train", "train.steps=0", *(["--debug"] if by_flag else [])]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert err.splitlines()[-1].startswith("metalearn: error: train.steps=0 is not allowed")

@@ -271,7 +271,7 @@ def test_build_refuses_what_is_no_dataset_of_ours(target: str | None, tmp_path: 
 
 def test_build_takes_no_class_of_another_kind_and_no_function_that_returns_another() -> None:
     for target in ("metalearn.errors.UserError", "metalearn.errors.nearest"):
-        with pytest.raises(UserError, match=r"is not allowed \(a RuntimeError of metalearn\.errors\)"):
+        with pytest.raises(UserError, match=r"is not allowed \(needed: a RuntimeError of metalearn\.errors\)"):
             built({"_target_": target})
 
 

@@ -79,14 +79,14 @@ def draw(classes: int, drawers: int, size: int, seed: int) -> NDArray[np.uint8]:
         seed: of the alphabet and its drawers, 0 to 2**64 - 1.
 
     Raises:
-        ValueError: an argument is out of its range.
+        UserError: an argument is out of its range.
     """
     least = {"classes": (classes, 1), "drawers": (drawers, 1), "size": (size, SMALLEST_SIZE), "seed": (seed, 0)}
     faults = [f"{name} is {value}, must be at least {low}" for name, (value, low) in least.items() if value < low]
     if seed >= 2**64:
         faults.append(f"seed is {seed}, must be below 2**64")
     if faults:
-        raise ValueError("glyphs: " + "; ".join(faults))
+        raise UserError("glyphs: " + "; ".join(faults))
 
     habits = _stream(seed, _DRAWERS_STREAM).random_raw(drawers * 2).reshape(drawers, 2)
     radius = np.maximum(_between(*_PEN, habits[:, 0]) * size, 0.5)  # [M]; no line is thinner than a pixel
