@@ -19,15 +19,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from metalearn.data.classes import ImageClasses
+from metalearn.data.base import TaskSource
+from metalearn.data.images import ImageClasses
 from metalearn.data.sets import glyphs, omniglot
-from metalearn.data.source import TaskSource
 from metalearn.engine.evaluate import interval95
 from metalearn.runs.directory import environment, write_json
+from metalearn.tasks import TaskShape
 
 ROUNDS = 7
 TASKS_PER_ROUND = 1600
 BASELINE_TASKS = 1000
+SHAPE = TaskShape(ways=5, shots=1, queries=15)
 
 
 def seconds(action: Callable[[], object]) -> list[float]:
@@ -43,14 +45,14 @@ def seconds(action: Callable[[], object]) -> list[float]:
 
 def sample(source: TaskSource) -> None:
     for first in range(0, TASKS_PER_ROUND, 32):
-        source.tasks(first, 32, 5, 1, 15)
+        source.tasks(first, 32, SHAPE)
 
 
 def raw_pixels(source: TaskSource) -> dict[str, float]:
     """5-way 1-shot accuracy of the nearest support image in Euclidean distance between pixels."""
     accuracy = []
     for first in range(0, BASELINE_TASKS, 50):
-        tasks = source.tasks(first, 50, 5, 1, 15)
+        tasks = source.tasks(first, 50, SHAPE)
         nearest = torch.cdist(tasks.query.x.flatten(2), tasks.support.x.flatten(2)).argmin(-1)  # [T, N*Q]
         accuracy.append((tasks.support.y.gather(1, nearest) == tasks.query.y).float().mean(1))
     per_task = torch.cat(accuracy)
@@ -59,7 +61,7 @@ def raw_pixels(source: TaskSource) -> dict[str, float]:
 
 def measure(name: str, load: Callable[[], ImageClasses]) -> dict[str, Any]:
     loading = seconds(load)
-    test = TaskSource(load(), "test", 0, torch.device("cpu"))
+    test = load().source("test", 0, torch.device("cpu"))
     rates = [TASKS_PER_ROUND / s for s in seconds(lambda: sample(test))]
     return {
         "dataset": name,

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from metalearn.data.classes import ClassSplit, ImageClasses
-from metalearn.data.source import TaskSource
+from metalearn.data.base import TaskSource
+from metalearn.data.classes import ClassSplit
+from metalearn.data.container import FlatImages
+from metalearn.data.images import ImageClasses
 
 # Tiny tensors gain nothing from more, and on a busy machine threads that wait for each other lose a lot.
 torch.set_num_threads(1)
@@ -52,8 +54,7 @@ def easy_classes(
     parts = {"train": names[:half], "val": names[half : half + quarter], "test": names[half + quarter :]}
     return ImageClasses(
         name="easy",
-        images=(drawn * 255).astype(np.uint8),
-        counts=np.full(classes, images),
+        images=FlatImages.of_classes((drawn * 255).astype(np.uint8)),
         class_names=names,
         split=ClassSplit("fixed", parts),
         rotations={"train": 1, "val": 1, "test": 1},
@@ -68,6 +69,6 @@ def easy() -> ImageClasses:
 @pytest.fixture(scope="session")
 def source(easy: ImageClasses) -> Callable[..., TaskSource]:
     def make(split: str = "train", seed: int = 0) -> TaskSource:
-        return TaskSource(easy, split, seed, torch.device("cpu"))
+        return easy.source(split, seed, torch.device("cpu"))
 
     return make

@@ -7,10 +7,8 @@ import time
 from metalearn.bench.harness import Bench, Record, Table
 from metalearn.bench.ours import images
 from metalearn.config.files import choices
-from metalearn.data.source import TaskSource
-from metalearn.engine.build import build_algorithm, build_dataset
+from metalearn.engine.build import assemble
 from metalearn.engine.evaluate import evaluate
-from metalearn.tasks import TaskShape
 
 _TASKS = 1000
 _SECONDS = 5.0  # for one algorithm; what would take longer is measured on fewer tasks
@@ -22,11 +20,9 @@ def measure(bench: Bench) -> Record:
     for name in choices("algorithm"):
         bench.say(name)
         config = bench.config(*data, f"algorithm={name}", "task=5way_1shot")
-        dataset = build_dataset(config)
-        algorithm = build_algorithm(config, dataset).to(bench.device)
-        source = TaskSource(dataset, "test", config["eval"]["seed"], bench.device)
-
-        shape, chunk = TaskShape.of(config["task"]), config["eval"]["task_chunk"]
+        parts = assemble(config)
+        algorithm, source = parts.algorithm, parts.source("test")
+        shape, chunk = parts.settings.task, parts.settings.eval.task_chunk
 
         def seconds(tasks: int) -> float:
             started = time.perf_counter()

@@ -21,8 +21,10 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.bench.harness import Config
-from metalearn.data.classes import ImageClasses
+from metalearn.data.base import Dataset
+from metalearn.data.images import ImageClasses
 from metalearn.data.sets.omniglot import image_files
+from metalearn.engine.build import build_dataset
 from metalearn.nn.l2l import learn2learn
 
 Sample = Callable[[], tuple[Tensor, Tensor]]  # -> one task's images and labels, the K+Q of each class in a row
@@ -31,18 +33,16 @@ Pairs = list[tuple[nn.Parameter, nn.Parameter]]
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
 
-def from_memory(dataset: ImageClasses, ways: int, each: int) -> Sample:
+def from_memory(dataset: Dataset, ways: int, each: int) -> Sample:
     """learn2learn's tasksets over the training classes as tensors in memory, turned classes included."""
-    index = {name: row for row, name in enumerate(dataset.class_names)}
-    rows = [index[name] for name in dataset.split.classes["train"]]
-    turns = dataset.rotations["train"]
-    upright = torch.from_numpy(np.ascontiguousarray(dataset.images[rows])).float().div_(255)  # [C, M, c, H, W]
+    assert isinstance(dataset, ImageClasses)
+    turns, flat = dataset.rotations["train"], dataset.images.select(dataset.numbers("train"))
+    upright = torch.from_numpy(flat.images).float().div_(255)  # [M, c, H, W]
     images = torch.cat([upright.rot90(turn * 4 // turns, (-2, -1)) for turn in range(turns)])
-    there = torch.from_numpy(np.tile(dataset.counts[rows], turns))[:, None] > torch.arange(images.shape[1])
-    labels = torch.arange(len(images))[:, None].expand(there.shape)[there]
+    labels = torch.arange(turns * len(flat.counts)).repeat_interleave(torch.from_numpy(np.tile(flat.counts, turns)))
     l2l = learn2learn()
     known = dict(enumerate(labels.tolist()))
-    wrapped = l2l.data.MetaDataset(torch.utils.data.TensorDataset(images[there], labels), indices_to_labels=known)
+    wrapped = l2l.data.MetaDataset(torch.utils.data.TensorDataset(images, labels), indices_to_labels=known)
     return _taskset(wrapped, ways, each, [])
 
 
@@ -55,8 +55,9 @@ class ImageFiles:
         config: whose dataset is Omniglot.
     """
 
-    def __init__(self, config: Config, dataset: ImageClasses) -> None:
-        numbers = {name: label for label, name in enumerate(dataset.split.classes["train"])}
+    def __init__(self, config: Config) -> None:
+        classes = build_dataset(config).classes("train")
+        numbers = {class_.name: label for label, class_ in enumerate(classes) if not class_.turn}
         decoded = _Decoded(
             [(content, numbers[name]) for name, content in image_files(config["dataset"]["root"]) if name in numbers]
         )

@@ -7,24 +7,24 @@ from collections.abc import Callable
 from metalearn.bench import peer
 from metalearn.bench.harness import Bench, Config, Record, Table, compared, interleave, times
 from metalearn.bench.ours import images
-from metalearn.data.source import TaskSource
 from metalearn.engine.build import build_dataset
+from metalearn.tasks import TaskShape
 
 _OURS_AT_ONCE = 32  # tasks of a meta-batch, as in the example that steps compares with
 
 
 def measure(bench: Bench) -> Record:
     config = bench.config(*images(bench), "task=5way_1shot")
-    dataset, task = build_dataset(config), config["task"]["train"]
-    source = TaskSource(dataset, "train", 0, bench.device)
+    dataset, shape = build_dataset(config), TaskShape.of(config["task"]["train"])
+    source = dataset.source("train", 0, bench.device)
     made = 0
 
     def ours() -> None:
         nonlocal made
-        source.tasks(made, _OURS_AT_ONCE, task["ways"], task["shots"], task["queries"])
+        source.tasks(made, _OURS_AT_ONCE, shape)
         made += _OURS_AT_ONCE
 
-    ways, each = task["ways"], task["shots"] + task["queries"]
+    ways, each = shape.ways, shape.shots + shape.queries
     in_memory = peer.from_memory(dataset, ways, each)
     actions: dict[str, Callable[[], object]] = {"ours": ours, "the images in memory": in_memory}
     if (files := image_files(config)) is not None:
@@ -33,14 +33,14 @@ def measure(bench: Bench) -> Record:
     mine = [second / _OURS_AT_ONCE for second in seconds.pop("ours")]
     return {
         "dataset": config["names"]["dataset"],
-        "classes": len(source.counts),
+        "classes": len(source.classes),
         "rows": [{"label": label, **compared(mine, theirs)} for label, theirs in seconds.items()],
     }
 
 
 def image_files(config: Config) -> peer.ImageFiles | None:
     """learn2learn's own way to the configuration's images, where there are files."""
-    return peer.ImageFiles(config, build_dataset(config)) if "root" in config["dataset"] else None
+    return peer.ImageFiles(config) if "root" in config["dataset"] else None
 
 
 def tables(record: Record) -> list[Table]:

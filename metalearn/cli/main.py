@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 from metalearn import __version__
 from metalearn.cli import help as cli_help
 from metalearn.errors import Interrupted, RunFailed, UserError, nearest, one_line
+from metalearn.status import Status
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -204,25 +205,25 @@ def _log_to(run_dir: Path) -> None:
 
 def _sweep(asked: Sweep, jobs: list[Job], argv: list[str]) -> None:
     """Stores the jobs and runs those that are missing."""
-    from metalearn.report import console
+    from metalearn.report import terminal
     from metalearn.sweeps import ask as cli_sweep
     from metalearn.sweeps.directory import SweepDir
 
     sweep = SweepDir(asked.directory)
     sweep.check(jobs)
-    missing = [job.config for job in jobs if sweep.status(job.name) != "done"]
+    missing = [job.config for job in jobs if sweep.status(job.name) != Status.DONE]
     if missing:
         _preflight(missing)
         runner = cli_sweep.runner(asked)
     sweep, command = _named(asked, argv)
     sweep.store(jobs, command)
     names = [job.name for job in jobs]
-    done = [sweep.status(name) for name in names].count("done")
-    console.say(f"sweep directory: {sweep.path}; {len(names)} jobs, {done} of them done")
+    done = [sweep.status(name) for name in names].count(Status.DONE)
+    terminal.say(f"sweep directory: {sweep.path}; {len(names)} jobs, {done} of them done")
     rows = _reported(sweep, command, lambda: runner(sweep, names) if missing else None)
-    if any(row["status"] != "done" for row in rows if row["job"] in names):
+    if any(row["status"] != Status.DONE for row in rows if row["job"] in names):
         retry = "" if asked.settings["retry_failed"] else "; with sweep.retry_failed=true to run failed jobs once more"
-        console.error_line(f"not all jobs are done; the same command runs what is missing{retry}: {command}")
+        terminal.error_line(f"not all jobs are done; the same command runs what is missing{retry}: {command}")
         raise RunFailed
 
 
@@ -234,7 +235,7 @@ def _search(
     argv: list[str],
 ) -> None:
     """Draws and runs the trials that are missing."""
-    from metalearn.report import console
+    from metalearn.report import terminal
     from metalearn.sweeps import ask as cli_sweep
     from metalearn.sweeps.directory import SweepDir
     from metalearn.sweeps.pool import run_queue
@@ -248,7 +249,7 @@ def _search(
     sweep, command = _named(asked, argv)
     sweep.store([], command, kept(asked.search))
     trials = Trials(sweep, asked.search, make)
-    console.say(f"sweep directory: {sweep.path}; {len(trials)} of {asked.search['trials']} trials are left")
+    terminal.say(f"sweep directory: {sweep.path}; {len(trials)} of {asked.search['trials']} trials are left")
 
     def go() -> None:
         try:
@@ -257,11 +258,11 @@ def _search(
             trials.close()
 
     rows = _reported(sweep, command, go)
-    if rows and rows[0]["status"] == "done":
+    if rows and rows[0]["status"] == Status.DONE:
         best = cli_sweep.single_run(asked, flags, rows[0]["choices"])
-        console.say(f"best: {rows[0]['job']}; to train it again: {shlex.join(['metalearn', 'train', *best])}")
-    if any(row["status"] not in ("done", "pruned", "diverged") for row in rows):
-        console.error_line(
+        terminal.say(f"best: {rows[0]['job']}; to train it again: {shlex.join(['metalearn', 'train', *best])}")
+    if any(row["status"] not in (Status.DONE, Status.PRUNED, Status.DIVERGED) for row in rows):
+        terminal.error_line(
             f"not all trials have an outcome; the same command goes on with what was interrupted: {command}"
         )
         raise RunFailed
@@ -280,15 +281,15 @@ def _named(asked: Sweep, argv: list[str]) -> tuple[SweepDir, str]:
 
 def _reported(sweep: SweepDir, command: str, go: Callable[[], None]) -> list[dict[str, Any]]:
     """Runs jobs and reports, whatever happens meanwhile; returns the rows of the table."""
-    from metalearn.report import console
-    from metalearn.sweeps.pool import report
+    from metalearn.report import terminal
+    from metalearn.sweeps.summary import report
 
     try:
         go()
     except BaseException as error:
         if not isinstance(error, UserError):
             report(sweep)
-            console.error_line(f"to go on: {command}")
+            terminal.error_line(f"to go on: {command}")
         raise
     return report(sweep)
 

@@ -1,8 +1,9 @@
-"""What every dataset module returns: images by class, and which classes belong to which split."""
+"""Classes: how one is identified, and which belong to which split."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,49 @@ from metalearn.errors import UserError
 
 SPLITS = ("train", "val", "test")
 _SPLIT_FILES = Path(__file__).parent / "splits"
+_TURNED = re.compile(r"(.*)@(0|90|180|270)", re.DOTALL)
+# Glyph numbers had as many digits as the largest of the alphabet; now they have three or more.
+_EARLIER_GLYPH = re.compile(r"(seed\d+/glyph)(\d+)")
+
+
+@dataclass(frozen=True, order=True)
+class ClassId:
+    """Which class it is, across data sets and runs; `str` is what checkpoints store: `glyphs:seed0/glyph001@90`.
+
+    Attributes:
+        origin: the data set, a name without colon.
+        name: within the data set; may hold any character.
+        turn: by how many degrees its images are turned: 0, 90, 180 or 270.
+    """
+
+    origin: str
+    name: str
+    turn: int = 0
+
+    def __post_init__(self) -> None:
+        if ":" in self.origin:
+            raise ValueError(f"the data set '{self.origin}' has a colon in its name")
+
+    def __str__(self) -> str:
+        # A name that ends like a turn needs one of its own behind it, so that `parse` takes off the right one.
+        turned = self.turn or _TURNED.fullmatch(self.name)
+        return f"{self.origin}:{self.name}" + (f"@{self.turn}" if turned else "")
+
+    @classmethod
+    def parse(cls, text: str) -> ClassId:
+        """What `str` made, of this or an earlier version."""
+        origin, _, name = text.partition(":")
+        turn = 0
+        if match := _TURNED.fullmatch(name):
+            name, turn = match[1], int(match[2])
+        if origin == "glyphs" and (match := _EARLIER_GLYPH.fullmatch(name)):
+            name = f"{match[1]}{int(match[2]):03d}"
+        return cls(origin, name, turn)
+
+    @property
+    def upright(self) -> ClassId:
+        """The class whose images were turned."""
+        return ClassId(self.origin, self.name)
 
 
 @dataclass(frozen=True)
@@ -36,24 +80,6 @@ class ClassSplit:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class ImageClasses:
-    """A dataset: C classes of up to M images each, uint8, the k-th image of class c at images[c, k]."""
-
-    name: str
-    images: np.ndarray  # uint8 [C, M, c, H, W], memory-mapped; 255 is ink (or full intensity)
-    counts: np.ndarray  # int64 [C], how many of the M images a class has
-    class_names: tuple[str, ...]  # [C]
-    split: ClassSplit
-    rotations: Mapping[str, int]  # split -> 1, 2 or 4: every class again, turned by multiples of 90 degrees
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        channels, height, width = self.images.shape[2:]
-        return channels, height, width
-
-
 def read_split(dataset: str, name: str) -> ClassSplit:
     """The class lists shipped as `splits/<dataset>_<name>_{train,val,test}.txt`.
 
@@ -64,12 +90,16 @@ def read_split(dataset: str, name: str) -> ClassSplit:
     if not all(file.is_file() for file in files.values()):
         shipped = sorted(f.stem.split("_")[1] for f in _SPLIT_FILES.glob(f"{dataset}_*_train.txt"))
         raise UserError(f"dataset.split={name}: {dataset} has no such split (shipped: {', '.join(shipped)})")
-    return ClassSplit(name, {split: tuple(file.read_text().split()) for split, file in files.items()})
+    return ClassSplit(name, {split: tuple(file.read_text(encoding="utf-8").split()) for split, file in files.items()})
 
 
 def random_split(class_names: Sequence[str], val: int, test: int, seed: int) -> ClassSplit:
-    """`test` and `val` classes drawn at random with `seed`, the rest for training; a pure function of its arguments."""
+    """`test` and `val` classes drawn at random with `seed`, the rest for training; each part in the order of `class_names`.
+
+    A pure function of its arguments.
+    """
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(class_names))
-    names = [class_names[i] for i in order]
-    parts = {"test": names[:test], "val": names[test : test + val], "train": names[test + val :]}
-    return ClassSplit(f"random-{seed}", {split: tuple(sorted(part)) for split, part in parts.items()})
+    parts = {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
+    return ClassSplit(
+        f"random-{seed}", {split: tuple(class_names[i] for i in sorted(part)) for split, part in parts.items()}
+    )

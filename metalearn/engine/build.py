@@ -12,11 +12,10 @@ import torch
 from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import Backbone
 from metalearn.config.build import build
-from metalearn.data.augment import Augment
-from metalearn.data.classes import ImageClasses
-from metalearn.data.source import TaskSource, check_task
+from metalearn.data.base import Dataset, TaskSource
 from metalearn.engine.settings import Settings
 from metalearn.errors import UserError
+from metalearn.tasks import TaskShape
 
 Config = dict[str, Any]
 
@@ -27,15 +26,15 @@ class Parts:
 
     settings: Settings
     device: torch.device
-    dataset: ImageClasses
+    dataset: Dataset
     algorithm: Algorithm  # on the device
 
     def source(self, split: str) -> TaskSource:
         """The tasks of a split: those of training depend on `seed`, the others on `eval.seed`."""
         settings = self.settings
         if split == "train":
-            return TaskSource(self.dataset, split, settings.seed, self.device, Augment(**settings.train.augment))
-        return TaskSource(self.dataset, split, settings.eval.seed, self.device)
+            return self.dataset.source(split, settings.seed, self.device, settings.train.augment)
+        return self.dataset.source(split, settings.eval.seed, self.device)
 
     def be_transductive(self) -> None:
         """Makes evaluation what `eval.transductive` says; UserError where this algorithm cannot."""
@@ -57,19 +56,19 @@ def choose_device(config: Config) -> torch.device:
     return torch.device("cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def build_dataset(config: Config) -> ImageClasses:
+def build_dataset(config: Config) -> Dataset:
     """The dataset; asked for again with the same settings, the same object."""
     return _dataset(json.dumps(config["dataset"], sort_keys=True))
 
 
 @functools.lru_cache(maxsize=2)
-def _dataset(node: str) -> ImageClasses:
-    dataset = build(json.loads(node), "dataset", ImageClasses, "metalearn.data")
-    assert isinstance(dataset, ImageClasses)
+def _dataset(node: str) -> Dataset:
+    dataset = build(json.loads(node), "dataset", Dataset, "metalearn.data")
+    assert isinstance(dataset, Dataset)
     return dataset
 
 
-def build_algorithm(config: Config, dataset: ImageClasses) -> Algorithm:
+def build_algorithm(config: Config, dataset: Dataset) -> Algorithm:
     """The algorithm around its backbone, on the CPU, with initial parameters that depend on `seed` alone.
 
     Raises:
@@ -79,7 +78,7 @@ def build_algorithm(config: Config, dataset: ImageClasses) -> Algorithm:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         backbone = build(
-            config["backbone"], "backbone", Backbone, "metalearn.backbones", image_shape=dataset.image_shape
+            config["backbone"], "backbone", Backbone, "metalearn.backbones", image_shape=dataset.input_shape
         )
         algorithm = build(
             config["algorithm"],
@@ -89,7 +88,7 @@ def build_algorithm(config: Config, dataset: ImageClasses) -> Algorithm:
             optional={
                 "backbone": backbone,
                 "ways": config["task"]["train"]["ways"],
-                "train_classes": len(dataset.split.classes["train"]) * dataset.rotations["train"],
+                "train_classes": len(dataset.classes("train")),
             },
         )
     assert isinstance(algorithm, Algorithm)
@@ -101,8 +100,7 @@ def build_algorithm(config: Config, dataset: ImageClasses) -> Algorithm:
     return algorithm
 
 
-def check_tasks(dataset: ImageClasses, task: Config, *splits: str) -> None:
+def check_tasks(dataset: Dataset, task: Config, *splits: str) -> None:
     """Raises UserError where one of `splits` cannot serve its tasks; training tasks may have a shape of their own."""
     for split in splits:
-        shape = task["train"] if split == "train" else task
-        check_task(dataset, split, shape["ways"], shape["shots"], shape["queries"])
+        dataset.check(split, TaskShape.of(task["train"] if split == "train" else task))

@@ -10,16 +10,10 @@ import torch
 from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
-from metalearn.data.source import TaskSource
+from metalearn.data.base import TaskSource
 from metalearn.errors import NotFinite
 from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import TaskShape
-
-
-def kind_of_tasks(source: TaskSource) -> Kind:
-    """What the tasks of `source` are scored by."""
-    kind: Kind = getattr(source, "kind", CLASSIFICATION)
-    return kind
 
 
 class Scores(NamedTuple):
@@ -70,12 +64,12 @@ def evaluate(
             else the paper reports.
         progress: called with the number of tasks done after each chunk.
     """
-    was_training, kind = algorithm.training, kind_of_tasks(source)
+    was_training, kind = algorithm.training, source.kind
     algorithm.eval()
     scores, losses = [], []
     further: dict[str, list[Tensor]] = {}
     for first in range(0, tasks, task_chunk):
-        batch = source.tasks(first, min(task_chunk, tasks - first), *task)
+        batch = source.tasks(first, min(task_chunk, tasks - first), task)
         steps, per_state = [], []
         states = algorithm.adapt_stepwise(batch.support) if stepwise else iter([algorithm.adapt(batch.support)])
         for step, adapted in telling_states(states):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
-from metalearn.data.source import TaskSource
+from metalearn.data.base import TaskSource
 from metalearn.engine.chunk import choose_task_chunk
-from metalearn.engine.evaluate import evaluate, kind_of_tasks
+from metalearn.engine.evaluate import evaluate
 from metalearn.engine.gradient import affordable_meta_gradient, meta_gradient, outer_gradient
 from metalearn.engine.interrupts import Interrupts
 from metalearn.engine.optimizer import make_optimizer, make_schedule
@@ -106,7 +106,7 @@ class OuterLoop:
         """This process's share of the tasks of outer step `step`, counted from 0."""
         meta_batch_size = self.settings.train.meta_batch_size
         share = self._ranks.share(meta_batch_size)
-        return self._train_tasks.tasks(step * meta_batch_size + share.start, len(share), *self.settings.train_task)
+        return self._train_tasks.tasks(step * meta_batch_size + share.start, len(share), self.settings.train_task)
 
     def gradient(self, tasks: TaskBatch) -> dict[str, Tensor]:
         """The mean meta-gradient over all processes' tasks, in the parameters' `.grad`; returns the means of losses and scores."""
@@ -140,7 +140,7 @@ class OuterLoop:
 
     def validate(self) -> Score:
         """Scores the validation tasks: the first process does, and gives the others its numbers."""
-        settings, kind = self.settings, kind_of_tasks(self._val_tasks)
+        settings, kind = self.settings, self._val_tasks.kind
         numbers = [0.0] * 4
         # With several processes the others would wait for the one that was interrupted.
         with self._interrupts.let_through() if self._ranks.count == 1 else contextlib.nullcontext():

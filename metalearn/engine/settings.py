@@ -44,6 +44,7 @@ class TrainSettings(_Group):
     early_stop: int | None
     max_loss: float
     cuda_graph: bool = True
+    log_seconds: float = 60.0
     augment: Mapping[str, float] = field(default_factory=dict)
 
 

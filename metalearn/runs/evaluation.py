@@ -7,11 +7,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from metalearn.data.classes import ClassId
 from metalearn.engine.build import assemble, build_dataset, check_tasks
 from metalearn.engine.evaluate import evaluate, test_record
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.errors import NotFinite, RunFailed, UserError, one_line
-from metalearn.report import console
+from metalearn.report import results as shown
+from metalearn.report import terminal
+from metalearn.report.progress import TaskProgress
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
 from metalearn.status import Status
@@ -40,7 +43,9 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
             f"{run_dir}: the checkpoint does not fit this configuration: {one_line(error)[:300]}"
         ) from error
     parts.be_transductive()
-    scores = evaluate(algorithm, source, settings.task, settings.eval.tasks, settings.eval.task_chunk, stepwise=True)
+    tasks, chunk = settings.eval.tasks, settings.eval.task_chunk
+    with TaskProgress(tasks, "test") as progress:
+        scores = evaluate(algorithm, source, settings.task, tasks, chunk, stepwise=True, progress=progress.update)
     results = {
         "status": Status.DONE,
         "error": None,
@@ -67,22 +72,23 @@ def _publish(run_dir: Path, results: dict[str, Any]) -> None:
     """Prints the result, then writes it: what cannot be written must not be lost. Raises RunFailed after saying what went wrong."""
     failed = results["status"] == Status.FAILED
     if failed:
-        console.error_line(f"failed: {results['error']} ({run_dir})")
+        terminal.error_line(f"failed: {results['error']} ({run_dir})")
     else:
-        console.result_panel({**results, "run_dir": str(run_dir)})
+        shown.result_panel({**results, "run_dir": str(run_dir)})
     file = run_dir / f"eval-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}.json"
     try:
         files.write_json(file, results)
     except OSError as error:
-        console.error_line(f"{file} cannot be written: {error.strerror or error}")
+        terminal.error_line(f"{file} cannot be written: {error.strerror or error}")
         raise RunFailed(str(error)) from error
     if failed:
         raise RunFailed(results["error"])
 
 
 def refuse_seen_classes(train_classes: list[str], test_classes: tuple[str, ...]) -> None:
-    """Raises UserError where a test class, turned or not, was trained on."""
-    seen = {name.partition("@")[0] for name in train_classes} & {name.partition("@")[0] for name in test_classes}
+    """Raises UserError where a test class, turned or not, was trained on; classes as checkpoints store them."""
+    trained, tested = ({ClassId.parse(name).upright for name in names} for names in (train_classes, test_classes))
+    seen = trained & tested
     if seen:
         raise UserError(
             f"dataset.split: {len(seen)} of these test classes were training classes of this run, '{min(seen)}' for one; "

@@ -92,7 +92,7 @@ def reproduce_run(
     Raises:
         UserError: the run is not finished, or cannot be evaluated as a row wants.
     """
-    from metalearn.report import console
+    from metalearn.report import results as shown
     from metalearn.runs import directory as files
     from metalearn.runs.evaluation import evaluate_run
 
@@ -123,7 +123,7 @@ def reproduce_run(
         "results": results,
     }
     files.write_json(run_dir / "reproduction.json", record)
-    console.reproduction(record)
+    shown.reproduction(record)
     return record
 
 

@@ -14,7 +14,7 @@ import torch
 
 from metalearn.config.identity import compared, config_hash
 from metalearn.engine.build import Parts, assemble, build_algorithm, build_dataset, check_tasks, choose_device
-from metalearn.engine.evaluate import evaluate, kind_of_tasks, test_record
+from metalearn.engine.evaluate import evaluate, test_record
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.engine.interrupts import Interrupts
 from metalearn.engine.loop import OuterLoop
@@ -23,7 +23,9 @@ from metalearn.engine.progress import Outcome
 from metalearn.engine.ranks import Ranks, check_share, joined, launched
 from metalearn.engine.settings import Settings
 from metalearn.errors import Diverged, Pruned, RunFailed, UserError
-from metalearn.report import console
+from metalearn.report import results as shown
+from metalearn.report import terminal
+from metalearn.report.progress import Progress, TaskProgress
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
 from metalearn.runs.resume import refuse_changes
@@ -45,6 +47,7 @@ def preflight(config: dict[str, Any]) -> None:
     check_schedule(settings.train)
     check_share(launched(), settings.train.meta_batch_size)
     dataset = build_dataset(config)
+    dataset.check_augment(settings.train.augment)
     check_tasks(dataset, config["task"], "train", "val", "test")
     algorithm = build_algorithm(config, dataset)
     if settings.eval.transductive is not None:
@@ -106,7 +109,7 @@ def run(
         results["val"] = attempt.outcome.best or None
         results["train"] = _train_record(attempt.outcome, config, device)
         if failure is None:  # before it is written: a disk that is full by now must not cost the number
-            console.result_panel({**results, "run_dir": str(run_dir)})
+            shown.result_panel({**results, "run_dir": str(run_dir)})
         _write_results(run_dir, results, failure)
         if failure is not None:
             raise failure
@@ -143,7 +146,7 @@ def _train_and_test(attempt: _Attempt, device: torch.device, should_prune: Shoul
     with Tracker(attempt.run_dir, _hparams(config), reported) as tracker:
         _train(attempt, parts, tracker, should_prune)
         tested = _test(attempt, parts)
-        kind = kind_of_tasks(parts.source("test"))
+        kind = parts.dataset.kind
         further = {f"test/{name}": score["mean"] for name, score in tested.get("further", {}).items()}
         tracker.log(outcome.steps, {f"test/{name}": tested[name] for name in (kind.score, "ci95", "loss")} | further)
     times = [f"{name} {seconds:.1f} s" for name, seconds in _times(outcome, tested).items()]
@@ -154,7 +157,13 @@ def _train_and_test(attempt: _Attempt, device: torch.device, should_prune: Shoul
 def _train(attempt: _Attempt, parts: Parts, tracker: Tracker, should_prune: ShouldPrune | None) -> None:
     names, done = parts.settings.names, attempt.state["outcome"]["reported"] if attempt.state else 0
     with (
-        console.Progress(parts.settings.train.steps, f"{names.algorithm} on {names.dataset}", done=done) as progress,
+        Progress(
+            parts.settings.train.steps,
+            f"{names.algorithm} on {names.dataset}",
+            done=done,
+            log_seconds=parts.settings.train.log_seconds,
+            ways=(parts.settings.train_task.ways, parts.settings.task.ways),
+        ) as progress,
         joined(attempt.ranks, parts.device),
     ):
         _iterate(attempt, parts, tracker.sync, [tracker.log, progress.update], should_prune)
@@ -210,9 +219,16 @@ def _test(attempt: _Attempt, parts: Parts) -> dict[str, Any]:
         attempt.outcome.best = chosen["outcome"]["best"]  # also where the resumed checkpoint said otherwise
     parts.be_transductive()
     started = time.perf_counter()
-    scores = evaluate(
-        parts.algorithm, test_tasks, settings.task, settings.eval.tasks, settings.eval.task_chunk, stepwise=True
-    )
+    with TaskProgress(settings.eval.tasks, "test", settings.train.log_seconds) as progress:
+        scores = evaluate(
+            parts.algorithm,
+            test_tasks,
+            settings.task,
+            settings.eval.tasks,
+            settings.eval.task_chunk,
+            stepwise=True,
+            progress=progress.update,
+        )
     return test_record(parts.algorithm, scores, settings.eval.checkpoint) | {
         "step": chosen["step"],
         "seconds": time.perf_counter() - started,
@@ -294,7 +310,7 @@ def _hparams(config: dict[str, Any]) -> dict[str, object]:
 
 def _describe(config: dict[str, Any], parts: Parts) -> str:
     task, parameters = config["task"], sum(p.numel() for p in parts.algorithm.parameters())
-    classes = len(parts.dataset.split.classes["train"]) * parts.dataset.rotations["train"]
+    classes = len(parts.dataset.classes("train"))
     train_task = task["train"]
     return (
         f"{config['names']['algorithm']} with {config['names']['backbone']} ({parameters:,} parameters) on {parts.device}; train: "
@@ -314,7 +330,7 @@ def _write_results(run_dir: Path, results: dict[str, Any], failure: BaseExceptio
     try:
         files.write_results(run_dir, results)
     except OSError as error:
-        console.error_line(f"{results['status']}, and results.json cannot be written: {error} ({run_dir})")
+        terminal.error_line(f"{results['status']}, and results.json cannot be written: {error} ({run_dir})")
         if failure is None or isinstance(failure, Exception):
             raise RunFailed(str(failure or error)) from (failure or error)
 
@@ -327,8 +343,8 @@ def _say(results: dict[str, Any], run_dir: Path, error: BaseException) -> None:
     elif isinstance(error, Pruned):
         log.info("%s", where)
     else:
-        console.file_log.error("%s: %s", results["status"], results["error"], exc_info=error)
-        console.error_line(where)
+        terminal.file_log.error("%s: %s", results["status"], results["error"], exc_info=error)
+        terminal.error_line(where)
 
 
 def _told(error: BaseException) -> str:

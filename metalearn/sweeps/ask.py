@@ -26,8 +26,9 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from metalearn.compose.mistakes import several_values
 from metalearn.config.files import slug
 from metalearn.errors import UserError, nearest
-from metalearn.report import console
+from metalearn.report import terminal
 from metalearn.runs import directory as files
+from metalearn.status import Status
 from metalearn.sweeps.directory import Job, SweepDir, unfinished
 from metalearn.sweeps.job import run_job
 from metalearn.sweeps.space import check_search, corners, trial_text
@@ -314,7 +315,7 @@ def _launch(base: DictConfig, sweep: SweepDir, names: list[str]) -> None:
     except Exception as error:  # a job's own failure stands in its results.json; this is about the engine
         details = sweep.path / "launcher.error"
         files.write_text(details, traceback.format_exc())
-        console.error_line(f"hydra/launcher: {type(error).__name__}: {error} ({details})")
+        terminal.error_line(f"hydra/launcher: {type(error).__name__}: {error} ({details})")
 
 
 class _StoredJobs:
@@ -334,7 +335,7 @@ def stored_job(cfg: DictConfig) -> None:
     """What a launcher calls, somewhere: the job `cfg.job` of the sweep whose directory Hydra's configuration names."""
     sweep = SweepDir(Path(HydraConfig.get().runtime.output_dir).parent)
     with sweep.lock(cfg.job) as mine:
-        if mine and sweep.status(cfg.job) != "done":  # else another runner was quicker
+        if mine and sweep.status(cfg.job) != Status.DONE:  # else another runner was quicker
             with _saved_before_requeue():
                 run_job(sweep, cfg.job)
     write_summary(sweep)

@@ -24,8 +24,7 @@ from metalearn.config.identity import differences
 from metalearn.errors import UserError, one_line
 from metalearn.locks import NoLocksError, is_locked, locked
 from metalearn.runs import directory as files
-
-FINISHED = ("done", "pruned", "failed", "diverged")
+from metalearn.status import Status
 
 
 class Job(NamedTuple):
@@ -87,7 +86,7 @@ class SweepDir:
             with self.exclusive():
                 self.check(jobs, search)
                 for job in jobs:
-                    if self.status(job.name) != "done":  # a job to be run takes the data from where they are now
+                    if self.status(job.name) != Status.DONE:  # a job to be run takes the data from where they are now
                         text = OmegaConf.to_yaml(OmegaConf.create(job.config))
                         files.write_text(self._file(job.name, "yaml"), text)
                 record = self._record()
@@ -98,16 +97,16 @@ class SweepDir:
         except OSError as error:
             raise UserError(f"the sweep directory '{self.path}' cannot be written: {error.strerror}") from error
 
-    def status(self, name: str) -> str:
-        """pending | running | interrupted (begun, and nobody runs it) | done | pruned | failed | diverged."""
+    def status(self, name: str) -> Status:
+        """How far the job has got; a job that was begun and that nobody runs counts as interrupted."""
         if self._file(name, "error").exists():
-            return "failed"
+            return Status.FAILED
         recorded = (self.results(name) or {}).get("status")
-        if recorded in FINISHED:
-            return str(recorded)
+        if ended := [status for status in Status if status == recorded and status.finished]:
+            return ended[0]
         if self._is_locked(name):
-            return "running"
-        return "interrupted" if (self.run_dir(name) / "config.yaml").exists() else "pending"
+            return Status.RUNNING
+        return Status.INTERRUPTED if (self.run_dir(name) / "config.yaml").exists() else Status.PENDING
 
     def results(self, name: str) -> dict[str, Any] | None:
         """What the job's results.json holds, if it can be read."""
@@ -173,10 +172,10 @@ class SweepDir:
 
 
 def unfinished(sweep: SweepDir, names: list[str], retry_failed: bool) -> list[str]:
-    """Those of the named jobs that are to be run: none that is done, none that failed unless it is to be tried once more."""
-    again = ("failed", "diverged") if retry_failed else ()
+    """Those of the named jobs that are still to be run; with `retry_failed`, also those that failed or diverged."""
+    again = (Status.FAILED, Status.DIVERGED) if retry_failed else ()
     statuses = {name: sweep.status(name) for name in names}
-    return [name for name, status in statuses.items() if status not in FINISHED or status in again]
+    return [name for name, status in statuses.items() if not status.finished or status in again]
 
 
 def _changes(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:

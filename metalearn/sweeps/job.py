@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from metalearn.config.files import conf_dir
 from metalearn.errors import UserError
-from metalearn.report import console
+from metalearn.report import terminal
+from metalearn.status import Status
 from metalearn.sweeps.directory import SweepDir
 
 LOCKED = 75  # exit code of a worker whose job another process runs (EX_TEMPFAIL)
@@ -48,14 +49,16 @@ def run_job(sweep: SweepDir, name: str) -> None:
         run(config, run_dir, **options)
     except BaseException as error:
         results = sweep.results(name)
-        stopped = isinstance(error, KeyboardInterrupt) if results is None else results.get("status") == "interrupted"
+        stopped = (
+            isinstance(error, KeyboardInterrupt) if results is None else results.get("status") == Status.INTERRUPTED
+        )
         if stopped:
             raise
         if results is None:  # the run could not say it itself
             text = f"{type(error).__name__}: {error}"
             sweep.write_error(name, text)
-            console.file_log.error("failed: %s", text, exc_info=error)
-            console.error_line(f"failed: {text} ({run_dir})")
+            terminal.file_log.error("failed: %s", text, exc_info=error)
+            terminal.error_line(f"failed: {text} ({run_dir})")
 
 
 def log_to(run_dir: Path, on_console: bool) -> None:
@@ -77,7 +80,7 @@ def main(sweep_dir: str, name: str) -> int:
     with sweep.lock(name) as mine:
         if not mine:
             return LOCKED
-        if sweep.status(name) in ("done", "pruned"):  # between the runner's look at it and now
+        if sweep.status(name) in (Status.DONE, Status.PRUNED):  # between the runner's look at it and now
             return 0
         log_to(sweep.run_dir(name), on_console=False)
         try:

@@ -14,15 +14,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import metalearn
-from metalearn.report import console
+from metalearn.report import terminal
+from metalearn.status import Status
 from metalearn.sweeps import job as worker
-from metalearn.sweeps.directory import FINISHED, SweepDir
+from metalearn.sweeps.directory import SweepDir
 from metalearn.sweeps.queue import Queue, StoredJobs
 from metalearn.sweeps.slots import Slot
-from metalearn.sweeps.summary import accuracy_text, seconds_text, val_text, write_summary
+from metalearn.sweeps.summary import score_text, seconds_text, write_summary
 
 _WORKER = (sys.executable, "-m", "metalearn.sweeps.job")
 _POLL = 0.1  # seconds between two looks at the workers
@@ -58,15 +59,15 @@ def _one_by_one(sweep: SweepDir, queue: Queue) -> None:
             if not mine:
                 queue.put_back(name)
                 continue
-            if sweep.status(name) in ("done", "pruned"):  # between the queue's look at it and now
+            if sweep.status(name) in (Status.DONE, Status.PRUNED):  # between the queue's look at it and now
                 continue
             begun += 1
             worker.log_to(sweep.run_dir(name), on_console=True)
-            console.log.info("job %d of %d: %s", begun, total, name)
+            terminal.log.info("job %d of %d: %s", begun, total, name)
             try:
                 worker.run_job(sweep, name)
             finally:
-                console.close_log()
+                terminal.close_log()
         write_summary(sweep)
 
 
@@ -81,7 +82,7 @@ class _Pool:
         self._total, self._ended = len(queue), 0
 
     def run(self) -> None:
-        console.say(
+        terminal.say(
             f"{self._total} jobs, up to {len(self._free)} at once; what each does: {self._sweep.path}/*/run.log"
         )
         try:
@@ -140,7 +141,7 @@ class _Pool:
     def _report(self, name: str, code: int) -> None:
         self._ended += 1
         killed = _signal_name(code)
-        if self._sweep.status(name) not in FINISHED:
+        if not self._sweep.status(name).finished:
             if killed is None and code != worker.INTERRUPTED:
                 self._sweep.write_error(name, f"its process exited with {code}")
             elif killed is not None and -code not in _ENDED_FROM_OUTSIDE:
@@ -148,18 +149,18 @@ class _Pool:
         (row,) = [row for row in write_summary(self._sweep) if row["job"] == name]
         why = row["error"] or (f"its process was ended by {killed}" if killed else "")
         said = f"job {self._ended} of {self._total}: {name}: {row['status']}"
-        if row["status"] == "pruned":
-            console.say(said)
-        elif row["status"] == "done":
-            console.say(f"{said}  {accuracy_text(row)}  {seconds_text(row['seconds'])}")
+        if row["status"] == Status.PRUNED:
+            terminal.say(said)
+        elif row["status"] == Status.DONE:
+            terminal.say(f"{said}  {score_text(row)}  {seconds_text(row)}")
         else:
-            console.error_line(f"{said}: {why} ({self._sweep.run_dir(name)})")
+            terminal.error_line(f"{said}: {why} ({self._sweep.run_dir(name)})")
 
     def _stop(self) -> None:
         """Has the workers save and end; a second Ctrl-C kills them."""
         processes = [process for process, _ in self._running.values()]
         if processes:
-            console.error_line(f"interrupted: {len(processes)} running jobs save and end (once more: at once)")
+            terminal.error_line(f"interrupted: {len(processes)} running jobs save and end (once more: at once)")
         try:
             for process in processes:
                 process.terminate()
@@ -204,24 +205,3 @@ def _sigterm_raises() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def report(sweep: SweepDir) -> list[dict[str, Any]]:
-    """Writes the summary and prints the table; returns its rows."""
-    rows = write_summary(sweep)
-    searched = sweep.search() is not None
-    head = ["job", "status", *(["validation"] if searched else []), "accuracy", "time", "directory"]
-    table = [
-        [
-            row["job"],
-            row["status"],
-            *([val_text(row)] if searched else []),
-            accuracy_text(row),
-            seconds_text(row["seconds"]),
-            str(sweep.run_dir(row["job"])),
-        ]
-        for row in rows
-    ]
-    console.sweep_table(head, table)
-    console.say(f"summary: {sweep.path / 'summary.md'} (and .csv, .json)")
-    return rows

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 
-from metalearn.report import console
-from metalearn.sweeps.directory import FINISHED, SweepDir, unfinished
+from metalearn.report import terminal
+from metalearn.status import Status
+from metalearn.sweeps.directory import SweepDir, unfinished
 
 _WAIT = 1.0  # seconds between two looks at jobs that another runner has
 
@@ -30,7 +31,7 @@ class Queue(ABC):
 
     def wait(self) -> None:
         if not self._told:
-            console.log.info("waiting for %d jobs that another runner has", len(self))
+            terminal.log.info("waiting for %d jobs that another runner has", len(self))
         self._told = True
         time.sleep(_WAIT)
 
@@ -41,7 +42,7 @@ class StoredJobs(Queue):
     def __init__(self, sweep: SweepDir, names: list[str], retry_failed: bool) -> None:
         self._sweep = sweep
         self._waiting = unfinished(sweep, names, retry_failed)
-        self._retry = {name for name in self._waiting if sweep.status(name) in FINISHED}
+        self._retry = {name for name in self._waiting if sweep.status(name).finished}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -49,9 +50,9 @@ class StoredJobs(Queue):
     def next(self) -> str | None:
         for name in list(self._waiting):
             status = self._sweep.status(name)
-            if status != "running":
+            if status != Status.RUNNING:
                 self._waiting.remove(name)
-                if status not in FINISHED or name in self._retry:
+                if not status.finished or name in self._retry:
                     return name
         return None
 

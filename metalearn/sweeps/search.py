@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from metalearn.errors import UserError
-from metalearn.sweeps.directory import FINISHED, Job, SweepDir
+from metalearn.kinds import kind_of_record
+from metalearn.status import Status
+from metalearn.sweeps.directory import Job, SweepDir
 from metalearn.sweeps.queue import Queue
 
 _JOB = "job"  # the trial's attribute that names its job
@@ -61,7 +63,7 @@ class Trials(Queue):
                 if _is_open(trial):
                     # One without a job was being drawn when its process was killed.
                     name = trial.user_attrs.get(_JOB) or self._draw(trial.number)
-                    if name not in self._given and self._sweep.status(name) != "running":
+                    if name not in self._given and self._sweep.status(name) != Status.RUNNING:
                         self._given.add(name)
                         return name
             if len(self._trials()) >= self._settings["trials"]:
@@ -104,12 +106,12 @@ class Trials(Queue):
         states = optuna().trial.TrialState
         for trial in self._trials():
             name = trial.user_attrs.get(_JOB)
-            if not _is_open(trial) or name is None or (status := self._sweep.status(name)) not in FINISHED:
+            if not _is_open(trial) or name is None or not (status := self._sweep.status(name)).finished:
                 continue
             best = (self._sweep.results(name) or {}).get("val")
-            if status == "done" and best:
-                self._study.tell(trial.number, best["accuracy"])
-            elif status in ("pruned", "diverged"):  # both say something about the values
+            if status == Status.DONE and best:
+                self._study.tell(trial.number, best[kind_of_record(best).score])
+            elif status in (Status.PRUNED, Status.DIVERGED):  # both say something about the values
                 self._study.tell(trial.number, state=states.PRUNED)
             else:
                 self._study.tell(trial.number, state=states.FAIL)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
+import re
 import statistics
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+from metalearn.kinds import CLASSIFICATION, KINDS, Kind, kind_of_record
+from metalearn.report import terminal
+from metalearn.report.results import sweep_table
+from metalearn.report.text import duration, markdown_table
 from metalearn.runs import directory as files
+from metalearn.status import Status
 from metalearn.sweeps.directory import SweepDir
 
 # The 97.5 % point of Student's t for 1, 2, ... 30 degrees of freedom: with few seeds the normal's 1.96 is far too small.
@@ -17,17 +25,22 @@ _T = (
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
-_COLUMNS = ("accuracy", "ci95", "std", "seeds", "val_accuracy", "steps", "seconds", "directory", "error")
+_CUT = re.compile(r"-[0-9a-f]{6}$")  # the end of a job's name that does not hold all that varies
 
 
 def job_rows(sweep: SweepDir) -> list[dict[str, Any]]:
-    """One row for every job, in the order of the sweep, of a search the best trial first; accuracies are fractions, ci95 is over test tasks."""
-    rows = [_job_row(sweep, name, choices) for name, choices in sweep.choices().items()]
+    """One row for every job, in the order of the sweep, of a search the best trial first.
+
+    Accuracies are fractions, ci95 is over test tasks. The score stands under its kind's name: `accuracy` and `val_accuracy`, or `mse` and `val_mse`.
+    """
+    results = {name: sweep.results(name) or {} for name in sweep.choices()}
+    kind = _kind(results.values())
+    rows = [_job_row(sweep, name, choices, results[name], kind) for name, choices in sweep.choices().items()]
     return rows if sweep.search() is None else sorted(rows, key=_rank)
 
 
 def seed_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Jobs that differ in their seed alone, together: mean accuracy, and ci95 and standard deviation over the seeds that are done."""
+    """Jobs that differ in their seed alone, together: mean score, and ci95 and standard deviation over the seeds that are done."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if "seed" in row["choices"]:
@@ -47,64 +60,114 @@ def write_summary(sweep: SweepDir) -> list[dict[str, Any]]:
     return rows
 
 
-def accuracy_text(row: dict[str, Any]) -> str:
+def report(sweep: SweepDir) -> list[dict[str, Any]]:
+    """Writes the summary and prints its tables; returns the rows of the jobs."""
+    rows = write_summary(sweep)
+    columns = _Columns.of(rows)
+    searched = sweep.search() is not None
+    head = [*columns.head, *_head(rows, searched), "directory"]
+    sweep_table(
+        head,
+        [[*columns.cells(row), *_cells(row, searched), str(sweep.run_dir(row["job"]))] for row in rows],
+        status_column=len(columns.head),
+    )
+    if over_seeds := seed_rows(rows):
+        sweep_table(_seed_head(over_seeds), [_seed_cells(row) for row in over_seeds])
+    terminal.say(f"summary: {sweep.path / 'summary.md'} (and .csv, .json)")
+    return rows
+
+
+def score_text(row: dict[str, Any]) -> str:
     """`95.20 ± 0.31 %`, or nothing for a job without a result."""
-    if row["accuracy"] is None:
-        return ""
-    interval = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.2f}"
-    return f"{100 * row['accuracy']:.2f}{interval} %"
+    kind = KINDS[row["kind"]]
+    score = row[kind.score]
+    return "" if score is None else kind.text(score, row["ci95"])
 
 
 def val_text(row: dict[str, Any]) -> str:
     """`95.20 %`, the best validation, or nothing for a job without one."""
-    return "" if row["val_accuracy"] is None else f"{100 * row['val_accuracy']:.2f} %"
+    kind = KINDS[row["kind"]]
+    score = row[f"val_{kind.score}"]
+    return "" if score is None else kind.text(score)
 
 
-def seconds_text(seconds: float | None) -> str:
-    """`1:02:03`, or nothing."""
-    if seconds is None:
-        return ""
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+def seconds_text(row: dict[str, Any]) -> str:
+    """`1:02:03`, or nothing for a job that has not ended."""
+    return "" if row["seconds"] is None else duration(row["seconds"])
+
+
+class _Columns(NamedTuple):
+    """What tells the rows of a table apart: the jobs' names or, where names are cut, one column for every setting that varies."""
+
+    keys: list[str]  # the settings; none where the names are whole
+
+    @classmethod
+    def of(cls, rows: list[dict[str, Any]]) -> _Columns:
+        cut = any(_CUT.search(row["job"]) for row in rows)
+        return cls(list(dict.fromkeys(key for row in rows for key in row["choices"])) if cut else [])
+
+    @property
+    def head(self) -> list[str]:
+        return self.keys or ["job"]
+
+    def cells(self, row: dict[str, Any]) -> list[str]:
+        if not self.keys:
+            return [str(row["job"])]
+        return [_value_text(row["choices"][key]) if key in row["choices"] else "" for key in self.keys]
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _kind(results: Iterable[dict[str, Any]]) -> Kind:
+    """The kind of the tasks that the jobs are about; the jobs of a sweep that are compared share it."""
+    records = (record for result in results for record in (result.get("test"), result.get("val")) if record)
+    return next((kind_of_record(record) for record in records), CLASSIFICATION)
 
 
 def _rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
-    """Of a trial: validation decides, and only among those that were trained to their end; of equal ones the earlier stays first."""
-    accuracy = row["val_accuracy"]
-    return row["status"] != "done", accuracy is None, -(accuracy or 0.0)
+    """How a trial is ordered: validation decides, and only among those trained to their end; of equal ones the earlier stays first."""
+    kind = KINDS[row["kind"]]
+    score = row[f"val_{kind.score}"]
+    return row["status"] != Status.DONE, score is None, (-1 if kind.higher_is_better else 1) * (score or 0.0)
 
 
-def _job_row(sweep: SweepDir, name: str, choices: dict[str, Any]) -> dict[str, Any]:
+def _job_row(
+    sweep: SweepDir, name: str, choices: dict[str, Any], results: dict[str, Any], kind: Kind
+) -> dict[str, Any]:
     status = sweep.status(name)
-    results = sweep.results(name) or {}
     test, train = results.get("test") or {}, results.get("train") or {}
     return {
         "job": name,
         "status": status,
         "choices": choices,
-        "accuracy": test.get("accuracy"),
+        "kind": kind.name,
+        kind.score: test.get(kind.score),
         "ci95": test.get("ci95"),
-        "val_accuracy": (results.get("val") or {}).get("accuracy"),
+        f"val_{kind.score}": (results.get("val") or {}).get(kind.score),
         "steps": train.get("steps"),
         "seconds": train["seconds"] + test.get("seconds", 0.0) if train else None,
         "directory": name,
-        "error": sweep.error(name) if status in ("failed", "diverged", "interrupted") else None,
+        "error": sweep.error(name) if status in (Status.FAILED, Status.DIVERGED, Status.INTERRUPTED) else None,
     }
 
 
 def _seed_row(group: list[dict[str, Any]]) -> dict[str, Any]:
-    choices = _without_seed(group[0]["choices"])
-    accuracies = [row["accuracy"] for row in group if row["accuracy"] is not None and row["status"] == "done"]
-    std = statistics.stdev(accuracies) if len(accuracies) > 1 else None
+    kind, choices = KINDS[group[0]["kind"]], _without_seed(group[0]["choices"])
+    scores = [row[kind.score] for row in group if row[kind.score] is not None and row["status"] == Status.DONE]
+    std = statistics.stdev(scores) if len(scores) > 1 else None
     return {
         "job": ", ".join(f"{key}={value}" for key, value in choices.items()) or "all",
-        "status": f"{len(accuracies)} of {len(group)} done",
+        "status": f"{len(scores)} of {len(group)} done",
         "choices": choices,
-        "accuracy": statistics.fmean(accuracies) if accuracies else None,
-        "ci95": None if std is None else _t(len(accuracies) - 1) * std / math.sqrt(len(accuracies)),
+        "kind": kind.name,
+        kind.score: statistics.fmean(scores) if scores else None,
+        "ci95": None if std is None else _t(len(scores) - 1) * std / math.sqrt(len(scores)),
         "std": std,
-        "seeds": len(accuracies),
+        "seeds": len(scores),
     }
 
 
@@ -118,8 +181,10 @@ def _t(degrees_of_freedom: int) -> float:
 
 def _csv(rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:
     varied = list(dict.fromkeys(key for row in rows for key in row["choices"]))
+    score = _score_name(rows)
+    columns = [score, "ci95", "std", "seeds", f"val_{score}", "steps", "seconds", "directory", "error"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["kind", "job", *varied, "status", *_COLUMNS], extrasaction="ignore")
+    writer = csv.DictWriter(text, ["kind", "job", *varied, "status", *columns], extrasaction="ignore")
     writer.writeheader()
     for kind, some in (("job", rows), ("seeds", over_seeds)):
         for row in some:
@@ -128,26 +193,37 @@ def _csv(rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:
 
 
 def _markdown(sweep: SweepDir, rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:
-    searched = sweep.search() is not None
-    head = ["job", "status", *(["validation"] if searched else []), "accuracy", "time", "error"]
-    lines = [f"# {sweep.path.name}", "", *_table(head, (_job_cells(row, searched) for row in rows))]
+    searched, columns = sweep.search() is not None, _Columns.of(rows)
+    number = ["run"] if columns.keys else []
+    cells = []
+    for row in rows:
+        first, *others = columns.cells(row)
+        named = [f"[run]({row['directory']})", first] if number else [f"[{first}]({row['directory']})"]
+        cells.append([*named, *others, *_cells(row, searched), row["error"] or ""])
+    head = [*number, *columns.head, *_head(rows, searched), "error"]
+    lines = [f"# {sweep.path.name}", "", *markdown_table(head, cells)]
     if over_seeds:
-        head = ["over seeds", "seeds", "mean accuracy, ± 95 % interval over seeds", "standard deviation"]
-        lines += ["", *_table(head, map(_seed_cells, over_seeds))]
+        lines += ["", *markdown_table(_seed_head(over_seeds), map(_seed_cells, over_seeds))]
     return "\n".join(lines) + "\n"
 
 
-def _job_cells(row: dict[str, Any], searched: bool) -> list[str]:
-    name = f"[{row['job']}]({row['directory']})"
-    validation = [val_text(row)] if searched else []
-    return [name, row["status"], *validation, accuracy_text(row), seconds_text(row["seconds"]), row["error"] or ""]
+def _score_name(rows: list[dict[str, Any]]) -> str:
+    return KINDS[rows[0]["kind"]].score if rows else CLASSIFICATION.score
+
+
+def _head(rows: list[dict[str, Any]], searched: bool) -> list[str]:
+    return ["status", *(["validation"] if searched else []), _score_name(rows), "time"]
+
+
+def _cells(row: dict[str, Any], searched: bool) -> list[str]:
+    """The cells under `_head`."""
+    return [row["status"], *([val_text(row)] if searched else []), score_text(row), seconds_text(row)]
+
+
+def _seed_head(rows: list[dict[str, Any]]) -> list[str]:
+    return ["over seeds", "seeds", f"mean {_score_name(rows)}, ± 95 % interval over seeds", "standard deviation"]
 
 
 def _seed_cells(row: dict[str, Any]) -> list[str]:
-    std = "" if row["std"] is None else f"{100 * row['std']:.2f} %"
-    return [row["job"], row["status"], accuracy_text(row), std]
-
-
-def _table(head: list[str], rows: Any) -> list[str]:
-    cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *cells]]
+    std = "" if row["std"] is None else KINDS[row["kind"]].text(row["std"])
+    return [row["job"], row["status"], score_text(row), std]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.config.files import choices
-from metalearn.data.classes import ImageClasses
-from metalearn.data.source import TaskSource
+from metalearn.data.base import TaskSource
+from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.evaluate import evaluate
 from metalearn.engine.gradient import meta_gradient
@@ -34,7 +34,7 @@ def make(name: str, dataset: ImageClasses, *overrides: str) -> Algorithm:
 
 
 def tasks_of(source: Source, count: int = 4) -> TaskBatch:
-    return source("train").tasks(0, count, 5, 1, 5)
+    return source("train").tasks(0, count, TaskShape(5, 1, 5))
 
 
 def state(algorithm: Algorithm) -> dict[str, Tensor]:
@@ -174,7 +174,7 @@ def test_beats_chance_after_a_few_dozen_steps(name: str, easy: ImageClasses, sou
     tasks = source("train")
     for step in range(40):
         optimizer.zero_grad(set_to_none=True)
-        meta_gradient(algorithm, tasks.tasks(4 * step, 4, 5, 1, 5), 4, "fp32")
+        meta_gradient(algorithm, tasks.tasks(4 * step, 4, TaskShape(5, 1, 5)), 4, "fp32")
         optimizer.step()
     scores = evaluate(algorithm, source("test"), TaskShape(5, 1, 5), 50, 25, stepwise=False)
     assert scores.mean - scores.ci95 > 0.5, "chance is 0.2"

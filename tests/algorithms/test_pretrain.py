@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from metalearn.algorithms.pretrain import Pretrain, mini_batches, new_head
 from metalearn.backbones import Backbone, Conv4
-from metalearn.data.classes import ImageClasses
+from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_algorithm
 from metalearn.tasks import Examples, TaskBatch
 from tests.compose import SMALL, compose

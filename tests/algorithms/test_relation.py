@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.relation import RelationModule, RelationNet
 from metalearn.backbones import MLP, Backbone, Conv4
-from metalearn.data.classes import ImageClasses
+from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_algorithm
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch

@@ -12,7 +12,7 @@ from metalearn.algorithms.anil import ANIL
 from metalearn.algorithms.maml import MAML
 from metalearn.algorithms.protonet import ProtoNet
 from metalearn.backbones import MLP, Backbone, Conv4, Koch, Learn2LearnConv4, Pixels, ResNet12
-from metalearn.data.classes import ImageClasses
+from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError

@@ -13,7 +13,7 @@ import torch
 from metalearn.bench import command, harness
 from metalearn.bench.accuracy import reached
 from metalearn.bench.harness import Table, compared, exponent, interleave, spread
-from metalearn.data.cache import cache_dir
+from metalearn.data.places import cache_dir
 from metalearn.errors import UserError
 
 CPU = torch.device("cpu")

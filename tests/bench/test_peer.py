@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metalearn.bench import peer, steps
 from metalearn.bench.ours import Ours
+from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_dataset
 from metalearn.tasks import TaskBatch
 from tests.compose import compose
@@ -96,9 +97,9 @@ def test_learn2learns_tasks_are_of_the_training_classes() -> None:
     config = compose(*SMALL)
     dataset = build_dataset(config)
     x, y = peer.from_memory(dataset, ways=5, each=4)()
-    assert x.shape == (20, *dataset.image_shape)
+    assert x.shape == (20, *dataset.input_shape)
     assert y.view(5, 4).unique(dim=1).shape == (5, 1), "the images of each class in a row"
     assert sorted(y[::4].tolist()) == list(range(5))
-    train = [row for row, name in enumerate(dataset.class_names) if name in set(dataset.split.classes["train"])]
-    known: Any = torch.from_numpy(dataset.images[train]).float().flatten(0, 1).flatten(1).div(255)
+    assert isinstance(dataset, ImageClasses)
+    known: Any = torch.from_numpy(dataset.images.select(dataset.numbers("train")).images).float().flatten(1).div(255)
     assert all((known == image.flatten()).all(1).any() for image in x)

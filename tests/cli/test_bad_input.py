@@ -22,7 +22,7 @@ from PIL import Image
 from metalearn.compose.composer import composer
 from metalearn.config.limits import allows
 from metalearn.config.tree import leaves
-from metalearn.data.classes import ImageClasses
+from metalearn.data.images import ImageClasses
 from metalearn.data.sets import omniglot
 from metalearn.errors import UserError
 from tests.data.sets.test_omniglot import drawing, load, write_zips
@@ -235,7 +235,7 @@ def mangled(content: bytes, rng: random.Random) -> bytes:
 
 
 def same(ours: ImageClasses, theirs: ImageClasses) -> bool:
-    return ours.class_names == theirs.class_names and np.array_equal(ours.images, theirs.images)
+    return ours.class_names == theirs.class_names and np.array_equal(ours.images.images, theirs.images.images)
 
 
 def mangle_zip(number: int, root: Path, intact: tuple[Path, ImageClasses]) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from metalearn.data.augment import NUMBERS, Augment
 from metalearn.data.sets.glyphs import load
-from metalearn.data.source import TaskSource
+from metalearn.tasks import TaskShape
 
 CPU = torch.device("cpu")
 HALF = 0.5  # neither to one side nor to the other
@@ -62,13 +62,13 @@ def test_asking_for_nothing_changes_nothing() -> None:
 
 def test_a_task_is_moved_alike_however_the_stream_is_cut() -> None:
     dataset = load(classes=20, drawers=5, size=16, seed=0, val_classes=4, test_classes=4)
-    source = TaskSource(dataset, "train", 3, CPU, Augment(20, 0.1, 0.1))
-    whole = source.tasks(7, 4, 3, 1, 2)
+    source = dataset.source("train", 3, CPU, {"degrees": 20, "translate": 0.1, "scale": 0.1})
+    whole = source.tasks(7, 4, TaskShape(3, 1, 2))
     for i in range(4):
-        one = source.tasks(7 + i, 1, 3, 1, 2)
+        one = source.tasks(7 + i, 1, TaskShape(3, 1, 2))
         torch.testing.assert_close(one.support.x[0], whole.support.x[i], atol=1e-6, rtol=0)
         torch.testing.assert_close(one.query.x[0], whole.query.x[i], atol=1e-6, rtol=0)
-    plain = TaskSource(dataset, "train", 3, CPU).tasks(7, 4, 3, 1, 2)
+    plain = dataset.source("train", 3, CPU).tasks(7, 4, TaskShape(3, 1, 2))
     assert torch.equal(plain.classes, whole.classes)
     assert torch.equal(plain.query.y, whole.query.y)
     moved = (plain.query.x - whole.query.x).abs().flatten(2).amax(2)

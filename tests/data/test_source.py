@@ -10,10 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalearn.data.classes import ClassSplit, ImageClasses, random_split
-from metalearn.data.source import TaskSource, check_task
+from metalearn.data.base import TaskSource
+from metalearn.data.classes import ClassId, ClassSplit, random_split
+from metalearn.data.container import FlatImages
+from metalearn.data.images import ImageClasses
 from metalearn.errors import UserError
-from metalearn.tasks import TaskBatch
+from metalearn.tasks import TaskBatch, TaskShape
 
 CPU = torch.device("cpu")
 CLASSES, IMAGES = 12, 9
@@ -35,8 +37,7 @@ def numbered(rotations: int = 1, counts: list[int] | None = None) -> ImageClasse
     parts = {"train": names[:6], "val": names[6:9], "test": names[9:]}
     return ImageClasses(
         "numbered",
-        images,
-        np.array(counts or [IMAGES] * CLASSES),
+        FlatImages.of_classes([images[i, :count] for i, count in enumerate(counts or [IMAGES] * CLASSES)]),
         names,
         ClassSplit("fixed", parts),
         dict.fromkeys(("train", "val", "test"), rotations),
@@ -60,8 +61,8 @@ def identities(batch: TaskBatch) -> tuple[np.ndarray, np.ndarray]:
     first=st.integers(0, 10**12),
 )
 def test_every_task_keeps_the_rules(ways: int, shots: int, queries: int, seed: int, first: int) -> None:
-    source = TaskSource(numbered(), "train", seed, CPU)
-    batch = source.tasks(first, 3, ways, shots, queries)
+    source = numbered().source("train", seed, CPU)
+    batch = source.tasks(first, 3, TaskShape(ways, shots, queries))
     assert batch.support.x.shape == (3, ways * shots, 1, 4, 4)
     assert batch.query.x.shape == (3, ways * queries, 1, 4, 4)
     support, query = identities(batch)
@@ -81,12 +82,12 @@ def test_every_task_keeps_the_rules(ways: int, shots: int, queries: int, seed: i
     seed=st.integers(0, 2**63), first=st.integers(0, 10**9), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5)
 )
 def test_a_task_does_not_depend_on_how_the_stream_is_cut(seed: int, first: int, sizes: list[int]) -> None:
-    source = TaskSource(numbered(), "train", seed, CPU)
-    whole = source.tasks(first, sum(sizes), 4, 2, 3)
+    source = numbered().source("train", seed, CPU)
+    whole = source.tasks(first, sum(sizes), TaskShape(4, 2, 3))
     start = first
     pieces = []
     for size in sizes:
-        pieces.append(source.tasks(start, size, 4, 2, 3))
+        pieces.append(source.tasks(start, size, TaskShape(4, 2, 3)))
         start += size
     assert torch.equal(whole.support.x, torch.cat([piece.support.x for piece in pieces]))
     assert torch.equal(whole.query.x, torch.cat([piece.query.x for piece in pieces]))
@@ -96,7 +97,8 @@ def test_a_task_does_not_depend_on_how_the_stream_is_cut(seed: int, first: int, 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_same_tasks_on_the_gpu() -> None:
     batches = [
-        TaskSource(numbered(4), "train", 3, torch.device(device)).tasks(5, 20, 5, 2, 3) for device in ("cpu", "cuda")
+        numbered(4).source("train", 3, torch.device(device)).tasks(5, 20, TaskShape(5, 2, 3))
+        for device in ("cpu", "cuda")
     ]
     assert torch.equal(batches[0].support.x, batches[1].support.x.cpu())
     assert torch.equal(batches[0].query.x, batches[1].query.x.cpu())
@@ -104,15 +106,13 @@ def test_same_tasks_on_the_gpu() -> None:
 
 def test_tasks_are_the_same_everywhere_and_for_ever() -> None:
     """Pinned: a change here silently changes every published number."""
-    classes, images = TaskSource(numbered(), "train", 0, CPU).draw(0, 3, 3, 3)
+    classes, images = numbered().source("train", 0, CPU).draw(0, 3, 3, 3)
     assert classes.tolist() == PINNED_CLASSES
     assert images.tolist() == PINNED_IMAGES
 
 
 def test_seeds_and_splits_are_separate_streams() -> None:
-    draws = [
-        TaskSource(numbered(), split, seed, CPU).draw(0, 20, 3, 3)[1] for split in ("train", "val") for seed in (0, 1)
-    ]
+    draws = [numbered().source(split, seed, CPU).draw(0, 20, 3, 3)[1] for split in ("train", "val") for seed in (0, 1)]
     for i in range(4):
         for j in range(i):
             assert not np.array_equal(draws[i], draws[j])
@@ -120,9 +120,9 @@ def test_seeds_and_splits_are_separate_streams() -> None:
 
 def test_splits_never_share_a_class() -> None:
     dataset = numbered(rotations=4)
-    seen = {split: set(TaskSource(dataset, split, 0, CPU).class_names) for split in ("train", "val", "test")}
+    seen = {split: set(dataset.source(split, 0, CPU).class_names) for split in ("train", "val", "test")}
     assert [len(names) for names in seen.values()] == [24, 12, 12]
-    bare = {split: {name.partition("@")[0] for name in names} for split, names in seen.items()}
+    bare = {split: {ClassId.parse(name).upright for name in names} for split, names in seen.items()}
     assert not bare["train"] & bare["val"]
     assert not (bare["train"] | bare["val"]) & bare["test"]
 
@@ -134,7 +134,7 @@ def test_overlapping_splits_are_refused() -> None:
 
 def test_labels_are_uniformly_permuted() -> None:
     """Every class gets every label equally often, and every class and image is drawn equally often."""
-    classes, images = TaskSource(numbered(), "train", 1, CPU).draw(0, 12_000, 3, 2)
+    classes, images = numbered().source("train", 1, CPU).draw(0, 12_000, 3, 2)
     table = np.array([np.bincount(classes[:, label], minlength=6) for label in range(3)])  # [label, class]
     # 2000 expected in every cell; a fair draw strays by sqrt(2000 * 5/6) = 41, so 6 of those are 245.
     assert np.abs(table - 2000).max() < 245
@@ -143,8 +143,8 @@ def test_labels_are_uniformly_permuted() -> None:
 
 
 def test_rotated_classes_are_turned_images() -> None:
-    source = TaskSource(numbered(rotations=4), "train", 0, CPU)
-    batch = source.tasks(0, 200, 5, 1, 1)
+    source = numbered(rotations=4).source("train", 0, CPU)
+    batch = source.tasks(0, 200, TaskShape(5, 1, 1))
     up = source.class_names[:6]
     assert source.class_names[6:12] == tuple(f"{name}@90" for name in up)
     corners = {0: (0, 2), 1: (1, 0), 2: (3, 1), 3: (2, 3)}  # where rot90 takes the mark at row 0, column 2
@@ -156,9 +156,17 @@ def test_rotated_classes_are_turned_images() -> None:
 
 def test_classes_may_have_fewer_images_than_the_largest() -> None:
     counts = [4, 9, 5, 9, 6, 9] + [IMAGES] * 6
-    source = TaskSource(numbered(counts=counts), "train", 0, CPU)
+    source = numbered(counts=counts).source("train", 0, CPU)
     classes, images = source.draw(0, 500, 4, 4)
     assert (images.max(axis=2) < np.array(counts)[classes]).all()
+    assert all(len(set(drawn)) == 4 for drawn in images.reshape(-1, 4).tolist()), "no image twice"
+    for class_, count in enumerate(counts[:6]):  # every image of a class is drawn equally often
+        drawn = np.bincount(images[classes == class_].reshape(-1), minlength=count)
+        expected = drawn.sum() / count
+        assert np.abs(drawn - expected).max() < 6 * np.sqrt(expected)
+    batch = source.tasks(0, 50, TaskShape(4, 2, 2))
+    support, _ = identities(batch)
+    assert (support[:, ::2, 0] == batch.classes.numpy()).all(), "the images are those of the classes"
 
 
 @pytest.mark.parametrize(
@@ -171,12 +179,12 @@ def test_classes_may_have_fewer_images_than_the_largest() -> None:
 )
 def test_impossible_tasks_name_both_numbers_and_what_fits(ways: int, shots: int, queries: int, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        check_task(numbered(), "train", ways, shots, queries)
+        numbered().check("train", TaskShape(ways, shots, queries))
 
 
 @given(ways=st.integers(2, 6), shots=st.integers(1, 8))
 def test_what_fits_is_not_refused(ways: int, shots: int) -> None:
-    check_task(numbered(), "train", ways, shots, IMAGES - shots)
+    numbered().check("train", TaskShape(ways, shots, IMAGES - shots))
 
 
 def test_random_split_is_a_function_of_its_seed() -> None:
@@ -187,6 +195,6 @@ def test_random_split_is_a_function_of_its_seed() -> None:
 
 
 def test_pixels_are_unit_floats(source: Callable[..., TaskSource]) -> None:
-    x = source().tasks(0, 4, 5, 1, 2).support.x
+    x = source().tasks(0, 4, TaskShape(5, 1, 2)).support.x
     assert x.dtype == torch.float32
     assert 0 <= float(x.min()) < float(x.max()) <= 1

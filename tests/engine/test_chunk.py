@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from metalearn.data.classes import ImageClasses
-from metalearn.data.source import TaskSource
+from metalearn.data.base import TaskSource
+from metalearn.data.images import ImageClasses
 from metalearn.engine import chunk as task_chunk
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.chunk import choose_task_chunk
 from metalearn.engine.gradient import meta_gradient
-from metalearn.tasks import TaskBatch
+from metalearn.tasks import TaskBatch, TaskShape
 from tests.compose import SMALL, compose
 
 Source = Callable[..., TaskSource]
@@ -30,8 +30,8 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_number_is_taken_as_it_is(easy: ImageClasses, source: Source, empty_cache: Path) -> None:
     config = compose("algorithm=maml", *SMALL, "train.task_chunk=3")
     algorithm = build_algorithm(config, easy)
-    assert choose_task_chunk(config, algorithm, source().tasks(0, 8, 5, 1, 5), meta_gradient) == 3
-    assert choose_task_chunk(config, algorithm, source().tasks(0, 2, 5, 1, 5), meta_gradient) == 2
+    assert choose_task_chunk(config, algorithm, source().tasks(0, 8, TaskShape(5, 1, 5)), meta_gradient) == 3
+    assert choose_task_chunk(config, algorithm, source().tasks(0, 2, TaskShape(5, 1, 5)), meta_gradient) == 2
     assert not list(empty_cache.iterdir())
 
 
@@ -39,7 +39,7 @@ def test_measured_once_and_changing_nothing(
     easy: ImageClasses, source: Source, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = compose("algorithm=protonet", *SMALL)
-    algorithm, tasks = build_algorithm(config, easy), source().tasks(0, 6, 5, 1, 5)
+    algorithm, tasks = build_algorithm(config, easy), source().tasks(0, 6, TaskShape(5, 1, 5))
     before = {key: value.clone() for key, value in algorithm.state_dict().items()}
     chosen = choose_task_chunk(config, algorithm, tasks, meta_gradient)
     assert chosen in (1, 4, 6)
@@ -57,7 +57,7 @@ def test_the_fastest_wins_and_the_first_to_write_decides(easy: ImageClasses, sou
     import time
 
     config = compose("algorithm=protonet", *SMALL)
-    algorithm, tasks = build_algorithm(config, easy), source().tasks(0, 6, 5, 1, 5)
+    algorithm, tasks = build_algorithm(config, easy), source().tasks(0, 6, TaskShape(5, 1, 5))
 
     def slow_unless_whole(_: object, batch: object, size: int, precision: str) -> None:
         time.sleep(0.0 if size == 6 else 0.01)
@@ -74,7 +74,7 @@ def test_sizes_that_run_out_of_memory_are_left_out(easy: ImageClasses, source: S
     import time
 
     config = compose("algorithm=protonet", *SMALL)
-    algorithm, tasks, tried = build_algorithm(config, easy), source().tasks(0, 16, 5, 1, 5), []
+    algorithm, tasks, tried = build_algorithm(config, easy), source().tasks(0, 16, TaskShape(5, 1, 5)), []
 
     def small_memory(_: object, batch: object, size: int, precision: str) -> None:
         tried.append(size)
@@ -88,7 +88,7 @@ def test_sizes_that_run_out_of_memory_are_left_out(easy: ImageClasses, source: S
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(easy: ImageClasses, source: Source) -> None:
     config = compose("algorithm=protonet", *SMALL)
-    algorithm, tasks = build_algorithm(config, easy), source().tasks(0, 6, 5, 1, 5)
+    algorithm, tasks = build_algorithm(config, easy), source().tasks(0, 6, TaskShape(5, 1, 5))
 
     def broken(_: object, batch: object, size: int, precision: str) -> None:
         if size > 1:
@@ -102,7 +102,7 @@ def test_what_a_task_takes_is_told_and_bounds_the_choice(
     easy: ImageClasses, source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = compose("algorithm=protonet", *SMALL)
-    algorithm, tasks, tried = build_algorithm(config, easy), source().tasks(0, 8, 5, 1, 5), set()
+    algorithm, tasks, tried = build_algorithm(config, easy), source().tasks(0, 8, TaskShape(5, 1, 5)), set()
     monkeypatch.setattr(task_chunk, "bytes_taken", lambda compute, device: 30 * 2**20)
     monkeypatch.setattr(task_chunk, "free_bytes", lambda device: 100 * 2**20)
     with caplog.at_level("INFO", "metalearn"):

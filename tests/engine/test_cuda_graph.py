@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
-from metalearn.data.classes import ImageClasses
-from metalearn.data.source import TaskSource
+from metalearn.data.base import TaskSource
+from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.cuda_graph import GraphedGradient, Work, cuda_record
 from metalearn.engine.gradient import meta_gradient, outer_gradient
+from metalearn.tasks import TaskShape
 from tests.compose import SMALL, compose
 
 Source = Callable[..., TaskSource]
@@ -54,7 +55,7 @@ def trained(
     for step in range(calls):
         algorithm.outer_step = step
         algorithm.zero_grad(set_to_none=True)
-        logged.append(gradient(algorithm, source.tasks(step * tasks, tasks, 5, 1, 3), 2, "fp32", tasks))
+        logged.append(gradient(algorithm, source.tasks(step * tasks, tasks, TaskShape(5, 1, 3)), 2, "fp32", tasks))
         torch.nn.utils.clip_grad_norm_(algorithm.parameters(), 1.0)  # writes into the gradients
         optimizer.step()
     return logged
@@ -150,7 +151,7 @@ def test_a_cuda_graph_trains_as_the_step_itself_does(name: str, easy: ImageClass
     losses = []
     for gradient in (GraphedGradient(meta_gradient, cuda_record), meta_gradient):
         algorithm = make(easy, name).to(device)
-        logged = trained(algorithm, gradient, TaskSource(easy, "train", 0, device), 20)
+        logged = trained(algorithm, gradient, easy.source("train", 0, device), 20)
         losses.append(torch.stack([sums["loss"] for sums in logged]))
         if isinstance(gradient, GraphedGradient):
             assert gradient.replays

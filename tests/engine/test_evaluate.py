@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from metalearn.algorithms.protonet import ProtoNet
-from metalearn.data.classes import ImageClasses
-from metalearn.data.source import TaskSource
+from metalearn.data.base import TaskSource
+from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.evaluate import evaluate, interval95, telling_states
 from metalearn.engine.evaluate import test_record as record_of
@@ -75,6 +75,7 @@ def test_trained_classes_are_refused_turned_or_not() -> None:
     refuse_seen_classes(["a:x", "a:x@90"], ("a:y", "b:x"))
     with pytest.raises(UserError, match="1 of these test classes were training classes of this run, 'a:x'"):
         refuse_seen_classes(["a:x@90"], ("a:x@180", "a:y"))
+    refuse_seen_classes(["folder:icon@1x"], ("folder:icon@2x",))
 
 
 def test_what_else_the_paper_reports_is_scored_for_every_task(
@@ -86,7 +87,7 @@ def test_what_else_the_paper_reports_is_scored_for_every_task(
 
     algorithm = Reporting(build_algorithm(compose("algorithm=protonet", *SMALL), easy).get_submodule("backbone"))  # type: ignore[arg-type]
     scores = evaluate(algorithm, source("test"), TASK, 7, 3, stepwise=True)
-    expected = source("test").tasks(0, 7, 5, 1, 5).classes[:, 0].float()
+    expected = source("test").tasks(0, 7, TaskShape(5, 1, 5)).classes[:, 0].float()
     assert torch.equal(scores.further["first_label"], expected)
     entry = record_of(algorithm, scores, "best")["further"]["first_label"]
     assert entry == pytest.approx({"mean": float(expected.mean()), "ci95": interval95(expected)})

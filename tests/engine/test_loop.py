@@ -15,8 +15,8 @@ from torch import Tensor
 
 from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.protonet import ProtoNet
-from metalearn.data.classes import ImageClasses
-from metalearn.data.source import TaskSource
+from metalearn.data.base import TaskSource
+from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.gradient import affordable_meta_gradient, meta_gradient
 from metalearn.engine.interrupts import Interrupts
@@ -28,7 +28,7 @@ from metalearn.errors import Diverged, UserError
 from metalearn.runs import checkpoint
 from metalearn.runs.checkpoint import saving_due
 from metalearn.runs.training import Listener, train
-from metalearn.tasks import TaskBatch
+from metalearn.tasks import TaskBatch, TaskShape
 from tests.compose import SMALL, compose
 
 Source = Callable[..., TaskSource]
@@ -251,7 +251,7 @@ def test_sgd_takes_plain_steps_at_the_scheduled_rate(easy: ImageClasses, source:
     shape = config["task"]["train"]
     for step, rate in enumerate((0.5, 0.25)):
         by_hand.zero_grad()
-        tasks = source("train").tasks(4 * step, 4, shape["ways"], shape["shots"], shape["queries"])
+        tasks = source("train").tasks(4 * step, 4, TaskShape.of(shape))
         meta_gradient(by_hand, tasks, 2, "fp32")
         with torch.no_grad():
             for parameter in by_hand.parameters():
@@ -340,11 +340,13 @@ def test_one_task_that_does_not_fit_ends_the_run(easy: ImageClasses, source: Sou
     algorithm = build_algorithm(settings(), easy)
     algorithm.__class__ = TooLarge
     with pytest.raises(torch.OutOfMemoryError):
-        affordable_meta_gradient(meta_gradient, algorithm, source("train").tasks(0, 4, 5, 1, 5), 4, "fp32", of=4)
+        affordable_meta_gradient(
+            meta_gradient, algorithm, source("train").tasks(0, 4, TaskShape(5, 1, 5)), 4, "fp32", of=4
+        )
 
 
 def test_gradients_of_parts_add_up(easy: ImageClasses, source: Source) -> None:
-    tasks = source("train").tasks(0, 6, 5, 1, 5)
+    tasks = source("train").tasks(0, 6, TaskShape(5, 1, 5))
     whole, parts = (build_algorithm(settings(algorithm="maml"), easy).double() for _ in range(2))
     tasks = TaskBatch(*(part._replace(x=part.x.double()) for part in tasks[:2]), tasks.classes)
     sums = meta_gradient(whole, tasks, 6, "fp32")

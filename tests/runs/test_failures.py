@@ -16,7 +16,7 @@ import torch
 
 from metalearn.cli.main import main
 from metalearn.engine import gradient as gradient_module
-from metalearn.report.console import FileLog
+from metalearn.report.terminal import FileLog
 from metalearn.runs import checkpoint
 from tests.runs.test_resume import CPU, TINY, assert_equal_runs, contents, leaves_with
 

@@ -67,8 +67,8 @@ def test_what_moved_is_found_under_its_old_name() -> None:
 
 
 def test_omniglot_is_built_from_an_old_configuration(omniglot_root: Path) -> None:
-    from metalearn.data.classes import ImageClasses
+    from metalearn.data.base import Dataset
 
     node = read_config(WRITTEN / "omniglot")["dataset"] | {"root": str(omniglot_root)}
     assert node["_target_"] == "metalearn.data.omniglot.load"
-    assert build(node, "dataset", ImageClasses, "metalearn.data").name == "omniglot"
+    assert build(node, "dataset", Dataset, "metalearn.data").name == "omniglot"

@@ -13,7 +13,8 @@ import yaml
 from metalearn.cli.main import main
 from metalearn.config.files import choices
 from metalearn.errors import UserError
-from metalearn.report import console
+from metalearn.report import results as shown
+from metalearn.report import terminal
 from metalearn.runs.reproduce import Row, changed_settings, evaluation_modes, read_reference
 from tests.compose import compose
 
@@ -282,9 +283,9 @@ def test_a_number_below_the_band_stands_out(
         "differences": [],
         "changed": {},
     }
-    monkeypatch.setattr(console, "_on_terminal", lambda: True)
-    monkeypatch.setattr(console, "CONSOLE", console.Console(file=sys.stdout, force_terminal=True, width=120))
-    console.reproduction(record)
+    monkeypatch.setattr(terminal, "on_terminal", lambda: True)
+    monkeypatch.setattr(terminal, "CONSOLE", terminal.Console(file=sys.stdout, force_terminal=True, width=120))
+    shown.reproduction(record)
     out = capsys.readouterr().out
     assert "\x1b[1;31mbelow the band" in out
     assert "\x1b[32mreproduced" in out

@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metalearn.data.cache import Stored, load_or_make
-from metalearn.data.classes import SPLITS, ImageClasses, random_split
+from metalearn.data.classes import SPLITS, random_split
+from metalearn.data.container import FlatImages
+from metalearn.data.images import ImageClasses
 from metalearn.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -48,7 +50,7 @@ _PEN = (0.026, 0.042)  # radius of a drawer's pen, in image sides: thinnest, thi
 
 
 def load(classes: int, drawers: int, size: int, seed: int, val_classes: int, test_classes: int) -> ImageClasses:
-    """The alphabet [classes, drawers, 1, size, size] and its split, drawn once and cached.
+    """The alphabet, `drawers` images [1, size, size] of each class, and its split, drawn once and cached.
 
     Raises:
         UserError: no class is left for training.
@@ -57,14 +59,15 @@ def load(classes: int, drawers: int, size: int, seed: int, val_classes: int, tes
         raise UserError(
             f"dataset.val_classes={val_classes} and dataset.test_classes={test_classes} leave no training class of dataset.classes={classes}"
         )
-    names = tuple(f"seed{seed}/glyph{i:0{len(str(classes - 1))}d}" for i in range(classes))
+    # A name depends on what is drawn alone, not on how many classes there are.
+    names = tuple(f"seed{seed}/glyph{i:03d}" for i in range(classes))
 
     def make() -> Stored:
-        return Stored(draw(classes, drawers, size, seed), np.full(classes, drawers), names)
+        return Stored(FlatImages.of_classes(draw(classes, drawers, size, seed)), names)
 
     stored = load_or_make("glyphs", f"{classes}x{drawers}-{size}-seed{seed}-v{DRAWING}", make)
     split = random_split(names, val_classes, test_classes, seed)
-    return ImageClasses("glyphs", stored.images, stored.counts, names, split, dict.fromkeys(SPLITS, 1))
+    return ImageClasses("glyphs", stored.images, names, split, dict.fromkeys(SPLITS, 1))
 
 
 def draw(classes: int, drawers: int, size: int, seed: int) -> NDArray[np.uint8]:

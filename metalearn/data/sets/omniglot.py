@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
-import os
 import re
 import struct
 import zipfile
@@ -22,13 +21,19 @@ import numpy as np
 from PIL import Image
 
 from metalearn.data.cache import Stored, load_or_make
-from metalearn.data.classes import ClassSplit, ImageClasses, random_split, read_split
+from metalearn.data.classes import ClassSplit, random_split, read_split
+from metalearn.data.container import FlatImages
 from metalearn.data.download import Download, fetch
+from metalearn.data.images import ImageClasses
+from metalearn.data.places import data_dir, expanded
 from metalearn.errors import UserError, one_line
 
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 PARTS = ("images_background", "images_evaluation")
 _MEMBER = re.compile(r"(?:^|/)(?:images_background|images_evaluation)/([^/]+)/(character\d+)/([^/]+)\.png$")
+_OF_THE_FINDER = re.compile(r"(?:^|/)(?:__MACOSX/|\._)")  # what macOS adds to folders and zips
+_TORCHVISIONS = "omniglot-py"  # the folder that torchvision makes in its root
+_VAL, _TEST = 100, 423  # characters of split=random, as in Finn et al.'s code, which shuffles characters
 _LARGEST_FILE, _LARGEST_SIDE = 1 << 24, 4096  # bytes, pixels: of one image, far above any real one
 _LAST_RECORD = 22 + 0xFFFF  # bytes: a zip's last record with the longest comment
 # All that zipfile and the decompressors raise about a damaged, encrypted or exotic file.
@@ -48,13 +53,13 @@ def load(
     resize: str,
     rotations: dict[str, int],
 ) -> ImageClasses:
-    """Omniglot as [C, 20, 1, size, size], 255 = ink, classes named `Alphabet/characterNN`.
+    """Omniglot: 20 images [1, size, size] of each class, 255 = ink, classes named `Alphabet/characterNN`.
 
     Raises:
         UserError: no images at `root` and none could be fetched, or what is there is damaged.
     """
     folder = _folder(root)
-    if download:
+    if download and folder.name not in PARTS:
         _fetch_missing(folder)
     parts = _find_parts(folder)
     key = f"{size}-{resize}-v{CONVERSION}-{_fingerprint(parts)}"
@@ -62,7 +67,6 @@ def load(
     return ImageClasses(
         "omniglot",
         stored.images,
-        stored.counts,
         stored.class_names,
         _split(stored.class_names, split, split_seed),
         rotations,
@@ -70,15 +74,20 @@ def load(
 
 
 def _folder(root: str | None) -> Path:
-    if root is not None:
-        return Path(root).expanduser()
-    if data := os.environ.get("METALEARN_DATA"):
-        return Path(data).expanduser() / "omniglot"
-    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "metalearn" / "omniglot"
+    """`root`, or where it is looked for without one; a folder inside that torchvision or learn2learn made counts as well."""
+    folder = data_dir("omniglot") if root is None else expanded(Path(root), "dataset.root")
+    inner = folder / _TORCHVISIONS
+    return inner if not _has_parts(folder) and _has_parts(inner) else folder
+
+
+def _has_parts(folder: Path) -> bool:
+    return any((folder / name).exists() for part in PARTS for name in (part, f"{part}.zip"))
 
 
 def _find_parts(folder: Path) -> list[Path]:
     """The two parts, unpacked or as zips."""
+    if folder.name in PARTS and not _has_parts(folder) and _has_parts(folder.parent):
+        raise UserError(f"dataset.root={folder} is one of the two parts: dataset.root={folder.parent} holds both")
     parts = []
     for part in PARTS:
         found = [path for path in (folder / part, folder / f"{part}.zip") if path.exists()]
@@ -109,8 +118,10 @@ def _fetch_missing(folder: Path) -> None:
 
 
 def _fingerprint(parts: list[Path]) -> str:
-    """Changes when the parts are other files, without reading them."""
-    stats = [(str(part.resolve()), part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
+    """Changes when any file of the parts does, without reading them: names, sizes and times of change."""
+    places = [part.resolve() for part in parts]
+    files = [file for part in places for file in ([part] if part.is_file() else sorted(part.rglob("*.png")))]
+    stats = [(str(file), (of := file.stat()).st_size, of.st_mtime_ns) for file in files]
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:12]
 
 
@@ -127,7 +138,7 @@ def _drawings(parts: list[Path]) -> Iterator[tuple[str, str, bytes]]:
     """(class name, path, content) of every image file."""
     for part in parts:
         for member, content in _members(part):
-            if match := _MEMBER.search(member):
+            if (match := _MEMBER.search(member)) and not _OF_THE_FINDER.search(member):
                 yield f"{match[1]}/{match[2]}", member, content
 
 
@@ -140,11 +151,7 @@ def _convert(parts: list[Path], size: int, resize: str) -> Stored:
             f"dataset.root={parts[0].parent}: no Omniglot images (Alphabet/characterNN/*.png) in {parts[0].name}"
         )
     names = sorted(drawings)
-    counts = np.array([len(drawings[name]) for name in names])
-    images = np.zeros((len(names), int(counts.max()), 1, size, size), dtype=np.uint8)
-    for row, name in enumerate(names):
-        images[row, : counts[row], 0] = drawings[name]
-    return Stored(images, counts, tuple(names))
+    return Stored(FlatImages.of_classes([np.stack(drawings[name])[:, None] for name in names]), tuple(names))
 
 
 def _members(part: Path) -> Iterator[tuple[str, bytes]]:
@@ -207,8 +214,12 @@ def _pixels(content: bytes, member: str, size: int, resize: str) -> np.ndarray:
 
 
 def _split(class_names: tuple[str, ...], split: str, seed: int) -> ClassSplit:
-    if split == "random":  # the sizes of Finn et al.'s code, which shuffles characters
-        return random_split(class_names, val=100, test=423, seed=seed)
+    if split == "random":
+        if len(class_names) <= _VAL + _TEST:
+            raise UserError(
+                f"dataset.split=random needs {_VAL + _TEST + 1} characters or more, there are {len(class_names)} (complete Omniglot has 1623)"
+            )
+        return random_split(class_names, _VAL, _TEST, seed)
     chosen = read_split("omniglot", split)
     missing = {name for names in chosen.classes.values() for name in names} - set(class_names)
     if missing:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from metalearn.data.classes import read_split
 from metalearn.data.sets import omniglot
-from metalearn.data.source import TaskSource
 from metalearn.errors import UserError
 
 ROTATIONS = {"train": 4, "val": 4, "test": 1}
@@ -67,11 +66,11 @@ def test_zips_and_folders_give_the_same(small_root: Path, tmp_path_factory: pyte
     zipped, folders = load(small_root), load(unpacked)
     assert zipped.class_names == folders.class_names
     assert len(zipped.class_names) == 600
-    assert np.array_equal(zipped.images, folders.images)
+    assert np.array_equal(zipped.images.images, folders.images.images)
 
 
 def test_ink_is_one_and_antialias_is_not_nearest(small_root: Path) -> None:
-    smooth, hard = (load(small_root, resize=resize).images for resize in ("antialias", "nearest"))
+    smooth, hard = (load(small_root, resize=resize).images.images for resize in ("antialias", "nearest"))
     assert set(np.unique(hard)) == {0, 255}
     assert len(np.unique(smooth)) > 2
     assert 0 < hard.mean() < 40  # a bar on empty ground: inverted, most is 0
@@ -110,6 +109,48 @@ def test_a_split_whose_classes_are_missing_is_refused(small_root: Path) -> None:
         load(small_root, split="vinyals")
 
 
+def unpacked(root: Path, where: Path) -> Path:
+    for part in omniglot.PARTS:
+        zipfile.ZipFile(root / f"{part}.zip").extractall(where)
+    return where
+
+
+def test_files_that_change_in_a_folder_are_read_again(
+    small_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = unpacked(small_root, tmp_path_factory.mktemp("folder"))
+    before = load(folder)
+    (folder / "images_background/Aa/character001/0001_00.png").write_bytes(drawing(17))
+    after = load(folder)
+    assert not np.array_equal(before.images.images, after.images.images)
+    (folder / "images_background/Aa/character001/0001_02.png").write_bytes(drawing(5))
+    assert len(load(folder).images.images) == len(after.images.images) + 1
+
+
+def test_what_macos_adds_is_passed_over(small_root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = unpacked(small_root, tmp_path_factory.mktemp("folder"))
+    (folder / "images_background/Aa/character001/._0001_00.png").write_bytes(b"\x00\x05\x16\x07")
+    with zipfile.ZipFile(small_root / "images_background.zip", "a") as archive:
+        archive.writestr("__MACOSX/images_background/Aa/character001/._0001_00.png", b"\x00\x05\x16\x07")
+    assert np.array_equal(load(folder).images.images, load(small_root).images.images)
+
+
+def test_too_few_characters_for_a_random_split_are_counted(tmp_path: Path) -> None:
+    write_zips(tmp_path, characters=10)
+    with pytest.raises(UserError, match=r"dataset\.split=random needs 524 characters or more, there are 20"):
+        load(tmp_path)
+
+
+def test_torchvisions_folder_and_one_of_the_parts_are_understood(
+    small_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outer = tmp_path_factory.mktemp("outer")
+    unpacked(small_root, outer / "omniglot-py")
+    assert len(load(outer, download=True).class_names) == 600
+    with pytest.raises(UserError, match=r"is one of the two parts: dataset\.root=.*omniglot-py holds both"):
+        load(outer / "omniglot-py" / "images_background", download=True)
+
+
 def test_splits_have_the_published_sizes_and_are_disjoint() -> None:
     sizes = {name: [len(c) for c in read_split("omniglot", name).classes.values()] for name in ("vinyals", "lake")}
     assert sizes == {"vinyals": [1028, 172, 423], "lake": [806, 158, 659]}
@@ -124,11 +165,11 @@ def test_splits_have_the_published_sizes_and_are_disjoint() -> None:
 @pytest.mark.parametrize("split", ["vinyals", "lake", "random"])
 def test_real_omniglot(omniglot_root: Path, split: str) -> None:
     dataset = load(omniglot_root, split=split)
-    assert dataset.images.shape == (1623, 20, 1, 28, 28)
-    assert (dataset.counts == 20).all()
+    assert dataset.images.images.shape == (1623 * 20, 1, 28, 28)
+    assert dataset.images.counts.tolist() == [20] * 1623
     assert sum(len(names) for names in dataset.split.classes.values()) == 1623
-    assert 0.05 < dataset.images.mean() / 255 < 0.15, "ink is the small part"
-    test = TaskSource(dataset, "test", 0, torch.device("cpu"))
+    assert 0.05 < dataset.images.images.mean() / 255 < 0.15, "ink is the small part"
+    test = dataset.source("test", 0, torch.device("cpu"))
     assert len(test.class_names) == len(dataset.split.classes["test"])
 
 

@@ -1,4 +1,4 @@
-"""The console, seen from outside: real processes on a pseudo-terminal, on a pipe, and with nobody reading any more."""
+"""What a person sees, from outside: real processes on a pseudo-terminal, on a pipe, and with nobody reading any more."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ SCRIPT = """
 import logging, logging.config, multiprocessing, sys, time
 from pathlib import Path
 import yaml
-from metalearn.report import console
+from metalearn.report import progress as progress_module, results, terminal
+from metalearn.report.progress import Progress, TaskProgress
 from metalearn.config.files import conf_dir
 
 def set_up():
@@ -30,7 +31,7 @@ def set_up():
     logging.config.dictConfig(yaml.safe_load(text.replace("${hydra.runtime.output_dir}", ".")))
 
 def train(steps=200, seconds=0.0):
-    with console.Progress(steps, "maml on omniglot") as progress:
+    with Progress(steps, "maml on omniglot") as progress:
         for step in range(1, steps + 1):
             values = {"train/loss": 0.4121, "train/accuracy": 0.912, "time/tasks_per_second": 820.4}
             progress.update(step, values | ({"val/accuracy": 0.931} if step == steps // 2 else {}))
@@ -146,15 +147,84 @@ def test_a_pipe_gets_a_line_for_every_tenth_and_no_escape_codes(tmp_path: Path) 
     assert [without_time(line) for line in logged] == [without_time(line) for line in lines]
 
 
-def test_time_left_follows_from_the_time_taken(tmp_path: Path) -> None:
+CLOCK = """
+clock = 0.0
+progress_module.time.monotonic = lambda: clock
+def wait(seconds):
+    global clock
+    clock += seconds
+"""
+
+
+def test_time_left_leaves_out_what_came_before_the_first_step(tmp_path: Path) -> None:
+    run = (
+        CLOCK
+        + """
+with Progress(10, "x", done=4, log_seconds=1e9) as progress:
+    wait(500)  # data, the choice of task_chunk
+    progress.update(4, {})
+    wait(100)
+    progress.update(5, {})
+    wait(100)
+    progress.update(6, {})
+"""
+    )
+    assert on_pipe(run, tmp_path) == "step 5/10 (50 %)  8:20 left\nstep 6/10 (60 %)  6:40 left\n"
+
+
+def test_a_pipe_gets_a_line_every_so_many_seconds_as_well(tmp_path: Path) -> None:
+    run = (
+        CLOCK
+        + """
+with Progress(1000, "x", log_seconds=30) as progress:
+    for step in range(0, 100, 5):
+        progress.update(step, {})
+        wait(10)
+"""
+    )
+    lines = on_pipe(run, tmp_path).splitlines()
+    assert [re.findall(r"step (\d+)", line) for line in lines] == [["15"], ["30"], ["45"], ["60"], ["75"], ["90"]]
+
+
+def test_numbers_say_their_ways_where_training_and_test_differ(tmp_path: Path) -> None:
     run = """
-    clock = iter([0.0, 0.0, 100.0, 7300.0])
-    console.time.monotonic = lambda: next(clock)
-    with console.Progress(10, "x") as progress:
-        progress.update(1, {})
-        progress.update(2, {})
-    """
-    assert on_pipe(run, tmp_path) == "step 1/10 (10 %)  15:00 left\nstep 2/10 (20 %)  8:06:40 left\n"
+with Progress(2, "x", ways=(20, 5)) as progress:
+    progress.update(2, {"train/accuracy": 0.5, "val/accuracy": 0.25})
+with Progress(2, "x", ways=(1, 1)) as progress:
+    progress.update(2, {"train/mse": 0.5, "val/mse": 0.25})
+"""
+    said = on_pipe(run, tmp_path).splitlines()
+    assert said == [
+        "step 2/2 (100 %)  20-way accuracy 50.0 %  5-way val 25.0 %",
+        "step 2/2 (100 %)  mse 0.5000  val 0.2500",
+    ]
+
+
+TESTING = """
+with TaskProgress(1000, "test", log_seconds=30) as progress:
+    for done in range(20, 1001, 20):
+        wait(1)
+        progress.update(done)
+"""
+
+
+def test_a_long_evaluation_says_how_far_it_is_on_a_pipe(tmp_path: Path) -> None:
+    assert on_pipe(CLOCK + TESTING, tmp_path) == "test: 600/1000 tasks (60 %)  0:20 left\n"
+
+
+def test_an_evaluation_has_a_live_bar_on_a_terminal(tmp_path: Path) -> None:
+    shown = ESCAPE.sub("", Terminal(CLOCK + TESTING.replace("wait(1)", "wait(60); time.sleep(0.01)"), tmp_path).read())
+    assert re.search(r"test [━╸╺]+ \d+ % \d+/1000 \d+:\d\d left", shown)
+    assert "tasks" not in shown
+
+
+def test_what_other_libraries_say_is_in_the_log_alone(tmp_path: Path) -> None:
+    run = "import warnings; logging.captureWarnings(True)\n"
+    run += "warnings.warn('of torch'); logging.getLogger('library').warning('of its logger'); log.info('ours')"
+    assert on_pipe(run, tmp_path) == "ours\n"
+    logged = (tmp_path / "run.log").read_text()
+    assert "of torch" in logged
+    assert "of its logger" in logged
 
 
 def test_a_terminal_gets_a_live_view_and_each_line_once(tmp_path: Path) -> None:
@@ -209,7 +279,7 @@ def test_warnings_are_marked_on_both_and_brackets_are_no_markup(tmp_path: Path) 
 
 
 def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path: Path) -> None:
-    run = "train(seconds=0.005)\nconsole.result_panel(" + repr(RESULTS) + ")\nprint('more')\nPath('end').touch()"
+    run = "train(seconds=0.005)\nresults.result_panel(" + repr(RESULTS) + ")\nprint('more')\nPath('end').touch()"
     done = subprocess.run(
         ["bash", "-c", '"$@" | head -1; exit ${PIPESTATUS[0]}', "bash", *command(run)],
         cwd=tmp_path,
@@ -225,7 +295,7 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path: Path) -> None:
 
 
 def test_a_closed_terminal_does_not_end_the_run(tmp_path: Path) -> None:
-    terminal = Terminal("train(seconds=0.01)\nconsole.error_line('over')", tmp_path)
+    terminal = Terminal("train(seconds=0.01)\nterminal.error_line('over')", tmp_path)
     terminal.read_until(b"(10 %)")
     terminal.vanish()
     assert terminal.process.wait(20) == 0
@@ -234,7 +304,7 @@ def test_a_closed_terminal_does_not_end_the_run(tmp_path: Path) -> None:
 
 
 def test_stdout_that_fails_otherwise_is_not_passed_over(tmp_path: Path) -> None:
-    run = f"console.result_panel({RESULTS!r})"
+    run = f"results.result_panel({RESULTS!r})"
     with open("/dev/full", "w") as full:
         done = subprocess.run(command(run), cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE)
     assert done.returncode != 0
@@ -242,7 +312,7 @@ def test_stdout_that_fails_otherwise_is_not_passed_over(tmp_path: Path) -> None:
 
 
 def test_the_result_on_a_pipe(tmp_path: Path) -> None:
-    lines = on_pipe(f"console.result_panel({RESULTS!r})", tmp_path).splitlines()
+    lines = on_pipe(f"results.result_panel({RESULTS!r})", tmp_path).splitlines()
     assert lines == [
         TEST_LINE,
         STEPS_LINE,
@@ -253,14 +323,14 @@ def test_the_result_on_a_pipe(tmp_path: Path) -> None:
 
 def test_the_result_of_many_inner_steps_says_which_were_scored(tmp_path: Path) -> None:
     results = RESULTS | {"test": RESULTS["test"] | {"scored_steps": [0, 1, 10, 50]}}
-    line = on_pipe(f"console.result_panel({results!r})", tmp_path).splitlines()[1]
+    line = on_pipe(f"results.result_panel({results!r})", tmp_path).splitlines()[1]
     assert line == "before adaptation 20.1 %; after inner steps 1, 10, 50: 96.0, 97.1, 97.3 %"
 
 
 def test_the_result_without_inner_steps_in_a_poor_encoding_and_elsewhere(tmp_path: Path) -> None:
     test = {key: value for key, value in RESULTS["test"].items() if key not in ("per_step", "accuracy_before", "step")}
     results = RESULTS | {"test": test | {"transductive": True, "checkpoint": "last"}, "run_dir": "/elsewhere/a/run"}
-    lines = on_pipe(f"console.result_panel({results!r})", tmp_path, PYTHONIOENCODING="ascii").splitlines()
+    lines = on_pipe(f"results.result_panel({results!r})", tmp_path, PYTHONIOENCODING="ascii").splitlines()
     assert lines == [
         "test 5-way 1-shot: 97.31 ? 0.18 % (95 % interval over 1000 tasks; chance 20.00 %; last checkpoint; transductive)",
         "run directory: /elsewhere/a/run",
@@ -269,7 +339,7 @@ def test_the_result_without_inner_steps_in_a_poor_encoding_and_elsewhere(tmp_pat
 
 
 def test_the_result_on_a_terminal_is_framed(tmp_path: Path) -> None:
-    run = f"console.result_panel({RESULTS!r})"
+    run = f"results.result_panel({RESULTS!r})"
     lines = ESCAPE.sub("", Terminal(run, tmp_path, columns=160).read()).split("\r\n")
     assert "maml on omniglot, conv4, seed 3" in lines[0]
     assert lines[1].strip("│ ") == TEST_LINE
@@ -279,11 +349,28 @@ def test_the_result_on_a_terminal_is_framed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("colours", [{"FORCE_COLOR": "1"}, {}])
 def test_an_error_is_one_plain_line_on_stderr(tmp_path: Path, colours: dict[str, str]) -> None:
-    run = command("console.error_line('failed:\\n  [red] loss  was nan')")
+    run = command("terminal.error_line('failed:\\n  [red] loss  was nan')")
     done = subprocess.run(run, cwd=tmp_path, env=environment(**colours), capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("", "failed: [red] loss  was nan\n")
 
 
 def test_an_error_is_red_on_a_terminal_and_not_cut(tmp_path: Path) -> None:
-    run = f"console.error_line({'long ' * 40!r} + 'end')"
+    run = f"terminal.error_line({'long ' * 40!r} + 'end')"
     assert Terminal(run, tmp_path).read() == f"\x1b[31m{'long ' * 40}end\x1b[0m\r\n"
+
+
+def test_the_result_of_a_regression_is_an_error_without_ways_and_chance(tmp_path: Path) -> None:
+    test = {"mse": 0.34564, "ci95": 0.0123, "tasks": 600, "checkpoint": "best", "transductive": False}
+    shown = RESULTS | {"task": {"ways": 1, "shots": 10}, "test": test | {"per_step": [3.0, 0.5, 0.34564]}}
+    assert on_pipe(f"results.result_panel({shown!r})", tmp_path).splitlines()[:2] == [
+        "test 10-shot: mse 0.3456 ± 0.0123 (95 % interval over 600 tasks; best checkpoint; not transductive)",
+        "before adaptation 3.0000; after each inner step 0.5000, 0.3456",
+    ]
+
+
+def test_a_score_that_is_not_a_number_is_not_shown_as_one(tmp_path: Path) -> None:
+    test = {key: value for key, value in RESULTS["test"].items() if key != "per_step"}
+    shown = RESULTS | {"test": test | {"accuracy": None, "ci95": None}}
+    assert on_pipe(f"results.result_panel({shown!r})", tmp_path).startswith(
+        "test 5-way 1-shot: no accuracy (not a number) ("
+    )

@@ -1,0 +1,88 @@
+"""What every data set is: tasks of one kind, in three splits. Nobody outside `data` knows more of one than what stands here.
+
+Letters: T tasks in a batch, N ways, K shots, Q queries per class.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+
+from metalearn.data.classes import ClassId
+from metalearn.errors import UserError
+from metalearn.kinds import Kind
+from metalearn.tasks import TaskBatch, TaskShape
+
+
+class Split(Protocol):
+    """How a data set is divided into train, val and test; what results.json says about it."""
+
+    @property
+    def name(self) -> str:
+        """Of the division: a published one, or how it was drawn."""
+
+    @property
+    def sha256(self) -> str:
+        """Two results with equal hashes were measured on the same test tasks' classes (or distribution)."""
+
+
+class TaskSource(ABC):
+    """A seeded stream of tasks from one split. Task i is a pure function of (seed, split, i) and of the shape that is asked for."""
+
+    name: str  # of the data set
+    kind: Kind
+    split: str  # "train", "val" or "test"
+    device: torch.device  # where the batches are made
+    classes: tuple[ClassId, ...]  # of the split, in the order of TaskBatch.classes; empty where tasks have none
+
+    @abstractmethod
+    def tasks(self, first: int, count: int, shape: TaskShape) -> TaskBatch:
+        """Tasks first .. first+count-1: support x [count, N*K, ...], query x [count, N*Q, ...]."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes as checkpoints store them."""
+        return tuple(str(class_) for class_ in self.classes)
+
+
+class Dataset(ABC):
+    """Tasks of one kind. Made from `conf/dataset/<name>.yaml` by a class, or by a function annotated to return one."""
+
+    name: str
+    kind: Kind
+    input_shape: tuple[int, ...]  # of one example, without the task's axes
+    split: Split
+
+    @abstractmethod
+    def check(self, split: str, shape: TaskShape) -> None:
+        """Raises UserError, with both numbers and the largest task that fits, where the split cannot serve such tasks."""
+
+    @abstractmethod
+    def source(
+        self, split: str, seed: int, device: torch.device, augment: Mapping[str, float] | None = None
+    ) -> TaskSource:
+        """The stream of tasks of one split.
+
+        Args:
+            split: "train", "val" or "test".
+            seed: of the stream.
+            device: where the examples live and the batches are made.
+            augment: `train.augment`, how much every example is changed at random; None or zeros: not at all.
+
+        Raises:
+            UserError: this data set cannot be augmented so.
+        """
+
+    def classes(self, split: str) -> tuple[ClassId, ...]:
+        """The classes that the split's tasks are made of; none by default."""
+        return ()
+
+    def check_augment(self, augment: Mapping[str, float]) -> None:
+        """Raises UserError where `train.augment` asks for what this data set cannot do; by default any amount above 0 is too much."""
+        asked = {key: amount for key, amount in augment.items() if amount}
+        if asked:
+            key, amount = next(iter(asked.items()))
+            raise UserError(f"train.augment.{key}={amount}: {self.name} has no images that could be moved (allowed: 0)")

@@ -1,0 +1,91 @@
+"""Data sets of images: named classes, which belong to one split each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from metalearn.data.augment import Augment
+from metalearn.data.base import Dataset
+from metalearn.data.classes import ClassId, ClassSplit
+from metalearn.data.container import FlatImages
+from metalearn.data.source import ImageTasks
+from metalearn.errors import UserError
+from metalearn.kinds import CLASSIFICATION, Kind
+from metalearn.tasks import TaskShape
+
+
+@dataclass(frozen=True, eq=False)
+class ImageClasses(Dataset):
+    """C classes of images, from which tasks of N classes are drawn.
+
+    Attributes:
+        name: of the data set; the origin of its classes.
+        images: those of all classes, one after another.
+        class_names: [C], in the order of `images`.
+        split: which of them belong to train, val and test.
+        rotations: split -> 1, 2 or 4: every class again, turned by multiples of 90 degrees.
+    """
+
+    name: str
+    images: FlatImages
+    class_names: tuple[str, ...]
+    split: ClassSplit
+    rotations: Mapping[str, int]
+    kind: Kind = field(default=CLASSIFICATION, init=False)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """(channels, height, width)."""
+        return self.images.images.shape[1:]
+
+    def numbers(self, split: str) -> list[int]:
+        """Where the classes of a split stand in `images`, in the split's order."""
+        index = {name: number for number, name in enumerate(self.class_names)}
+        return [index[name] for name in self.split.classes[split]]
+
+    def classes(self, split: str) -> tuple[ClassId, ...]:
+        """Turned classes stand behind the upright ones: class c of C turned r times has the number r * C + c."""
+        turns = self.rotations[split]
+        names = self.split.classes[split]
+        return tuple(ClassId(self.name, name, r * 360 // turns) for r in range(turns) for name in names)
+
+    def source(
+        self, split: str, seed: int, device: torch.device, augment: Mapping[str, float] | None = None
+    ) -> ImageTasks:
+        """See Dataset."""
+        images = self.images.select(self.numbers(split))
+        return ImageTasks(
+            self.name, split, self.classes(split), images, self.rotations[split], seed, device, Augment(**augment or {})
+        )
+
+    def check_augment(self, augment: Mapping[str, float]) -> None:
+        """Images can be moved by any amount that the configuration allows."""
+
+    def check(self, split: str, shape: TaskShape) -> None:
+        """See Dataset."""
+        names = self.split.classes[split]
+        if not names:
+            raise UserError(f"{self.name} cannot serve the {split} tasks: its {split} split has no class")
+        ways, shots, queries = shape
+        counts = dict(zip(names, self.images.counts[self.numbers(split)].tolist(), strict=True))
+        classes = len(names) * self.rotations[split]
+        smallest = min(names, key=lambda name: counts[name])
+        images = counts[smallest]
+        faults = []
+        if ways > classes:
+            faults.append(f"{ways} ways need {ways} classes, the {split} split has {classes}")
+        if shots + queries > images:
+            faults.append(
+                f"{shots} shots + {queries} queries need {shots + queries} images of every class, '{smallest}' has {images}"
+            )
+        if faults:
+            largest = f"{min(ways, classes)} ways"
+            if images >= 2:
+                fitting = min(shots, images - 1)
+                largest += f", {fitting} shots, {min(queries, images - fitting)} queries"
+            raise UserError(
+                f"{self.name} cannot serve the {split} tasks: {'; '.join(faults)}; the largest that fits: {largest}"
+            )

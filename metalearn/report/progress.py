@@ -1,0 +1,205 @@
+"""How far a run has got: a live view on a terminal, plain lines elsewhere, the same lines in run.log."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterable
+from types import TracebackType
+
+import rich.progress
+from rich.console import RenderableType
+from rich.text import Text
+
+from metalearn.kinds import KINDS
+from metalearn.report import terminal
+from metalearn.report.text import duration
+
+LOG_SECONDS = 60.0  # at least every so many seconds a line, where nothing else is asked for
+
+
+class Progress:
+    """Shows how many outer steps are done: a log line at every tenth, on a terminal a live bar below it.
+
+    Args:
+        total_steps: outer steps of the whole run.
+        title: what is trained, such as `maml on omniglot`.
+        done: outer steps done by an earlier process, where the run is resumed.
+        log_seconds: where there is no live bar, a line also follows after so many seconds (at the next update).
+        ways: ways of the training tasks and of the test tasks, where there are classes; they are shown where they differ.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        title: str,
+        done: int = 0,
+        log_seconds: float = LOG_SECONDS,
+        ways: tuple[int, int] | None = None,
+    ) -> None:
+        self._total_steps = total_steps
+        self._latest: dict[str, float] = {}
+        self._names = _names(ways)
+        self._rate = _Rate(done)
+        self._line = _Line(done, total_steps, log_seconds)
+        self._bar = _LiveBar(title, total_steps)
+
+    def __enter__(self) -> Progress:
+        self._bar.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.end()
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Outer step `step` is done, with these values by tag; a tag that is missing keeps its last value on show.
+
+        The time left is counted from the first update on, so that start-up is no part of a step. Call it with `done` and no values
+        when the first step begins, to have the time left as early as possible.
+        """
+        self._latest |= values
+        numbers = "  ".join(self._numbers())
+        left = self._rate.left(step, self._total_steps)
+        self._bar.show(step, numbers, left)
+        if self._line.is_due(step, by_time=not self._bar.is_open):
+            where = f"step {step}/{self._total_steps} ({step * 100 // self._total_steps} %)"
+            terminal.log.info("  ".join(part for part in (where, numbers, left) if part))
+
+    def _numbers(self) -> Iterable[str]:
+        latest = self._latest
+        if "train/loss" in latest:
+            yield f"loss {latest['train/loss']:.3f}"
+        for kind in KINDS.values():
+            digits = 1 if kind.percent else None
+            for tag, name in (
+                (f"train/{kind.score}", self._names["train"] + kind.score),
+                (f"val/{kind.score}", self._names["val"] + "val"),
+            ):
+                if tag in latest:
+                    yield f"{name} {kind.text(latest[tag], digits=digits)}"
+        if "time/tasks_per_second" in latest:
+            yield f"{latest['time/tasks_per_second']:,.0f} tasks/s"
+
+
+class TaskProgress:
+    """Shows how many tasks are done: on a terminal a live bar, elsewhere a log line at most every `log_seconds`.
+
+    ```
+    with TaskProgress(1000, "test") as progress:
+        ...
+        progress.update(20)
+    ```
+
+    Args:
+        total: all tasks.
+        what: what is done with them, such as `test`.
+        log_seconds: seconds between two lines where there is no live bar; what takes less writes no line at all.
+        unit: what is counted.
+    """
+
+    def __init__(self, total: int, what: str, log_seconds: float = LOG_SECONDS, unit: str = "tasks") -> None:
+        self._total, self._what, self._unit = total, what, unit
+        self._rate = _Rate(0)
+        self._line = _Line(0, total, log_seconds, at_tenths=False)
+        self._bar = _LiveBar(what, total)
+
+    def __enter__(self) -> TaskProgress:
+        self._rate.left(0, self._total)
+        self._bar.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.end()
+
+    def update(self, done: int) -> None:
+        """So many tasks are done, all in all."""
+        left = self._rate.left(done, self._total)
+        self._bar.show(done, "", left)
+        if not self._bar.is_open and done < self._total and self._line.is_due(done):
+            where = f"{self._what}: {done}/{self._total} {self._unit} ({done * 100 // self._total} %)"
+            terminal.log.info("  ".join(part for part in (where, left) if part))
+
+
+class _Rate:
+    """Time left, from the time that was taken since the first count."""
+
+    def __init__(self, done: int) -> None:
+        self._first: tuple[int, float] | None = None
+        self._done = done
+
+    def left(self, count: int, total: int) -> str:
+        """`1:02 left`; nothing where all is done, or where nothing is known yet."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (count, now)
+        first, since = self._first
+        if count >= total or count <= first:
+            return ""
+        return f"{duration((now - since) / (count - first) * (total - count))} left"
+
+
+class _Line:
+    """When a line is due: at every tenth of the whole, and when `seconds` have passed since the last one."""
+
+    def __init__(self, done: int, total: int, seconds: float, at_tenths: bool = True) -> None:
+        self._total, self._seconds, self._at_tenths = total, seconds, at_tenths
+        self._tenths = done * 10 // total
+        self._last = time.monotonic()
+
+    def is_due(self, done: int, by_time: bool = True) -> bool:
+        tenths, now = done * 10 // self._total, time.monotonic()
+        due = (self._at_tenths and tenths > self._tenths) or (by_time and now - self._last >= self._seconds)
+        if due:
+            self._tenths, self._last = tenths, now
+        return due
+
+
+class _LiveBar(rich.progress.Progress):
+    """One bar, and a second row for the numbers: together they do not fit 80 columns. Elsewhere than on a terminal it shows nothing."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self._numbers = ""  # first, as rich asks for the renderables while it is being made
+        self.is_open = False
+        super().__init__(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(bar_width=None),  # what the texts leave free
+            rich.progress.TextColumn("{task.fields[percent]} %"),
+            rich.progress.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            rich.progress.TextColumn("{task.fields[left]}", markup=False),
+            console=terminal.CONSOLE,
+            refresh_per_second=4,
+            transient=True,
+            expand=True,
+        )
+        self._total = total
+        self._id = self.add_task(title, total=total, left="", percent=0)
+
+    def begin(self) -> None:
+        # A launcher's worker processes share the terminal; two live views would tear each other.
+        if terminal.on_terminal() and multiprocessing.parent_process() is None:
+            self.is_open = True
+            self.start()
+
+    def end(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            self.stop()
+
+    def show(self, done: int, numbers: str, left: str) -> None:
+        self._numbers = numbers
+        # Rounded down, as in the log lines.
+        self.update(self._id, completed=done, left=left, percent=done * 100 // self._total)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self._numbers:
+            yield Text(self._numbers, no_wrap=True, overflow="ellipsis")
+
+
+def _names(ways: tuple[int, int] | None) -> dict[str, str]:
+    """What stands before a number of training and of validation: its ways, where the two differ."""
+    if ways is None or ways[0] == ways[1]:
+        return {"train": "", "val": ""}
+    return {"train": f"{ways[0]}-way ", "val": f"{ways[1]}-way "}

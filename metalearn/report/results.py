@@ -1,0 +1,159 @@
+"""How results are shown: of one run, of a reproduction, of a sweep."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.panel import Panel
+from rich.table import Column, Table
+from rich.text import Text
+
+from metalearn.kinds import Kind, kind_of_record
+from metalearn.report import terminal
+from metalearn.status import Status
+
+_COMPARED = ("paper", "ours", "difference", "band", "verdict")  # in percent
+_VERDICT_STYLES = {"reproduced": "green", "below the band": "bold red", "not scored": "bold red"}
+_STATUS_STYLES = {
+    Status.DONE: "green",
+    Status.FAILED: "bold red",
+    Status.DIVERGED: "bold red",
+    Status.INTERRUPTED: "yellow",
+    Status.PRUNED: "dim",
+}
+
+
+def result_panel(results: dict[str, Any]) -> None:
+    """Prints the final result and puts it into run.log.
+
+    Args:
+        results: what results.json holds, and `run_dir`; with `written`, a file, that is named in place of the run directory.
+    """
+    numbers = _result_lines(results["task"], results["test"])
+    for line in numbers:
+        terminal.file_log.info(line)
+    places = _places(results)  # outside the frame, so that they can be copied whole
+    if terminal.on_terminal():
+        title = f"{results['algorithm']} on {results['dataset']}, {results['backbone']}, seed {results['seed']}"
+        terminal.CONSOLE.print(Panel(Text("\n".join(numbers)), title=Text(title), expand=False))
+        terminal.CONSOLE.print(Text("\n".join(places)), soft_wrap=True)
+    else:
+        terminal.say("\n".join([*numbers, *places]))
+
+
+def reproduction(record: dict[str, Any]) -> None:
+    """Prints how a run compares with its paper and puts it into run.log: `record` is what reproduction.json holds."""
+    head = f"{record['experiment']}: {record['paper']}, {record['table']} ({record['url']})"
+    rows = [_compared(row) for row in record["rows"]]
+    notes = _reproduction_notes(record)
+    texts = [", ".join(f"{title} {cell}" for title, cell in zip(_COMPARED, row[1:], strict=True)) for row in rows]
+    lines = [head, *(f"{row[0]}: {text}" for row, text in zip(rows, texts, strict=True)), *notes]
+    for line in lines:
+        terminal.file_log.info(line)
+    if terminal.on_terminal():
+        table = Table("", *_COMPARED)
+        for *cells, verdict in rows:
+            table.add_row(*map(Text, cells), Text(verdict, style=_VERDICT_STYLES.get(verdict, "")))
+        terminal.CONSOLE.print(Text(head), table, Text("\n".join(notes)), sep="\n")
+    else:
+        terminal.say("\n".join(lines))
+
+
+def sweep_table(head: list[str], rows: list[list[str]], status_column: int = 1) -> None:
+    """Prints a table of a sweep's jobs; the cells of `status_column` are coloured on a terminal."""
+    if terminal.on_terminal():
+        table = Table(*(Column(title, overflow="fold") for title in head))
+        for row in rows:
+            styles = [_STATUS_STYLES.get(Status(cell), "") if i == status_column else "" for i, cell in enumerate(row)]
+            table.add_row(*(Text(cell, style=style) for cell, style in zip(row, styles, strict=True)))
+        terminal.CONSOLE.print(table)
+    else:
+        widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+        for row in [head, *rows]:
+            terminal.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _result_lines(task: dict[str, Any], test: dict[str, Any]) -> list[str]:
+    kind = kind_of_record(test)
+    lines = [
+        f"test {_shape(task, kind)}: {_score(kind, test[kind.score], test['ci95'])} ({_conditions(kind, task, test)})"
+    ]
+    if "per_step" in test:
+        after = [kind.text(score, digits=1 if kind.percent else None) for score in test["per_step"][1:]]
+        steps = test.get("scored_steps", range(len(after) + 1))[1:]
+        each = "each inner step" if steps[-1] == len(after) else f"inner steps {', '.join(map(str, steps))}:"
+        before = kind.text(test["per_step"][0], digits=1 if kind.percent else None)
+        lines.append(f"before adaptation {before}; after {each} {_listed(after)}")
+    for name, score in test.get("further", {}).items():
+        lines.append(f"{name.replace('_', ' ')}: {kind.text(score['mean'], score['ci95'])}")
+    return lines
+
+
+def _shape(task: dict[str, Any], kind: Kind) -> str:
+    return f"{task['ways']}-way {task['shots']}-shot" if kind.chance(2) is not None else f"{task['shots']}-shot"
+
+
+def _score(kind: Kind, score: float | None, ci95: float | None) -> str:
+    """The score with its interval; a score that is not a number says so, as JSON's null for it does."""
+    if score is None or not math.isfinite(score):
+        return f"no {kind.score} (not a number)"
+    text = kind.text(score, ci95)
+    return text if kind.percent else f"{kind.score} {text}"
+
+
+def _conditions(kind: Kind, task: dict[str, Any], test: dict[str, Any]) -> str:
+    chance = kind.chance(task["ways"])
+    step = f", step {test['step']}" if "step" in test else ""
+    parts = [
+        f"95 % interval over {test['tasks']} tasks",
+        *([] if chance is None else [f"chance {kind.text(chance)}"]),
+        f"{test['checkpoint']} checkpoint{step}",
+        "transductive" if test["transductive"] else "not transductive",
+    ]
+    return "; ".join(parts)
+
+
+def _listed(texts: list[str]) -> str:
+    """`96.0, 97.1 %` of `96.0 %` and `97.1 %`."""
+    unit = " %" if all(text.endswith(" %") for text in texts) else ""
+    return ", ".join(text.removesuffix(unit) for text in texts) + unit
+
+
+def _places(results: dict[str, Any]) -> list[str]:
+    run_dir = Path(results["run_dir"]).absolute()
+    if results.get("written"):
+        return [f"written to: {_shown(Path(results['written']).absolute())}"]
+    return [f"run directory: {_shown(run_dir)}", f"tensorboard --logdir {shlex.quote(_shown(run_dir.parent))}"]
+
+
+def _compared(row: dict[str, Any]) -> list[str]:
+    """A row of reproduction.json as texts: its name, then what _COMPARED says."""
+    paper = ours = difference = band = "none"
+    if row["reported"] is not None:
+        interval = "" if row["interval"] is None else f" ± {row['interval']:g}"
+        paper = f"{row['reported']:g}{interval} %"
+    if row["ours"] is not None:
+        ours = f"{row['ours']:.2f} ± {row['ci95']:.2f} % of {row['tasks']} tasks"
+    if row["difference"] is not None:
+        difference = f"{row['difference']:+.2f}"
+    if row["band"] is not None:
+        band = f">= {row['band']:g} %"
+    return [row["name"], paper, ours, difference, band, row["verdict"]]
+
+
+def _reproduction_notes(record: dict[str, Any]) -> list[str]:
+    paper = f"the paper's intervals: over {record['interval_over']}; " if record["interval_over"] else ""
+    notes = [f"{paper}ours: 95 % over test tasks, one seed ({record['seed']})"]
+    if record["differences"]:
+        notes.append("known differences from the paper's protocol:")
+        notes += [f"  - {sentence}" for sentence in record["differences"]]
+    if changes := [f"{key}={value['run']} (not {value['experiment']})" for key, value in record["changed"].items()]:
+        notes.append(f"not the experiment's protocol, changed: {', '.join(changes)}")
+    return notes
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,0 +1,30 @@
+"""How durations and tables are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03` or `2:03`, of seconds."""
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], to_the_right: Sequence[bool] = ()) -> list[str]:
+    """The lines of a Markdown table; line breaks and bars in its cells do not break it.
+
+    Args:
+        to_the_right: for each column, whether its cells are set to the right; by default none is.
+    """
+    aligned = to_the_right or [False] * len(head)
+    return [
+        _markdown_row(head),
+        _markdown_row(["---:" if right else "---" for right in aligned]),
+        *(_markdown_row(row) for row in rows),
+    ]
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(' '.join(cell.replace('|', chr(92) + '|').split()) for cell in cells)} |"
