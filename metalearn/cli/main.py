@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.flush()
     except UserError as error:
         _traceback_for_debugging()
-        print(f"metalearn: error: {one_line(error)}", file=sys.stderr)
+        print(f"metalearn: error: {_with_origins(one_line(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except RunFailed:
         _traceback_for_debugging()
@@ -67,6 +67,12 @@ def main(argv: list[str] | None = None) -> None:
         # The reader (`| head`) has gone; without this, Python complains once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
+
+
+def _with_origins(message: str) -> str:
+    """Says of settings that were preferred by a choice which choice it was."""
+    wishes = sys.modules.get("metalearn.compose.wishes")  # where nothing was composed there are none
+    return wishes.with_origins(message) if wishes else message
 
 
 def _traceback_for_debugging() -> None:

@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
+from metalearn.compose import wishes  # noqa: F401  # makes Hydra grant wishes
 from metalearn.compose.mistakes import GROUPS, MISTAKES, explanation, no_such_setting
 from metalearn.config.files import conf_dir, slug
 from metalearn.config.limits import check_known, check_limits

@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def dotted_keys(plain: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every key of a nested mapping as a dotted path, inner nodes too, `limits` left out."""
+    """Every key of a nested mapping as a dotted path, inner nodes too, `limits` and `prefers` left out."""
     for key, value in plain.items():
-        if key != "limits":
+        if key not in ("limits", "prefers"):
             yield f"{prefix}{key}"
             if isinstance(value, dict):
                 yield from dotted_keys(value, f"{prefix}{key}.")

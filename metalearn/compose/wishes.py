@@ -1,0 +1,116 @@
+"""Wishes: what a file of one group prefers for settings of other groups.
+
+    prefers:                          # in conf/algorithm/maml.yaml
+      backbone.running_stats: false
+      train.meta_batch_size: 16
+
+A wish replaces the default of a setting. Where the chosen part has no such setting, the wish is ignored: a backbone without normalisation has
+no `running_stats`. A later group's wish wins over an earlier one's (dataset, task, backbone, algorithm). What an experiment, a sweep or the
+command line states wins over every wish. No configuration keeps `prefers`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from typing import Any
+
+import hydra._internal.hydra as hydra_application
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
+from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from metalearn.compose.mistakes import GROUPS
+from metalearn.config.tree import dotted_keys
+from metalearn.errors import UserError, nearest
+
+# `train.lr=0.002` -> `algorithm=protonet`: the granted wishes of all compositions of this process, for error messages.
+_origins: dict[str, str] = {}
+
+
+def with_origins(message: str) -> str:
+    """The message with ` (preferred by algorithm=maml)` after every `key=value` that was a wish."""
+    for setting, origin in _origins.items():
+        message = re.sub(rf"{re.escape(setting)}(?![\w.])", rf"\g<0> (preferred by {origin})", message)
+    return message
+
+
+class WishingLoader(ConfigLoaderImpl):
+    """Hydra's loader, which also grants wishes."""
+
+    def _load_configuration_impl(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        cfg = super()._load_configuration_impl(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        for override in OverridesParser.create().parse_overrides(overrides):
+            self._decided(override.key_or_group)
+        _origins.update({_text(key, value): origin for key, (value, origin) in self._wishes.items()})
+        return cfg
+
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        self._stated: set[str] = set()  # the settings of the files read so far
+        self._wishes: dict[str, tuple[Any, str]] = {}  # key -> (value, origin) of the wishes that nothing has replaced
+        return super()._compose_config_from_defaults_list(defaults, repo)
+
+    def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
+        loaded = super()._load_single_config(default, repo)
+        path = default.config_path or ""
+        if path.startswith("hydra/") or not isinstance(loaded.config, DictConfig):
+            return loaded
+        group, _, name = path.rpartition("/")
+        node = OmegaConf.select(loaded.config, group) if group in GROUPS else None
+        wishes = _wishes_of(node, f"{group}={name}") if isinstance(node, DictConfig) else {}
+        config, loaded = copy.deepcopy(loaded.config), copy.copy(loaded)
+        loaded.config = config
+        if isinstance(node, DictConfig) and "prefers" in node:
+            config[group].pop("prefers")
+        self._grant(config, wishes, f"{group}={name}" if group in GROUPS else None)
+        return loaded
+
+    def _grant(self, config: DictConfig, wishes: dict[str, Any], origin: str | None) -> None:
+        """Puts this file's wishes, and earlier files' wishes for what this file states, into its settings."""
+        plain: Any = OmegaConf.to_container(config, resolve=False)
+        stated = set(dotted_keys(plain))
+        if origin is None:  # train.yaml, an experiment, a sweep: they decide
+            for key in stated:
+                self._decided(key)
+        self._stated |= stated
+        self._wishes |= {key: (value, origin or "") for key, value in wishes.items()}
+        for key, (value, by) in self._wishes.items():
+            if key not in self._stated:
+                if key.partition(".")[0] not in GROUPS:
+                    raise UserError(f"{by} prefers {key}: no such setting{nearest(key, self._stated)}")
+            elif key in stated or key in wishes:
+                OmegaConf.update(config, key, value, force_add=True)
+
+    def _decided(self, key: str) -> None:
+        """Forgets the wish for a setting that is stated outright."""
+        if key in self._wishes:
+            value, _ = self._wishes.pop(key)
+            _origins.pop(_text(key, value), None)
+
+
+def _text(key: str, value: Any) -> str:
+    return f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _wishes_of(node: DictConfig, origin: str) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(node, resolve=False)
+    wishes = plain.get("prefers") or {}
+    if not isinstance(wishes, dict):
+        raise UserError(f"{origin}: prefers is a mapping from settings of other groups to values")
+    return {str(key): value for key, value in wishes.items()}
+
+
+# Hydra makes its loader itself, for the composer and for its own application; launchers send it to other processes.
+setattr(hydra_application, ConfigLoaderImpl.__name__, WishingLoader)

@@ -1,0 +1,110 @@
+"""What a choice prefers for settings of other groups, and every pair of an algorithm and a backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metalearn.compose.composer import composer
+from metalearn.compose.wishes import with_origins
+from metalearn.config.files import choices
+from metalearn.engine.build import build_algorithm, build_dataset
+from metalearn.errors import UserError
+from tests.compose import compose
+
+
+def test_a_wish_replaces_a_default() -> None:
+    assert compose("algorithm=maml")["backbone"]["running_stats"] is False
+    assert compose("algorithm=matching")["backbone"]["running_stats"] is True
+    config = compose("algorithm=protonet", "task=5way_1shot")
+    assert (config["task"]["train"]["ways"], config["train"]["steps"]) == (20, 400)
+
+
+def test_a_wish_is_ignored_where_the_chosen_part_lacks_the_setting() -> None:
+    for backbone in ("koch", "pixels"):
+        assert "running_stats" not in compose("algorithm=maml", f"backbone={backbone}")["backbone"]
+
+
+def test_the_command_line_and_an_experiment_win_over_a_wish() -> None:
+    assert compose("algorithm=protonet", "task.train.ways=7")["task"]["train"]["ways"] == 7
+    assert compose("experiment=snell2017_omniglot_5w1s")["task"]["train"]["ways"] == 60
+
+
+def test_the_choice_that_is_made_from_another_wins_over_it() -> None:
+    assert compose("algorithm=mamlpp")["train"]["meta_batch_size"] == 8
+    assert compose("algorithm=fomaml")["train"]["meta_batch_size"] == 16
+
+
+def test_no_configuration_keeps_wishes() -> None:
+    with composer() as composing:
+        cfg = composing.compose(["algorithm=maml", "dataset=omniglot", "backbone=koch"])
+    assert not any("prefers" in node for node in (cfg, cfg.algorithm, cfg.dataset, cfg.backbone))
+
+
+def own(tmp_path: Path, group: str, text: str) -> list[str]:
+    (tmp_path / group).mkdir(exist_ok=True)
+    (tmp_path / group / "mine.yaml").write_text(text)
+    return [f"{group}=mine"]
+
+
+def job(tmp_path: Path, *overrides: str) -> dict[str, dict[str, object]]:
+    with composer(str(tmp_path)) as composing:
+        return composing.job(list(overrides), 0)[0]
+
+
+def test_an_earlier_group_prefers_settings_of_a_later_one(tmp_path: Path) -> None:
+    choice = own(tmp_path, "dataset", "defaults: [glyphs, _self_]\nprefers: {algorithm.inner_lr: 0.25}\n")
+    assert job(tmp_path, *choice, "algorithm=maml")["algorithm"]["inner_lr"] == 0.25
+    assert "inner_lr" not in job(tmp_path, *choice, "algorithm=protonet")["algorithm"]
+    assert job(tmp_path, *choice, "algorithm=maml", "algorithm.inner_lr=1.0")["algorithm"]["inner_lr"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        ("{train.stepps: 3}", r"algorithm=mine prefers train\.stepps: no such setting; did you mean 'train\.steps'\?"),
+        ("[train.steps]", "algorithm=mine: prefers is a mapping"),
+        ("{train.steps: 0}", r"train\.steps=0 \(preferred by algorithm=mine\) is not allowed"),
+    ],
+)
+def test_a_wrong_wish_is_named_with_its_origin(tmp_path: Path, wishes: str, message: str) -> None:
+    choice = own(tmp_path, "algorithm", f"defaults: [maml, _self_]\nprefers: {wishes}\n")
+    with pytest.raises(UserError) as caught:
+        job(tmp_path, *choice)
+    with pytest.raises(UserError, match=message):
+        raise UserError(with_origins(str(caught.value)))
+
+
+def test_a_value_that_the_user_gave_is_no_wish() -> None:
+    compose("algorithm=maml")
+    compose("algorithm=maml", "train.meta_batch_size=16")
+    assert with_origins("train.meta_batch_size=16 is") == "train.meta_batch_size=16 is"
+
+
+SMALL_GLYPHS = ("dataset.classes=70", "dataset.val_classes=2", "dataset.test_classes=4", "dataset.drawers=2")
+
+
+def complaint(*overrides: str) -> str | None:
+    """What the parts of this choice are refused with; None where they are built."""
+    config = compose(*overrides)
+    try:
+        assert list(build_algorithm(config, build_dataset(config)).parameters())
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("algorithm", choices("algorithm"))
+def test_every_pair_is_built_or_refused_in_one_line(algorithm: str) -> None:
+    for backbone in choices("backbone"):
+        small = ["backbone.filters=[8,8,8,8]"] if backbone == "resnet12" else []
+        refused = complaint(f"algorithm={algorithm}", f"backbone={backbone}", *SMALL_GLYPHS, *small)
+        if refused is not None:
+            assert "\n" not in refused
+            assert "backbone" in refused
+            assert "argument" not in refused
+
+
+def test_maml_trains_the_network_of_koch() -> None:
+    assert complaint("algorithm=maml", "backbone=koch", "backbone.units=8", "dataset.size=65", *SMALL_GLYPHS) is None
