@@ -26,11 +26,11 @@ class TaskShape(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Labelled examples of T tasks, in blocks by label: the first K (or Q) of each task carry label 0, the next 1, ..."""
+    """Labelled examples of T tasks, in blocks by label: the first K (or Q) of each task carry label 0, the next 1, ... Regression has one block."""
 
     x: Tensor  # [T, N*K, ...] float32
-    y: Tensor  # [T, N*K] int64 in 0..N-1
-    ways: int  # N; a Python number, so that no algorithm has to wait for the device to learn it
+    y: Tensor  # [T, N*K] int64 in 0..N-1; of regression [T, K, D] float32
+    ways: int  # N, 1 in regression; a Python number, so that no algorithm has to wait for the device to learn it
 
     def to(self, device: torch.device) -> Examples:
         return Examples(self.x.to(device), self.y.to(device), self.ways)
@@ -44,7 +44,7 @@ class TaskBatch(NamedTuple):
 
     support: Examples
     query: Examples
-    classes: Tensor  # [T, N] int64, the split's class ids; for reports and non-episodic baselines only
+    classes: Tensor  # [T, N] int64, the split's class ids, or zeros where it has none; for reports and non-episodic baselines only
 
     @property
     def tasks(self) -> int:

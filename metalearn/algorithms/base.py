@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from metalearn import kinds
 from metalearn.errors import UserError
+from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import Examples, TaskBatch
 
 
@@ -30,6 +30,8 @@ class MetaLoss(NamedTuple):
 class Algorithm(nn.Module, ABC):
     """Base of every algorithm; `self.training` tells training tasks from evaluation, as in any module."""
 
+    kinds: ClassVar[tuple[Kind, ...]] = (CLASSIFICATION,)  # of task that it can learn
+    kind: Kind = CLASSIFICATION  # of the tasks at hand, set by whoever builds it for a data set
     outer_step: int = 0  # outer steps done, set by the outer loop: for what a paper anneals while training
 
     @abstractmethod
@@ -38,10 +40,10 @@ class Algorithm(nn.Module, ABC):
 
     @abstractmethod
     def predict(self, adapted: Any, query_x: Tensor) -> Tensor:
-        """Logits [T, N*Q, N] for queries [T, N*Q, ...]; never sees their labels."""
+        """Outputs for queries [T, N*Q, ...], never sees their labels: logits [T, N*Q, N], or numbers [T, Q, D] in regression."""
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
-        """By default the cross-entropy of the queries after adaptation."""
+        """By default the loss of the queries after adaptation."""
         return self.query_loss(self.predict(self.adapt(tasks.support), tasks.query.x), tasks)
 
     def adapt_stepwise(self, support: Examples) -> Iterator[Any]:
@@ -82,11 +84,14 @@ class Algorithm(nn.Module, ABC):
                 + ", whatever is asked at evaluation"
             )
 
-    @staticmethod
-    def query_loss(logits: Tensor, tasks: TaskBatch) -> MetaLoss:
-        """Cross-entropy and accuracy of query logits [T, N*Q, N]."""
+    def query_loss(self, outputs: Tensor, tasks: TaskBatch) -> MetaLoss:
+        """Loss and score, by the kind of the tasks, of what `predict` returned for the queries."""
         y = tasks.query.y
-        return MetaLoss(kinds.cross_entropy(logits, y), {"accuracy": kinds.accuracy(logits.detach(), y)})
+        return MetaLoss(self.kind.loss(outputs, y), self.scored(outputs, y))
+
+    def scored(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """The score of training tasks under its name, for the log: outputs [T, n, ...], y [T, n, ...] -> [T]."""
+        return {self.kind.score: self.kind.score_of(outputs.detach(), y)}
 
 
 def keep_buffers(algorithm: Algorithm) -> Callable[[], None]:

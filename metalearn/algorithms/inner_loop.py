@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from metalearn import kinds
 from metalearn.algorithms.base import Algorithm, MetaLoss
 from metalearn.backbones import Backbone
+from metalearn.kinds import CLASSIFICATION, REGRESSION, Kind
 from metalearn.nn.task_batched import (
     better_task_by_task,
     forward_batched,
@@ -41,6 +41,7 @@ class InnerLoopLearner(Algorithm):
         UserError: the backbone drops features, or is adapted and keeps running statistics.
     """
 
+    kinds: ClassVar[tuple[Kind, ...]] = (CLASSIFICATION, REGRESSION)
     adapts_backbone = True
 
     def __init__(self, backbone: Backbone, ways: int) -> None:
@@ -54,7 +55,7 @@ class InnerLoopLearner(Algorithm):
 
     @abstractmethod
     def classifier(self) -> nn.Module:
-        """The network whose parameters are adapted, as `linear_classifier` makes it: [n, c, H, W] -> [n, N]."""
+        """The network whose parameters are adapted, as `linear_classifier` makes it: [n, ...] -> [n, N], or -> [n, 1] numbers."""
 
     @abstractmethod
     def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:
@@ -79,8 +80,8 @@ class InnerLoopLearner(Algorithm):
         query = tasks.query
         if not (self.adapts_backbone and better_task_by_task(query.x) and torch.is_grad_enabled()):
             return self.query_loss(self.predict(adapted, query.x), tasks)
-        loss, logits = loss_task_by_task(self.classifier(), adapted.parameters, query.x, query.y)
-        return MetaLoss(loss, {"accuracy": kinds.accuracy(logits, query.y)})
+        loss, outputs = loss_task_by_task(self.classifier(), adapted.parameters, query.x, query.y, self.kind.loss)
+        return MetaLoss(loss, self.scored(outputs, query.y))
 
     @property
     def transductive(self) -> bool:
@@ -154,7 +155,7 @@ class MetaModuleLearner(InnerLoopLearner):
 
     def _step(self, learner: Any, x: Tensor, support: Examples, step: int, first_order: bool) -> None:
         # The SUM over tasks: each task's parameters receive just that task's gradient.
-        loss = kinds.cross_entropy(learner(x), support.y).sum()
+        loss = self.kind.loss(learner(x), support.y).sum()
         self.take_step(learner, loss, step, first_order)
 
     def _checkpointed_step(self, learner: Any, x: Tensor, support: Examples, step: int) -> None:
@@ -185,7 +186,7 @@ class MetaModuleLearner(InnerLoopLearner):
 
 
 def linear_classifier(backbone: Backbone, ways: int) -> nn.Sequential:
-    """`backbone` and a linear `head`: [n, c, H, W] -> [n, ways]."""
+    """`backbone` and a linear `head`: [n, ...] -> [n, ways]."""
     classifier = nn.Sequential()
     classifier.add_module("backbone", backbone)
     classifier.add_module("head", nn.Linear(backbone.feature_dim, ways))

@@ -2,14 +2,14 @@
 
 Algorithm 2: every task trains the shared initialisation theta for a few steps on mini-batches of its support set, which ends at theta'; theta
 moves towards the mean of the tasks' theta'. `meta_loss` therefore has the gradient theta - theta'; a step of SGD at rate 1 sets theta to
-that mean. Its value is the queries' cross-entropy after adaptation, for the log alone.
+that mean. Its value is the queries' loss after adaptation, for the log alone.
 
 The inner Adam's second moments go on from task to task and into the evaluation, as in the authors' code. It matters: moments that start afresh make
 each inner step as long as the first, however small the gradient, and what a well-initialised task then moves by is noise.
 
 Departures from the authors' code: the tasks of an outer step all start with the same second moments, and those of the next with the mean of what
-they end with, where theirs pass them on one after another; the mini-batches take the support set in an order drawn once and for all for its size
-(a task's examples are in random order as they come), so that adapting twice gives the same.
+they end with, where theirs pass them on one after another; the order in which the mini-batches take the support set is drawn from the content of each
+task (`mini_batches`) and not from a generator, so that adapting twice gives the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from metalearn import kinds
 from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_classifier
 from metalearn.backbones import Backbone
@@ -163,7 +162,7 @@ class Reptile(InnerLoopLearner):
     def _gradients(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Of each task's mean loss on its mini-batch: the SUM over tasks gives each task's parameters just that."""
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
-        loss = kinds.cross_entropy(forward_batched(self.network, leaves, x), y).sum()
+        loss = self.kind.loss(forward_batched(self.network, leaves, x), y).sum()
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 

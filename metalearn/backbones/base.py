@@ -1,4 +1,6 @@
-"""Backbones: an image [n, c, H, W] -> a feature vector [n, D]; `feature_dim` is D.
+"""Backbones: an example [n, ...] -> a feature vector [n, D]; `feature_dim` is D.
+
+A constructor asks by name for `input_shape`, of one example, or for `image_shape`, (channels, height, width), where it needs images.
 
 Each can be asked to normalise with the statistics of the examples at hand (`running_stats=False`), which makes the outcome for one example
 depend on the others: `uses_batch_statistics` says so, and evaluation reports it as transductive.

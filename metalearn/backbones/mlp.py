@@ -1,8 +1,9 @@
-"""Fully connected blocks on the flattened image."""
+"""Fully connected blocks on the flattened example."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -12,23 +13,20 @@ from metalearn.errors import UserError
 
 
 class MLP(Backbone):
-    """Fully connected blocks of linear, normalisation and ReLU on the flattened image.
+    """Fully connected blocks of linear, normalisation and ReLU on the flattened example.
 
     Args:
-        image_shape: (channels, height, width).
+        input_shape: of one example.
         hidden: the width of each block.
         norm: "batch" or "none".
         running_stats: for norm="batch": keep running statistics for evaluation.
     """
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], hidden: Sequence[int], norm: str, running_stats: bool
-    ) -> None:
+    def __init__(self, input_shape: tuple[int, ...], hidden: Sequence[int], norm: str, running_stats: bool) -> None:
         super().__init__()
         if not hidden or any(not isinstance(width, int) or width < 1 for width in hidden):
             raise UserError(f"backbone.hidden={list(hidden)}: a list of whole numbers >= 1 is needed")
-        channels, height, width = image_shape
-        widths = [channels * height * width, *hidden]
+        widths = [math.prod(input_shape), *hidden]
         blocks: list[nn.Module] = [nn.Flatten()]
         for before, after in itertools.pairwise(widths):
             blocks += [nn.Linear(before, after), norm_layer(norm, after, running_stats, dims=1), nn.ReLU()]

@@ -1,4 +1,4 @@
-"""No network at all: the image as its own feature vector."""
+"""No network at all: the example as its own feature vector."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from metalearn.backbones.base import Backbone
 
 
 class Pixels(Backbone):
-    """The flattened image itself; without parameters.
+    """The flattened example itself; without parameters.
 
     Args:
-        image_shape: (channels, height, width).
+        input_shape: of one example.
     """
 
     uses_batch_statistics = False
 
-    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.feature_dim = math.prod(image_shape)
+        self.feature_dim = math.prod(input_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)

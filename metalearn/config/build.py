@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from collections.abc import Callable
 from typing import Any, get_type_hints
 
 from metalearn.config.moved import present_name
@@ -12,10 +13,16 @@ from metalearn.errors import UserError
 
 
 def build(
-    node: dict[str, Any], kind: str, made_of: type, within: str, optional: dict[str, Any] | None = None, **extra: Any
+    node: dict[str, Any],
+    kind: str,
+    made_of: type,
+    within: str,
+    optional: dict[str, Any] | None = None,
+    check: Callable[[Any], None] = lambda made: None,
+    **extra: Any,
 ) -> Any:
     """Calls what `node["_target_"]` names, a subclass of `made_of` or a function annotated to return one, with the node's other keys, `extra`,
-    and those of `optional` it has parameters for.
+    and those of `optional` it has parameters for. `check` may refuse the class or function before it is called.
 
     A configuration may come from a stranger's run directory, so only definitions of the module or package `within` can be named: not what its
     modules merely import, and nothing that does something else, such as writing a file.
@@ -41,6 +48,7 @@ def build(
     comes_back = made if inspect.isclass(made) else get_type_hints(made).get("return")
     if not (inspect.isclass(comes_back) and issubclass(comes_back, made_of)):
         raise refused
+    check(made)
     signature = inspect.signature(made)
     extra |= {key: value for key, value in (optional or {}).items() if key in signature.parameters}
     arguments = {key: value for key, value in node.items() if key != "_target_"}

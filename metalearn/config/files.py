@@ -6,6 +6,8 @@ import hashlib
 import re
 from pathlib import Path
 
+import yaml
+
 
 def conf_dir() -> Path:
     """The shipped YAML files: inside the package when installed from a wheel, else beside it."""
@@ -17,6 +19,16 @@ def conf_dir() -> Path:
 def choices(group: str) -> list[str]:
     """The names that `group=NAME` takes, without those of the user's own `--config-dir`."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def target_of(group: str, name: str) -> str:
+    """The `_target_` of a shipped file of a group, its own or that of the file of the group that it is made from."""
+    content = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    node = content.get(group, content)
+    if "_target_" in node:
+        return str(node["_target_"])
+    bases = [entry for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    return target_of(group, bases[0])
 
 
 def slug(text: str) -> str:

@@ -75,6 +75,8 @@ class ImageClasses(Dataset):
         smallest = min(names, key=lambda name: counts[name])
         images = counts[smallest]
         faults = []
+        if ways < 2:
+            raise UserError(f"{self.name} cannot serve the {split} tasks: {ways} ways, tasks of classes need 2 or more")
         if ways > classes:
             faults.append(f"{ways} ways need {ways} classes, the {split} split has {classes}")
         if shots + queries > images:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import inspect
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import Backbone
 from metalearn.config.build import build
+from metalearn.config.files import choices, target_of
 from metalearn.data.base import Dataset, TaskSource
 from metalearn.engine.settings import Settings
 from metalearn.errors import UserError
@@ -72,13 +76,18 @@ def build_algorithm(config: Config, dataset: Dataset) -> Algorithm:
     """The algorithm around its backbone, on the CPU, with initial parameters that depend on `seed` alone.
 
     Raises:
-        UserError: neither has a parameter.
+        UserError: neither has a parameter, or one of them cannot deal with the data set's tasks.
     """
     # torch's initialisers know only the global generator: seed a copy of it and leave the original as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         backbone = build(
-            config["backbone"], "backbone", Backbone, "metalearn.backbones", image_shape=dataset.input_shape
+            config["backbone"],
+            "backbone",
+            Backbone,
+            "metalearn.backbones",
+            optional={"input_shape": dataset.input_shape, "image_shape": dataset.input_shape},
+            check=functools.partial(_refuse_what_is_no_image, config, dataset),
         )
         algorithm = build(
             config["algorithm"],
@@ -90,14 +99,49 @@ def build_algorithm(config: Config, dataset: Dataset) -> Algorithm:
                 "ways": config["task"]["train"]["ways"],
                 "train_classes": len(dataset.classes("train")),
             },
+            check=functools.partial(_refuse_other_kinds, config, dataset),
         )
     assert isinstance(algorithm, Algorithm)
+    algorithm.kind = dataset.kind
     if not list(algorithm.parameters()):
         names = config["names"]
         raise UserError(
             f"backbone={names['backbone']} has no parameters and algorithm={names['algorithm']} none of its own: nothing to learn"
         )
     return algorithm
+
+
+def _refuse_what_is_no_image(config: Config, dataset: Dataset, backbone: Any) -> None:
+    """Raises UserError where `backbone`, a class, asks for the shape of an image and the data set has none."""
+    if "image_shape" in inspect.signature(backbone).parameters and len(dataset.input_shape) != 3:
+        names = config["names"]
+        raise UserError(
+            f"backbone={names['backbone']} needs images; the examples of dataset={names['dataset']} have the shape "
+            f"{list(dataset.input_shape)}; those that take any: {', '.join(_shipped('backbone', _takes_any_shape))}"
+        )
+
+
+def _refuse_other_kinds(config: Config, dataset: Dataset, algorithm: Any) -> None:
+    """Raises UserError where `algorithm`, a class, cannot learn the data set's kind of task."""
+    if dataset.kind not in algorithm.kinds:
+        names, able = config["names"], ", ".join(_shipped("algorithm", lambda made: dataset.kind in made.kinds))
+        raise UserError(
+            f"algorithm={names['algorithm']} cannot learn {dataset.kind.name} tasks (dataset={names['dataset']}); those that can: {able}"
+        )
+
+
+def _takes_any_shape(backbone: Any) -> bool:
+    return "input_shape" in inspect.signature(backbone).parameters
+
+
+def _shipped(group: str, able: Callable[[Any], bool]) -> list[str]:
+    """The shipped choices of a group whose class is `able`."""
+    found = []
+    for name in choices(group):
+        module, _, made = target_of(group, name).rpartition(".")
+        if able(getattr(importlib.import_module(module), made)):
+            found.append(name)
+    return found
 
 
 def check_tasks(dataset: Dataset, task: Config, *splits: str) -> None:

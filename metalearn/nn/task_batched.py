@@ -15,7 +15,6 @@ from torch.func import functional_call, vmap
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from metalearn import kinds
 from metalearn.errors import UserError
 from metalearn.nn.memory_format import channels_last
 
@@ -23,6 +22,9 @@ _MANY = 10  # images of a task: from there on, tasks go one after another on a C
 _IMAGES_AT_ONCE = (
     250  # when each query passes the network with a copy of the support set: bounds the memory of those copies
 )
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs [T, n, ...], y [T, n, ...]) -> [T]
 
 
 class TaskBatched(nn.Module):
@@ -88,20 +90,24 @@ def _by_task(parameters: dict[str, Tensor], tasks: int) -> list[dict[str, Tensor
     return [{name: part[task] for name, part in parts.items()} for task in range(tasks)]
 
 
-def loss_task_by_task(module: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy [T] of `module` on x [T, n, ...] with parameters [T, ...], and the logits [T, n, N], detached.
+def loss_task_by_task(
+    module: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor, loss_of: Loss
+) -> tuple[Tensor, Tensor]:
+    """`loss_of` [T] of `module` on x [T, n, ...] with parameters [T, ...], and the outputs [T, n, ...], detached.
 
     Each task is differentiated as soon as its loss is known, while what its forward pass left is still in the processor's cache and before the next
     task needs the memory. So the loss can be differentiated once only, by the parameters alone.
     """
-    outcome: tuple[Tensor, Tensor] = _LossTaskByTask.apply(module, tuple(parameters), x, y, *parameters.values())
+    outcome: tuple[Tensor, Tensor] = _LossTaskByTask.apply(
+        module, tuple(parameters), x, y, loss_of, *parameters.values()
+    )
     return outcome
 
 
 class _LossTaskByTask(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, module: nn.Module, names: tuple[str, ...], x: Tensor, y: Tensor, *parameters: Tensor
+        ctx: Any, module: nn.Module, names: tuple[str, ...], x: Tensor, y: Tensor, loss_of: Loss, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         gradients = [torch.empty_like(parameter) for parameter in parameters]
         losses, outputs = [], []
@@ -109,7 +115,7 @@ class _LossTaskByTask(torch.autograd.Function):
             leaves = [parameter[task].detach().requires_grad_() for parameter in parameters]
             with torch.enable_grad():
                 logits = functional_call(module, dict(zip(names, leaves, strict=True)), (channels_last(x[task]),))
-                loss = kinds.cross_entropy(logits.unsqueeze(0), y[task : task + 1])  # [1]
+                loss = loss_of(logits.unsqueeze(0), y[task : task + 1])  # [1]
                 of_task = torch.autograd.grad(loss, leaves)
             for gradient, part in zip(gradients, of_task, strict=True):
                 gradient[task] = part
@@ -127,7 +133,7 @@ class _LossTaskByTask(torch.autograd.Function):
             gradient * loss_gradient.view(-1, *[1] * (gradient.dim() - 1)).to(gradient.dtype)
             for gradient in ctx.saved_tensors
         ]
-        return (None, None, None, None, *scaled)
+        return (None, None, None, None, None, *scaled)
 
 
 def with_parameters(module: nn.Module, parameters: Sequence[Tensor]) -> None:

@@ -48,8 +48,8 @@ def preflight(config: dict[str, Any]) -> None:
     check_share(launched(), settings.train.meta_batch_size)
     dataset = build_dataset(config)
     dataset.check_augment(settings.train.augment)
+    algorithm = build_algorithm(config, dataset)  # first: an algorithm for another kind of task may have set task.train
     check_tasks(dataset, config["task"], "train", "val", "test")
-    algorithm = build_algorithm(config, dataset)
     if settings.eval.transductive is not None:
         algorithm.set_transductive(settings.eval.transductive)
 

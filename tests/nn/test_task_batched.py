@@ -62,7 +62,7 @@ def test_the_loss_differentiated_task_by_task_has_the_gradient_of_the_loss(kind:
     weights = torch.tensor([0.5, 2.0, -1.0], dtype=torch.float64)  # of the tasks in what is differentiated
     plain = kinds.cross_entropy(task_batched.forward_batched(module, parameters_of(module), x), y)
     expected = torch.autograd.grad((weights * plain).sum(), list(module.parameters()))
-    loss, logits = task_batched.loss_task_by_task(module, parameters_of(module), x, y)
+    loss, logits = task_batched.loss_task_by_task(module, parameters_of(module), x, y, kinds.cross_entropy)
     torch.testing.assert_close(loss, plain)
     assert not logits.requires_grad
     torch.testing.assert_close(kinds.cross_entropy(logits, y), plain.detach())
@@ -74,7 +74,7 @@ def test_the_loss_differentiated_task_by_task_has_the_gradient_of_the_loss(kind:
 
 def test_the_loss_differentiated_task_by_task_refuses_a_second_derivative() -> None:
     module, (x, y) = network("mlp"), images()
-    loss, _ = task_batched.loss_task_by_task(module, parameters_of(module), x, y)
+    loss, _ = task_batched.loss_task_by_task(module, parameters_of(module), x, y, kinds.cross_entropy)
     (first, *_) = torch.autograd.grad(loss.sum(), list(module.parameters()), create_graph=True)
     with pytest.raises(RuntimeError, match="does not require grad"):
         first.sum().backward()  # type: ignore[no-untyped-call]
