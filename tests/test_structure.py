@@ -131,6 +131,12 @@ def test_every_configuration_names_something_that_exists_and_every_module_is_nam
         for match in re.findall(r"_target_: metalearn\.([\w.]+)\.\w+", file.read_text(encoding="utf-8"))
     }
     assert named <= set(MODULES)
-    shared = {"algorithms.base", "algorithms.inner_loop", "algorithms.__init__", "data.sets.__init__"}
+    shared = {
+        "algorithms.base",
+        "algorithms.inner_loop",
+        "algorithms.embedding",
+        "algorithms.__init__",
+        "data.sets.__init__",
+    }
     plugged = {name for name in MODULES if name.startswith(("algorithms.", "data.sets."))} - shared
     assert plugged <= named

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metalearn.algorithms.base import Algorithm, MetaLoss
-from metalearn.backbones import Backbone, embed_tasks
+from metalearn.algorithms.base import MetaLoss
+from metalearn.algorithms.embedding import EmbeddingLearner, memberships
+from metalearn.backbones import Backbone
 from metalearn.tasks import Examples, TaskBatch
 
 
@@ -28,7 +29,7 @@ class Adapted(NamedTuple):
     ways: int
 
 
-class MatchingNet(Algorithm):
+class MatchingNet(EmbeddingLearner):
     """Args:
     backbone: [n, c, H, W] -> [n, D].
     distance: "cosine" or "squared_euclidean".
@@ -37,31 +38,24 @@ class MatchingNet(Algorithm):
     """
 
     def __init__(self, backbone: Backbone, distance: str, full_context: bool, processing_steps: int) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone)
         self.distance = distance
         self.support_context = SupportContext(backbone.feature_dim) if full_context else None
         self.query_context = QueryContext(backbone.feature_dim, processing_steps) if full_context else None
 
     def adapt(self, support: Examples) -> Adapted:
-        return self._adapted(embed_tasks(self.backbone, support.x, self.training), support)
+        return self._adapted(self.embed(support.x), support)
 
     def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
-        return self._logits(adapted, embed_tasks(self.backbone, query_x, self.training))
+        return self._logits(adapted, self.embed(query_x))
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
-        support, query = tasks.support, tasks.query
-        embedded = embed_tasks(self.backbone, torch.cat([support.x, query.x], dim=1), self.training)
-        adapted = self._adapted(embedded[:, : support.x.shape[1]], support)
-        return self.query_loss(self._logits(adapted, embedded[:, support.x.shape[1] :]), tasks)
+        support, queries = self.embed_together(tasks)
+        return self.query_loss(self._logits(self._adapted(support, tasks.support), queries), tasks)
 
     @property
     def repeats(self) -> bool:
         return True
-
-    @property
-    def transductive(self) -> bool:
-        return self.backbone.uses_batch_statistics
 
     def _adapted(self, embedded: Tensor, support: Examples) -> Adapted:
         """From g' [T, N*K, D]."""
@@ -74,7 +68,7 @@ class MatchingNet(Algorithm):
         if self.query_context is not None:
             queries = self.query_context(queries, adapted.embedded)
         log_attention = self.similarities(adapted.embedded, queries).log_softmax(-1)  # [T, n, N*K]
-        others = ~F.one_hot(adapted.y, adapted.ways).bool()  # [T, N*K, N]
+        others = ~memberships(adapted.y, adapted.ways, torch.bool)  # [T, N*K, N]
         # Eq. 1: P(y) = sum of a(x, x_i) over the x_i labelled y; in logarithms, as distant classes' attention underflows.
         by_class = log_attention.unsqueeze(-1).masked_fill(others.unsqueeze(1), -torch.inf)  # [T, n, N*K, N]
         return by_class.logsumexp(2)

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metalearn import kinds
-from metalearn.algorithms.base import Algorithm, MetaLoss
-from metalearn.backbones import Backbone, embed_tasks
+from metalearn.algorithms.base import MetaLoss
+from metalearn.algorithms.embedding import EmbeddingLearner, class_means
+from metalearn.backbones import Backbone
 from metalearn.tasks import Examples, TaskBatch
 
 Head = dict[
@@ -33,7 +34,7 @@ Head = dict[
 ]  # of "linear": weight [..., N, D], bias [..., N]; of the others: direction [..., N, D], length [..., N]
 
 
-class Pretrain(Algorithm):
+class Pretrain(EmbeddingLearner):
     """Args:
     backbone: [n, c, H, W] -> [n, D].
     train_classes: how many classes the training split has.
@@ -61,8 +62,7 @@ class Pretrain(Algorithm):
         fit_batch: int,
         fit_passes: int,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone)
         self.classifier = nn.ParameterDict(new_head(train_head, train_classes, backbone.feature_dim, None))
         self.train_head, self.train_scale = train_head, train_scale
         self.head, self.scale = head, scale
@@ -72,7 +72,7 @@ class Pretrain(Algorithm):
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         """The training stage: cross-entropy of all images of a task among all training classes."""
         support, query = tasks.support, tasks.query
-        features = self._embed(torch.cat([support.x, query.x], dim=1))  # [T, N*K + N*Q, D]
+        features = torch.cat(self.embed_together(tasks), dim=1)  # [T, N*K + N*Q, D]
         classes = tasks.classes.gather(1, torch.cat([support.y, query.y], dim=1))  # [T, N*K + N*Q], ids in the split
         logits = head_logits(self.train_head, dict(self.classifier), features, self.train_scale)
         accuracy = kinds.accuracy(logits.detach(), classes)
@@ -80,18 +80,11 @@ class Pretrain(Algorithm):
 
     def adapt(self, support: Examples) -> Head:
         """The fine-tuning stage: a head for each task, with a leading task axis, on fixed features."""
-        features = self._embed(support.x).detach()
+        features = self.embed(support.x).detach()
         return centroids(features, support) if self.head == "centroid" else self._fit(features, support)
 
     def predict(self, adapted: Head, query_x: Tensor) -> Tensor:
-        return head_logits(self.head, adapted, self._embed(query_x), self.scale)
-
-    @property
-    def transductive(self) -> bool:
-        return self.backbone.uses_batch_statistics
-
-    def _embed(self, x: Tensor) -> Tensor:
-        return embed_tasks(self.backbone, x, self.training)
+        return head_logits(self.head, adapted, self.embed(query_x), self.scale)
 
     def _fit(self, features: Tensor, support: Examples) -> Head:
         """Stochastic gradient descent on the features [T, N*K, D], all tasks in step."""
@@ -127,8 +120,7 @@ def new_head(kind: str, classes: int, dim: int, generator: torch.Generator | Non
 
 def centroids(features: Tensor, support: Examples) -> Head:
     """The means of each class's features [T, N*K, D], as directions of equal length."""
-    members = F.one_hot(support.y, support.ways).to(features.dtype)  # [T, N*K, N]
-    means = members.mT @ features / members.sum(1).unsqueeze(-1)  # [T, N, D]
+    means = class_means(features, support)  # [T, N, D]
     return {"direction": means, "length": torch.ones_like(means[..., 0])}
 
 

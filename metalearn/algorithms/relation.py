@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metalearn.algorithms.base import Algorithm, MetaLoss
-from metalearn.backbones import Backbone, embed_tasks
+from metalearn.algorithms.base import MetaLoss
+from metalearn.algorithms.embedding import EmbeddingLearner, memberships
+from metalearn.backbones import Backbone
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch
 
 
-class RelationNet(Algorithm):
+class RelationNet(EmbeddingLearner):
     """Args:
     backbone: [n, c, H, W] -> [n, D], flattened feature maps [n, C, h, w].
     filters: of the relation module's convolutions.
@@ -32,7 +33,7 @@ class RelationNet(Algorithm):
     """
 
     def __init__(self, backbone: Backbone, filters: int, hidden: int, shots: str) -> None:
-        super().__init__()
+        super().__init__(backbone)
         if backbone.map_shape is None:
             raise UserError(
                 "backbone: a relation network compares feature maps, and this backbone gives vectors "
@@ -44,7 +45,6 @@ class RelationNet(Algorithm):
                 f"backbone: the relation module halves feature maps twice, and this backbone's are {height}x{width} (at least 4x4; "
                 "backbone=conv4_relation, or backbone.downsample=max_pool_first_two, has larger ones)"
             )
-        self.backbone = backbone
         self.map_shape = backbone.map_shape
         self.shots = shots
         self.relation = RelationModule(backbone.map_shape, filters, hidden, not backbone.uses_batch_statistics)
@@ -58,24 +58,22 @@ class RelationNet(Algorithm):
         return self._logits(adapted, self._maps(query_x))
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
-        support, query = tasks.support, tasks.query
-        maps = self._maps(torch.cat([support.x, query.x], dim=1))
-        classes = self._class_maps(maps[:, : support.x.shape[1]], support)
-        logits = self._logits(classes, maps[:, support.x.shape[1] :])
-        truth = F.one_hot(query.y, query.ways)
+        support, queries = (self._as_maps(embedded) for embedded in self.embed_together(tasks))
+        logits = self._logits(self._class_maps(support, tasks.support), queries)
+        truth = memberships(tasks.query.y, tasks.query.ways, torch.int64)
         loss = (logits.sigmoid() - truth).square().mean((1, 2))  # eq. 2, as a mean
         return MetaLoss(loss, self.query_loss(logits.detach(), tasks).metrics)
 
-    @property
-    def transductive(self) -> bool:
-        return self.backbone.uses_batch_statistics
-
     def _maps(self, x: Tensor) -> Tensor:
-        return embed_tasks(self.backbone, x, self.training).view(*x.shape[:2], *self.map_shape)  # [T, n, C, h, w]
+        return self._as_maps(self.embed(x))
+
+    def _as_maps(self, embedded: Tensor) -> Tensor:
+        """[T, n, D] -> [T, n, C, h, w]."""
+        return embedded.view(*embedded.shape[:2], *self.map_shape)
 
     def _class_maps(self, maps: Tensor, support: Examples) -> Tensor:
         """Section 3.2, K-shot: the sum over each class's shots, [T, N*K, C, h, w] -> [T, N, C, h, w]."""
-        members = F.one_hot(support.y, support.ways).to(maps.dtype)  # [T, N*K, N]
+        members = memberships(support.y, support.ways, maps.dtype)  # [T, N*K, N]
         if self.shots == "mean":
             members = members / members.sum(1, keepdim=True)
         return torch.einsum("tmn,tmchw->tnchw", members, maps)

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metalearn.algorithms.base import Algorithm, MetaLoss
-from metalearn.backbones import Backbone, embed_tasks
+from metalearn.algorithms.base import MetaLoss
+from metalearn.algorithms.embedding import EmbeddingLearner, memberships
+from metalearn.backbones import Backbone
 from metalearn.tasks import Examples, TaskBatch
 
 
@@ -30,7 +31,7 @@ class Adapted(NamedTuple):
     ways: int
 
 
-class Siamese(Algorithm):
+class Siamese(EmbeddingLearner):
     """Args:
     backbone: [n, c, H, W] -> [n, D].
     threshold: the mean difference of two images' features at which p = 1/2 before training.
@@ -38,8 +39,7 @@ class Siamese(Algorithm):
     """
 
     def __init__(self, backbone: Backbone, threshold: float, l2: float) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone)
         # With a bias, which the paper's equation does not show: without it two equal images would have p = 1/2.
         self.alpha = nn.Linear(backbone.feature_dim, 1)
         nn.init.constant_(self.alpha.weight, -(backbone.feature_dim**-0.5))
@@ -47,16 +47,15 @@ class Siamese(Algorithm):
         self.l2 = l2
 
     def adapt(self, support: Examples) -> Adapted:
-        return Adapted(embed_tasks(self.backbone, support.x, self.training), support.y, support.ways)
+        return Adapted(self.embed(support.x), support.y, support.ways)
 
     def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
-        log_odds = self._log_odds(adapted.embedded, embed_tasks(self.backbone, query_x, self.training))
+        log_odds = self._log_odds(adapted.embedded, self.embed(query_x))
         return self._class_logits(log_odds, adapted.y, adapted.ways)
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
-        support, query = tasks.support, tasks.query
-        embedded = embed_tasks(self.backbone, torch.cat([support.x, query.x], dim=1), self.training)
-        log_odds = self._log_odds(embedded[:, : support.x.shape[1]], embedded[:, support.x.shape[1] :])
+        support = tasks.support
+        log_odds = self._log_odds(*self.embed_together(tasks))
         same = _same(tasks)
         pair_losses = F.binary_cross_entropy_with_logits(log_odds, same.to(log_odds.dtype), reduction="none")
         loss = _balanced_mean(pair_losses, same) + self.l2 * self._squared_weights()
@@ -66,14 +65,10 @@ class Siamese(Algorithm):
 
     def further_scores(self, tasks: TaskBatch) -> dict[str, Tensor]:
         """Table 1's accuracy of "same" or "different", on the pairs of a support example and a query."""
-        support, queries = (embed_tasks(self.backbone, part.x, self.training) for part in (tasks.support, tasks.query))
+        support, queries = (self.embed(part.x) for part in (tasks.support, tasks.query))
         same = _same(tasks)
         decisions = self._log_odds(support, queries) > 0
         return {"verification_accuracy": _balanced_mean((decisions == same).float(), same)}
-
-    @property
-    def transductive(self) -> bool:
-        return self.backbone.uses_batch_statistics
 
     def _log_odds(self, support: Tensor, queries: Tensor) -> Tensor:
         """Section 3.1: log p / (1 - p) of every pair, [T, m, D], [T, n, D] -> [T, n, m]."""
@@ -83,7 +78,7 @@ class Siamese(Algorithm):
 
     @staticmethod
     def _class_logits(log_odds: Tensor, y: Tensor, ways: int) -> Tensor:
-        members = F.one_hot(y, ways).to(log_odds.dtype)  # [T, m, N]
+        members = memberships(y, ways, log_odds.dtype)  # [T, m, N]
         return log_odds @ members / members.sum(1).unsqueeze(1)
 
     def _squared_weights(self) -> Tensor:

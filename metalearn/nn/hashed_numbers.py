@@ -21,3 +21,25 @@ def content_key(x: Tensor) -> Tensor:
     weights = 2 * hash_32(torch.arange(bits.shape[1], device=x.device)) + 1
     total = (bits * weights).sum(1)  # modulo 2**64
     return hash_32(hash_32(total & _32_BITS) ^ (total >> 32 & _32_BITS))
+
+
+def shuffled(seeds: Tensor, n: int, draw: int) -> Tensor:
+    """Permutations of 0..n-1 that are functions of integers alone, made on their device: seeds [T, m] -> [T, n].
+
+    Every draw is another one.
+    """
+
+    def mixed(x: Tensor) -> Tensor:
+        # An integer hash: shifts and odd multipliers spread every bit; 32 bits, so that products stay within 63. Another than `hash_32`, since
+        # results of MANN rest on it.
+        for _ in range(2):
+            x = ((x >> 16) ^ x) * 0x45D9F3B & 0xFFFFFFFF
+        return (x >> 16) ^ x
+
+    def numbered(count: int) -> Tensor:
+        return torch.arange(1, count + 1, device=seeds.device)
+
+    task = (
+        mixed(mixed(seeds + 0x10001 * draw) ^ mixed(numbered(seeds.shape[1]) << 16)).sum(1, keepdim=True) & 0xFFFFFFFF
+    )
+    return mixed(mixed(task) ^ mixed(numbered(n))).argsort(dim=1, stable=True)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metalearn.algorithms.mann import MANN, instance_accuracy, shuffled
+from metalearn.algorithms.mann import MANN, instance_accuracy
 from metalearn.backbones import Backbone, Conv4, Pixels
 from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
+from metalearn.nn.hashed_numbers import shuffled
 from metalearn.tasks import Examples, TaskBatch
 
 WAYS, SHOTS, QUERIES, TASKS = 3, 1, 4, 4

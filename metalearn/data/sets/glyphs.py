@@ -22,6 +22,7 @@ from metalearn.data.cache import Stored, load_or_make
 from metalearn.data.classes import SPLITS, random_split
 from metalearn.data.container import FlatImages
 from metalearn.data.images import ImageClasses
+from metalearn.data.numbers import unit
 from metalearn.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -108,15 +109,15 @@ def draw(classes: int, drawers: int, size: int, seed: int) -> NDArray[np.uint8]:
 
 def _invent(bits: np.random.Philox) -> Floats:
     """The strokes of a new character, centred: control points (x, y) of cubic Beziers, [S, 4, 2]."""
-    count = 1 + int((_uniform(bits.random_raw(1)) > np.array(_STROKE_COUNT_CUTS)).sum())
+    count = 1 + int((unit(bits.random_raw(1)) > np.array(_STROKE_COUNT_CUTS)).sum())
     words = bits.random_raw(count * 11).reshape(count, 11)
     # The end is one of the 8 other cells, so that no stroke is a dot.
-    first = (_uniform(words[:, 0]) * 9).astype(np.int64)
-    cells = np.stack([first, (first + 1 + (_uniform(words[:, 1]) * 8).astype(np.int64)) % 9], axis=1)  # [S, 2]
+    first = (unit(words[:, 0]) * 9).astype(np.int64)
+    cells = np.stack([first, (first + 1 + (unit(words[:, 1]) * 8).astype(np.int64)) % 9], axis=1)  # [S, 2]
     ends = np.stack([cells % 3, cells // 3], axis=2) / 2  # [S, 2, 2]
     ends = ends + _ANCHOR_SPREAD * _bell(words[:, 2:6]).reshape(count, 2, 2)
     for stroke in range(1, count):
-        if _uniform(words[stroke, 10]) < _JOINED:
+        if unit(words[stroke, 10]) < _JOINED:
             ends[stroke, 0] = ends[stroke - 1, 1]
     thirds = np.arange(4)[:, None] / 3
     strokes: Floats = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * thirds  # [S, 4, 2]
@@ -150,7 +151,7 @@ def _fit(written: Floats, radius: Floats, size: int, words: Words) -> Floats:
     room = size / 2 - 1.5 - radius[:, None]  # [M, 1] from the centre; 1.5 is the white pixel and half the soft edge
     half = (high - low) / 2  # [M, 2]
     scale = np.minimum(_between(*_HEIGHT, words[:, :1]) * size, room / half.max(axis=1, keepdims=True))  # [M, 1]
-    shift = (2 * _uniform(words[:, 1:]) - 1) * np.minimum(_SHIFT * size, room - half * scale)  # [M, 2]
+    shift = (2 * unit(words[:, 1:]) - 1) * np.minimum(_SHIFT * size, room - half * scale)  # [M, 2]
     placed: Floats = (written - (low + half)[:, None]) * scale[:, None] + (size / 2 + shift)[:, None]
     return placed
 
@@ -184,14 +185,9 @@ def _stream(seed: int, stream: int) -> np.random.Philox:
     return np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
 
 
-def _uniform(words: Words) -> Floats:
-    """Each word as a number in [0, 1)."""
-    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
 def _between(low: float, high: float, words: Words) -> Floats:
     """Each word as a number in [low, high)."""
-    return low + (high - low) * _uniform(words)
+    return low + (high - low) * unit(words)
 
 
 def _bell(words: Words) -> Floats:
