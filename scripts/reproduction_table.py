@@ -2,8 +2,9 @@
 
     python scripts/reproduction_table.py [--check]
 
-benchmarks/reproduction holds runs' reproduction.json, one file for each experiment and seed, named <experiment>-seed<k>.json. The papers' numbers and
-the bands come from conf/experiment, ours from those files. --check writes nothing and exits with 1 where something is out of date.
+benchmarks/reproduction holds runs' reproduction.json, one file for each experiment and seed, named <experiment>-seed<k>.json with `_` for `/`.
+The papers' numbers and the bands come from conf/reference, ours from those files. --check writes nothing and exits with 1 where a file is out
+of date.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from typing import Any, NamedTuple
 
 from metalearn.compose.composer import composer
 from metalearn.config.files import choices
+from metalearn.config.moved import present_experiment
 from metalearn.runs.directory import write_text
-from metalearn.runs.reproduce import Reference, Row, changed_settings, read_reference
+from metalearn.runs.reference import Reference, Row, read_reference
+from metalearn.runs.reproduce import changed_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- reproduction:begin -->", "<!-- reproduction:end -->"
@@ -48,8 +51,8 @@ class Experiment(NamedTuple):
 
     @property
     def is_short(self) -> bool:
-        """Whether this is the algorithm's recipe on a short schedule; the others are named after their papers."""
-        return self.name.startswith(f"{self.algorithm}_")
+        """Whether this is a short schedule; the other experiments lie in a folder named after their paper."""
+        return self.name.startswith("short/")
 
 
 class Measurement(NamedTuple):
@@ -102,9 +105,12 @@ def read_records(folder: Path) -> list[Record]:
     records = []
     for file in sorted(folder.glob("*.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
-        if file.stem != f"{record['experiment']}-seed{record['seed']}":
-            sys.exit(f"{file}: holds {record['experiment']}, seed {record['seed']}, so it should be called otherwise")
-        records.append(record)
+        expected = f"{record['experiment'].replace('/', '_')}-seed{record['seed']}"
+        if file.stem != expected:
+            sys.exit(
+                f"{file}: holds {record['experiment']}, seed {record['seed']}, so it should be called {expected}.json"
+            )
+        records.append(record | {"experiment": present_experiment(record["experiment"])})
     return sorted(records, key=lambda record: (record["experiment"], record["seed"]))
 
 
@@ -113,9 +119,14 @@ def read_experiments() -> list[Experiment]:
     with composer() as composing:
         for name in choices("experiment"):
             config, _ = composing.job([f"experiment={name}"], 0)
-            if config["reference"] is not None:
-                experiments.append(Experiment(name, config, read_reference(config)))
-    return sorted(experiments, key=lambda experiment: (experiment.name.partition("_")[0], experiment.cell))
+            experiments.append(Experiment(name, config, read_reference(config)))
+    return sorted(experiments, key=_order)
+
+
+def _order(experiment: Experiment) -> tuple[bool, str, tuple[int, int]]:
+    """Papers by name, then the short schedules by algorithm; of each, the cells in the order of CELLS."""
+    folder = experiment.name.partition("/")[0]
+    return experiment.is_short, experiment.algorithm if experiment.is_short else folder, experiment.cell
 
 
 def measurements(experiments: list[Experiment], records: list[Record]) -> list[Measurement]:

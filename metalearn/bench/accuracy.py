@@ -11,6 +11,7 @@ from pathlib import Path
 from metalearn.bench.harness import Bench, Config, Record, Table
 from metalearn.errors import UserError
 from metalearn.runs.directory import read_config, read_results
+from metalearn.runs.reference import read_reference
 from metalearn.runs.tracking import read_metrics
 
 _LEVEL = 0.95
@@ -53,8 +54,11 @@ def _of_run(run: Path) -> Record:
 
 def _band(config: Config, test: Record) -> float | None:
     """The published number's band, of the row that is evaluated as the run's validation was."""
-    rows = (config.get("reference") or {}).get("rows", {}).values()
-    fitting = [row["band"] for row in rows if row and row["transductive"] in (None, test["transductive"])]
+    try:
+        rows = read_reference(config).rows
+    except UserError:  # the run is of no experiment, or of one that has no published number
+        return None
+    fitting = [row.band for row in rows if row.transductive in (None, test["transductive"])]
     bands = [band for band in fitting if band is not None]
     return bands[0] / 100 if bands else None
 

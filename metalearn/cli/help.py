@@ -27,7 +27,7 @@ usage: metalearn COMMAND [key=value ...]
   metalearn train -m algorithm=maml,protonet seed=0,1,2      a sweep: every combination
   metalearn train --resume RUN_DIR                           goes on with a run that was stopped or killed
   metalearn eval RUN_DIR task.ways=20                        another test condition, same checkpoint
-  metalearn reproduce snell2017_omniglot_5w1s                a paper's protocol, beside the paper's numbers
+  metalearn reproduce snell2017/omniglot_5w1s                a paper's protocol, beside the paper's numbers
 
 metalearn COMMAND --help says more. Completion: eval "$(metalearn -sc install=bash)\""""
 
@@ -112,9 +112,9 @@ Trains the experiment as `metalearn train experiment=EXPERIMENT` would, tests it
 prints the paper's numbers beside ours, with difference, band that counts as reproduced, and the known differences of
 protocol. Writes reproduction.json into the run directory. With --run, takes a finished run of the experiment instead.
 
-  metalearn reproduce protonet_omniglot_5w1s
-  metalearn reproduce snell2017_omniglot_20w5s seed=1 device=cuda
-  metalearn reproduce nichol2018_omniglot_5w1s --run RUN_DIR eval.tasks=2000
+  metalearn reproduce short/protonet_omniglot_5w1s
+  metalearn reproduce snell2017/omniglot_20w5s seed=1 device=cuda
+  metalearn reproduce nichol2018/omniglot_5w1s --run RUN_DIR eval.tasks=2000
 
 Settings may be changed; the outcome then says that it is not the experiment's protocol. A number below the band is an
 outcome like any other: the exit code is 0.

@@ -433,12 +433,13 @@ def reproduce(argv: list[str]) -> None:
     args.overrides[0] = f"experiment={args.overrides[0]}"
     from metalearn.compose.composer import composer, explained
     from metalearn.runs.directory import read_config
-    from metalearn.runs.reproduce import evaluation_modes, read_reference, reproduce_run
+    from metalearn.runs.reference import read_reference
+    from metalearn.runs.reproduce import evaluation_modes, reproduce_run
     from metalearn.sweeps.ask import asked_sweep, shared_config
 
     with explained(args.overrides, args.config_dir, None), composer(args.config_dir) as composing:
         protocol, _ = composing.job(args.overrides[:1], 0)
-        reference = read_reference(protocol)
+        reference = read_reference(protocol, [Path(args.config_dir)] if args.config_dir else [])
         if args.run is not None:
             run_dir = Path(args.run)
             config = composing.evaluation(_saved_config(run_dir), overrides)
@@ -453,7 +454,7 @@ def reproduce(argv: list[str]) -> None:
         trained = _train(["--config-dir", args.config_dir] if args.config_dir else [], args, argv)
         assert trained is not None
         run_dir, config = trained, read_config(trained)
-    reproduce_run(run_dir, protocol, config, overrides, again=args.run is not None and bool(overrides))
+    reproduce_run(run_dir, protocol, reference, config, overrides, again=args.run is not None and bool(overrides))
 
 
 # --- bench ------------------------------------------------------------------------------------------------------------

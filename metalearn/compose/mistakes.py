@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metalearn.config.files import choices, conf_dir
+from metalearn.config.moved import present_experiment
 from metalearn.config.tree import dotted_keys
 from metalearn.errors import nearest
 
@@ -69,11 +70,24 @@ def several_values(override: str) -> str:
 
 
 def _no_such_choice(missing: str, options: Sequence[str]) -> str:
+    if missing.startswith("experiment/"):
+        return _no_such_experiment(missing.removeprefix("experiment/"), options)
     group, _, name = missing.rpartition("/")
     if missing in _PLUGINS:
         return f"this launcher needs a plugin of Hydra's: pip install 'metalearn-runner[{_PLUGINS[missing]}]'"
     kind = group.rpartition("/")[2] or "configuration"
     return f"no {kind} named '{name}'{nearest(name, options)} (available: {', '.join(options) or 'none'})"
+
+
+def _no_such_experiment(name: str, without_folder: Sequence[str]) -> str:
+    """`without_folder` are the experiments that lie in no folder, which are all the user's own."""
+    known = sorted({*choices("experiment"), *without_folder})
+    if (present := present_experiment(name)) in known:
+        return f"no experiment named '{name}'; it is called '{present}' now"
+    if begin_so := [choice for choice in known if choice.startswith(name)]:
+        return f"no experiment named '{name}'; these begin so: {', '.join(begin_so)}"
+    folders = dict.fromkeys(f"{folder}/*" if folder else last for folder, _, last in (c.rpartition("/") for c in known))
+    return f"no experiment named '{name}'{nearest(name, known)} (available: {', '.join(folders)})"
 
 
 def _settings_by_choice() -> dict[str, str]:

@@ -17,8 +17,9 @@ def conf_dir() -> Path:
 
 
 def choices(group: str) -> list[str]:
-    """The names that `group=NAME` takes, without those of the user's own `--config-dir`."""
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+    """The names that `group=NAME` takes, without those of the user's own `--config-dir`; `folder/name` for a file in a folder."""
+    folder = conf_dir() / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def target_of(group: str, name: str) -> str:

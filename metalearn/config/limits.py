@@ -34,8 +34,9 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 }
 _MINUTES = re.compile(r"\d{1,6}(\.\d+)?min")
 _LITERAL = re.compile(r"[\w.+-]+")
-# Settings that no rule need bound: a directory's name, and what a sweep's own code reads.
-_NO_RULE = re.compile(r"sweep_name|sweep\.(grid|list|zip|search)(\..*)?")
+# Settings that need no rule here: a directory's name, what a sweep's own code reads, and the `reference` that an experiment of an
+# earlier version may hold (runs/reference.py checks it).
+_NO_RULE = re.compile(r"sweep_name|sweep\.(grid|list|zip|search)(\..*)?|reference(\..*)?")
 
 
 def check_limits(cfg: DictConfig) -> None:

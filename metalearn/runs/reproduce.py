@@ -1,66 +1,17 @@
-"""A finished run against the paper that its experiment reproduces: what the configuration's `reference` says, and `metalearn reproduce`.
-
-Numbers are in percent here, as papers give them.
-"""
+"""`metalearn reproduce`: scores a finished run on every number that its paper reports. Numbers are in percent here, as in papers."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from metalearn.config.identity import SAME_PROTOCOL, differences
 from metalearn.config.tree import leaves
-from metalearn.errors import UserError, nearest
+from metalearn.errors import UserError
+from metalearn.runs.reference import Reference, Row
 
 _PLACES = ("hydra.", "dataset.root=")  # overrides that say where, not what
-
-
-class Row(NamedTuple):
-    """One published number, or one that is worth measuring though the paper reports none."""
-
-    name: str
-    score: str  # "accuracy", or the name of a further score of the algorithm
-    transductive: bool | None  # how to evaluate; None: as the algorithm was trained
-    reported: float | None
-    interval: float | None  # the paper's, half its width
-    band: float | None  # the least that counts as reproduced
-
-    def verdict(self, ours: float | None) -> str:
-        if ours is None:
-            return "not scored"
-        if self.band is None:
-            return "no published number" if self.reported is None else "no band"
-        return "reproduced" if ours >= self.band else "below the band"
-
-
-class Reference(NamedTuple):
-    paper: str
-    table: str
-    url: str
-    interval_over: str | None  # "tasks" or "seeds"
-    rows: tuple[Row, ...]
-    differences: tuple[str, ...]
-
-
-def read_reference(config: dict[str, Any]) -> Reference:
-    """The `reference` of an experiment's configuration.
-
-    Raises:
-        UserError: it has none, or a row with a key that rows do not have.
-    """
-    node = config["reference"]
-    if node is None:
-        raise UserError(
-            f"experiment={config['names']['experiment']} has no reference: it reproduces no published number"
-        )
-    given = {name: row for name, row in node["rows"].items() if row is not None}
-    for name, row in given.items():
-        for key in set(row) - set(Row._fields):
-            raise UserError(f"no setting 'reference.rows.{name}.{key}'{nearest(key, Row._fields)}")
-    rows = tuple(Row(name, **row) for name, row in given.items())
-    differences = tuple(sentence for sentence in node["differences"].values() if sentence is not None)
-    return Reference(node["paper"], node["table"], node["url"], node["interval_over"], rows, differences)
 
 
 def evaluation_modes(reference: Reference, config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -79,9 +30,14 @@ def changed_settings(protocol: dict[str, Any], config: dict[str, Any]) -> dict[s
 
 
 def reproduce_run(
-    run_dir: Path, protocol: dict[str, Any], config: dict[str, Any], overrides: list[str], again: bool
+    run_dir: Path,
+    protocol: dict[str, Any],
+    reference: Reference,
+    config: dict[str, Any],
+    overrides: list[str],
+    again: bool,
 ) -> dict[str, Any]:
-    """Scores a finished run on every row of its experiment's reference, prints the comparison and writes `reproduction.json` beside it.
+    """Scores a finished run on every row of `reference`, prints the comparison and writes `reproduction.json` beside it.
 
     Args:
         protocol: the experiment's configuration.
@@ -96,7 +52,6 @@ def reproduce_run(
     from metalearn.runs import directory as files
     from metalearn.runs.evaluation import evaluate_run
 
-    reference = read_reference(protocol)
     results = files.read_results(run_dir)
     if results["status"] != "done":
         raise UserError(f"'{run_dir}' is not a finished run (status: {results['status']})")

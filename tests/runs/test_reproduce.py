@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 import yaml
 
 from metalearn.cli.main import main
-from metalearn.config.files import choices
+from metalearn.config.files import choices, conf_dir
 from metalearn.errors import UserError
 from metalearn.report import results as shown
 from metalearn.report import terminal
-from metalearn.runs.reproduce import Row, changed_settings, evaluation_modes, read_reference
+from metalearn.runs.reference import Row, read_reference
+from metalearn.runs.reproduce import changed_settings, evaluation_modes
 from tests.compose import compose
 
 ROW = {"score": "accuracy", "transductive": None, "reported": 50.0, "interval": 0.5, "band": 1.0}
@@ -28,7 +30,6 @@ backbone: {{filters: 4}}
 task: {{queries: 3, train: {{ways: 5, queries: 2}}}}
 train: {{steps: 4, meta_batch_size: 2, task_chunk: 1, val_every: 2, val_tasks: 4, checkpoint_every: 2}}
 eval: {{tasks: 6}}
-reference: {reference}
 """
 
 
@@ -39,7 +40,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def experiment(algorithm: str, rows: dict[str, dict[str, Any]], **more: Any) -> None:
-    """Writes the experiment `own/experiment/tiny.yaml`, seconds to train."""
+    """Writes the experiment `own/experiment/tiny.yaml`, seconds to train, and its published numbers."""
     reference = {
         "paper": "Somebody 2021, A Paper",
         "table": "table 7",
@@ -48,9 +49,10 @@ def experiment(algorithm: str, rows: dict[str, dict[str, Any]], **more: Any) -> 
         "rows": {name: ROW | row for name, row in rows.items()},
         "differences": {"steps": "4 steps; theirs 40,000", "gone": None},
     }
-    Path("own/experiment").mkdir(parents=True)
-    text = TINY.format(algorithm=algorithm, reference=json.dumps(reference | more))
-    Path("own/experiment/tiny.yaml").write_text(text)
+    for folder in ("experiment", "reference"):
+        Path("own", folder).mkdir(parents=True)
+    Path("own/experiment/tiny.yaml").write_text(TINY.format(algorithm=algorithm))
+    Path("own/reference/tiny.yaml").write_text(json.dumps(reference | more))
 
 
 def reproduce(*arguments: str, run_dir: str = "run") -> dict[str, Any]:
@@ -98,24 +100,80 @@ def test_verdict(band: float | None, reported: float | None, ours: float | None,
     assert Row("a", "accuracy", None, reported, None, band).verdict(ours) == verdict
 
 
-def test_a_key_that_rows_do_not_have_is_refused() -> None:
-    node = {"paper": "", "table": "", "url": "", "interval_over": None, "differences": {}}
-    with pytest.raises(UserError, match=r"no setting 'reference\.rows\.a\.bnd'; did you mean 'band'\?"):
-        read_reference({"reference": node | {"rows": {"a": ROW | {"bnd": 1}}}})
+NODE = {"paper": "p", "table": "t", "url": "u", "interval_over": None, "rows": {"a": ROW}, "differences": {}}
+
+
+def written(content: dict[str, Any], experiment: str = "mine", file: str = "mine") -> dict[str, Any]:
+    """Writes `reference/FILE.yaml` here; returns a configuration of the experiment."""
+    Path("reference").mkdir(exist_ok=True)
+    Path("reference", f"{file}.yaml").write_text(json.dumps(content))
+    return {"names": {"experiment": experiment}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rows": {"a": ROW | {"bnd": 1}}}, "no setting 'reference.rows.a.bnd'; did you mean 'band'?"),
+        ({"papr": "p"}, "reference of experiment=mine: no setting 'papr'; did you mean 'paper'?"),
+        ({"rows": {"a": ROW | {"band": -1}}}, "reference of experiment=mine: rows.a.band=-1 is not allowed"),
+        ({"interval_over": "runs"}, "interval_over=runs is not allowed (null or tasks or seeds)"),
+        ({"differences": {"x": 1}}, "differences.x=1 is not allowed (null or str)"),
+        ({"like": "mine"}, "'like: mine' leads back to itself"),
+        ({"like": "nobody2021"}, "reference: nothing is called 'nobody2021'"),
+    ],
+)
+def test_a_slip_in_a_reference_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        read_reference(written(NODE | change), [Path()])
+
+
+def test_a_file_that_is_no_mapping_is_refused() -> None:
+    config = written({})
+    for text in ("- a", "a: [1", ""):
+        Path("reference/mine.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"mine\.yaml"):
+            read_reference(config, [Path()])
 
 
 def test_null_takes_a_row_or_a_difference_away() -> None:
-    node = {"paper": "", "table": "", "url": "", "interval_over": None, "differences": {"x": "words", "y": None}}
-    reference = read_reference({"reference": node | {"rows": {"a": ROW, "b": None}}})
+    node = NODE | {"rows": {"a": ROW, "b": None}, "differences": {"x": "words", "y": None}}
+    reference = read_reference(written(node), [Path()])
     assert [row.name for row in reference.rows] == ["a"]
     assert reference.differences == ("words",)
 
 
+def test_a_cell_adds_to_its_file_and_a_file_to_what_it_is_like() -> None:
+    base = NODE | {"differences": {"x": "of the base", "y": "stays"}, "cells": {"five": {"table": "not taken over"}}}
+    written(base, file="base2020")
+    cells = {"one": {"rows": {"a": {"reported": 60.0}}, "differences": {"x": "of the cell"}}, "two": None}
+    own = {"like": "base2020", "paper": "another", "cells": cells}
+    one, two = (read_reference(written(own, f"own2021/{cell}", "own2021"), [Path()]) for cell in ("one", "two"))
+    assert (one.paper, one.table, one.rows[0].reported, one.rows[0].band) == ("another", "t", 60.0, 1.0)
+    assert one.differences == ("of the cell", "stays")
+    assert (two.rows[0].reported, two.differences) == (50.0, ("of the base", "stays"))
+    short = {"cells": {"fast": {"like": "own2021/one", "differences": {"z": "shorter"}}}}
+    fast = read_reference(written(short, "short/fast", "short"), [Path()])
+    assert fast == one._replace(differences=("of the cell", "stays", "shorter"))
+    with pytest.raises(UserError, match="experiment=own2021/three has no reference"):
+        read_reference({"names": {"experiment": "own2021/three"}}, [Path()])
+
+
+def test_a_reference_inside_a_configuration_of_an_earlier_version_is_read() -> None:
+    assert read_reference({"names": {"experiment": "gone"}, "reference": NODE}).paper == "p"
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_cell_belongs_to_an_experiment(name: str) -> None:
+    folder = name.partition("/")[0]
+    cells = yaml.safe_load((conf_dir() / "reference" / f"{folder}.yaml").read_text(encoding="utf-8"))["cells"]
+    assert set(cells) == {other.partition("/")[2] for other in choices("experiment") if other.startswith(f"{folder}/")}
+
+
 def test_each_way_of_evaluating_is_asked_for_once() -> None:
     rows = {"a": ROW, "b": ROW | {"transductive": True}, "c": ROW | {"transductive": True}}
-    node = {"paper": "", "table": "", "url": "", "interval_over": None, "rows": rows, "differences": {}}
+    reference = read_reference(written(NODE | {"rows": rows}), [Path()])
     config = {"seed": 3, "eval": {"tasks": 5, "transductive": None}}
-    modes = evaluation_modes(read_reference({"reference": node}), config)
+    modes = evaluation_modes(reference, config)
     assert [mode["eval"] for mode in modes] == [{"tasks": 5, "transductive": t} for t in (None, True)]
     assert all(mode["seed"] == 3 for mode in modes)
 
@@ -202,15 +260,28 @@ def test_mistakes_are_one_line_and_leave_nothing(capsys: pytest.CaptureFixture[s
         ([], "reproduce needs an experiment"),
         (["seed=1"], "reproduce needs an experiment"),
         (
-            ["snell2017_omniglot_5w1"],
-            "no experiment named 'snell2017_omniglot_5w1'; did you mean 'snell2017_omniglot_5w1s'?",
+            ["snell2017/omniglot_5w2s"],
+            "no experiment named 'snell2017/omniglot_5w2s'; did you mean 'snell2017/omniglot_5w",
         ),
-        (["protonet_omniglot_5w1s", "train.stps=1"], "no setting 'train.stps'; did you mean 'train.steps'?"),
-        (["protonet_omniglot_5w1s", "train.steps=0"], "train.steps=0 is not allowed (int >= 1)"),
-        (["protonet_omniglot_5w1s", "seed=0,1"], "'seed=0,1': several values need -m"),
-        (["protonet_omniglot_5w1s", "-m"], "no flag named '-m'"),
-        (["protonet_omniglot_5w1s", "--run", "nowhere"], "'nowhere' is no directory"),
-        (["protonet_omniglot_5w1s", "--config-dir", "nowhere"], "--config-dir: 'nowhere' is no directory"),
+        (
+            ["snell"],
+            "no experiment named 'snell'; these begin so: snell2017/omniglot_20w1s, snell2017/omniglot_20w5s, ",
+        ),
+        (["nothing"], "no experiment named 'nothing' (available: antoniou2019/*, finn2017/*, finn2017fo/*, "),
+        (
+            ["snell2017_omniglot_5w1s"],
+            "no experiment named 'snell2017_omniglot_5w1s'; it is called 'snell2017/omniglot_5w1s' now",
+        ),
+        (
+            ["protonet_omniglot_5w1s"],
+            "no experiment named 'protonet_omniglot_5w1s'; it is called 'short/protonet_omniglot_5w1s' now",
+        ),
+        (["short/protonet_omniglot_5w1s", "train.stps=1"], "no setting 'train.stps'; did you mean 'train.steps'?"),
+        (["short/protonet_omniglot_5w1s", "train.steps=0"], "train.steps=0 is not allowed (int >= 1)"),
+        (["short/protonet_omniglot_5w1s", "seed=0,1"], "'seed=0,1': several values need -m"),
+        (["short/protonet_omniglot_5w1s", "-m"], "no flag named '-m'"),
+        (["short/protonet_omniglot_5w1s", "--run", "nowhere"], "'nowhere' is no directory"),
+        (["short/protonet_omniglot_5w1s", "--config-dir", "nowhere"], "--config-dir: 'nowhere' is no directory"),
     ):
         assert refused(capsys, *argv).startswith(said)
     assert sorted(elsewhere.rglob("*")) == before
@@ -218,7 +289,7 @@ def test_mistakes_are_one_line_and_leave_nothing(capsys: pytest.CaptureFixture[s
 
 def test_an_experiment_that_reproduces_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     experiment("protonet", {})
-    Path("own/experiment/tiny.yaml").write_text("# @package _global_\ntrain:\n  steps: 1\n")
+    Path("own/reference/tiny.yaml").unlink()
     assert (
         refused(capsys, "tiny", "--config-dir", "own")
         == "experiment=tiny has no reference: it reproduces no published number"
@@ -248,14 +319,19 @@ def test_a_run_that_did_not_finish_is_refused(capsys: pytest.CaptureFixture[str]
     assert said == "'run' is not a finished run (status: diverged)"
 
 
-def test_the_reference_does_not_change_the_run() -> None:
+def test_the_reference_is_no_part_of_the_run() -> None:
     experiment("protonet", {"a": {}})
     first = reproduce()["results"]["config_hash"]
-    saved = yaml.safe_load(Path("run/config.yaml").read_text())
-    assert saved["reference"]["rows"]["a"]["reported"] == 50.0
-    second = reproduce("reference.rows.a.reported=60", run_dir="again")
+    assert "reference" not in yaml.safe_load(Path("run/config.yaml").read_text())
+    # An experiment of an earlier version holds it itself; where both exist, its own counts.
+    own = NODE | {"rows": {"a": ROW | {"reported": 60.0}}}
+    file = Path("own/experiment/tiny.yaml")
+    file.write_text(file.read_text() + f"reference: {json.dumps(own)}\n")
+    second = reproduce(run_dir="again")
+    assert second["rows"][0]["reported"] == 60.0
     assert second["results"]["config_hash"] == first
     assert second["changed"] == {}
+    assert reproduce("--run", "again", run_dir="again")["rows"] == second["rows"]
 
 
 # --- on a terminal ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAME = "protonet_omniglot_5w1s"
+NAME = "short/protonet_omniglot_5w1s"
+FILE = "short_protonet_omniglot_5w1s"
 
 
 def load_script() -> ModuleType:
@@ -60,7 +61,7 @@ def add(script: ModuleType, copy: Path, seed: int, ours: float, **changes: Any) 
             "environment": {"device": "AMD EPYC", "cuda": None, "cpu_threads": 1},
         },
     }
-    file = copy / "benchmarks" / "reproduction" / f"{NAME}-seed{seed}.json"
+    file = copy / "benchmarks" / "reproduction" / f"{FILE}-seed{seed}.json"
     file.write_text(json.dumps(record), encoding="utf-8")
 
 
@@ -127,7 +128,7 @@ def test_a_run_with_other_settings_stands_by_itself(script: ModuleType, copy: Pa
 
 
 def test_without_a_record_nothing_is_claimed(script: ModuleType, copy: Path) -> None:
-    (copy / "benchmarks" / "reproduction" / f"{NAME}-seed0.json").unlink()
+    (copy / "benchmarks" / "reproduction" / f"{FILE}-seed0.json").unlink()
     readme, (line,), measured = written(script, copy)
     assert "| not measured (98.8) |" in readme
     assert line.endswith("| not transductive | 98.8 | not measured |  |  |  |  |  |")
@@ -136,15 +137,15 @@ def test_without_a_record_nothing_is_claimed(script: ModuleType, copy: Path) -> 
 
 def test_a_record_under_another_name_is_refused(script: ModuleType, copy: Path) -> None:
     folder = copy / "benchmarks" / "reproduction"
-    (folder / f"{NAME}-seed0.json").rename(folder / f"{NAME}-seed1.json")
-    with pytest.raises(SystemExit, match="should be called otherwise"):
+    (folder / f"{FILE}-seed0.json").rename(folder / f"{FILE}-seed1.json")
+    with pytest.raises(SystemExit, match="should be called short_protonet_omniglot_5w1s-seed0"):
         script.main([], root=copy)
     text = (
-        (folder / f"{NAME}-seed1.json")
+        (folder / f"{FILE}-seed1.json")
         .read_text(encoding="utf-8")
         .replace(f'"experiment": "{NAME}"', '"experiment": "gone"')
     )
-    (folder / f"{NAME}-seed1.json").unlink()
+    (folder / f"{FILE}-seed1.json").unlink()
     (folder / "gone-seed0.json").write_text(text, encoding="utf-8")
     with pytest.raises(SystemExit, match="no experiment named gone"):
         script.main([], root=copy)
