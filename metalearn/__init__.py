@@ -1,4 +1,4 @@
-"""An experiment runner for meta-learning: few-shot tasks, learn2learn meta-modules, numbers one may believe."""
+"""Train and compare few-shot learners: fixed test tasks, disjoint classes, learn2learn's meta-modules on many tasks at once."""
 
 from __future__ import annotations
 

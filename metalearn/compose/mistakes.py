@@ -74,7 +74,7 @@ def _no_such_choice(missing: str, options: Sequence[str]) -> str:
         return _no_such_experiment(missing.removeprefix("experiment/"), options)
     group, _, name = missing.rpartition("/")
     if missing in _PLUGINS:
-        return f"this launcher needs a plugin of Hydra's: pip install 'metalearn-runner[{_PLUGINS[missing]}]'"
+        return f"this launcher needs a plugin of Hydra's: pip install '.[{_PLUGINS[missing]}]' in the checkout"
     kind = group.rpartition("/")[2] or "configuration"
     return f"no {kind} named '{name}'{nearest(name, options)} (available: {', '.join(options) or 'none'})"
 

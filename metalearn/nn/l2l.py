@@ -8,7 +8,7 @@ from types import ModuleType
 from metalearn.errors import UserError
 
 INSTALL = (
-    "pip install 'metalearn-runner[l2l]' && "
+    "pip install '.[l2l]' && "
     "pip install --use-pep517 --no-deps --config-settings=--build-option=build_ext learn2learn==0.2.0"
 )
 
@@ -28,5 +28,5 @@ def learn2learn() -> ModuleType:
         return importlib.import_module("learn2learn")
     except ImportError as error:
         raise UserError(
-            f"this algorithm or backbone needs learn2learn ({error}); install it with: {INSTALL}"
+            f"this algorithm or backbone needs learn2learn ({error}); install it with, in the checkout: {INSTALL}"
         ) from error

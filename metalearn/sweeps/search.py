@@ -29,7 +29,7 @@ def optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise UserError("sweep.search needs Optuna: pip install 'metalearn-runner[optuna]'") from None
+        raise UserError("sweep.search needs Optuna: pip install '.[optuna]' in the checkout") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -126,7 +126,7 @@ def test_without_optuna_one_line_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert leaves_with(*search_file(SEARCH)) == 2
-    said = "sweep.search needs Optuna: pip install 'metalearn-runner[optuna]'"
+    said = "sweep.search needs Optuna: pip install '.[optuna]' in the checkout"
     assert capsys.readouterr().err == f"metalearn: error: {said}\n"
     assert not Path("outputs").exists()
 

@@ -601,5 +601,5 @@ def test_a_preempted_job_saves_before_it_is_requeued(monkeypatch: pytest.MonkeyP
 def test_a_launcher_that_is_not_installed_says_how_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert leaves_with("train", "-m", "seed=0,1", "hydra/launcher=slurm") == 2
     line = capsys.readouterr().err
-    assert line == "metalearn: error: this launcher needs a plugin of Hydra's: pip install 'metalearn-runner[slurm]'\n"
+    assert line == "metalearn: error: this launcher needs a plugin of Hydra's: pip install '.[slurm]' in the checkout\n"
     assert not Path("outputs").exists()

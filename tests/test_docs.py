@@ -1,0 +1,54 @@
+"""What the pages say of the code is true: the table of imports, and every file, class and method that they name."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.test_structure import MAY_IMPORT, MODULES
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_imports_is_the_one_that_is_tested() -> None:
+    table = ARCHITECTURE.partition("<!-- imports:begin -->")[2].partition("<!-- imports:end -->")[0]
+    rows = [line.strip("| ").split("|") for line in table.splitlines() if line.startswith("| `")]
+    written = {cells[0].strip(" `"): set(re.findall(r"`(\w+)`", cells[2])) for cells in rows}
+    assert written == {part: allowed - {part} for part, allowed in MAY_IMPORT.items()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:metalearn|conf|tests|scripts|benchmarks|docs)/[\w./-]*)`", text)
+    linked = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("http")]
+    missing = {name for name in named if not (ROOT / name).exists() and not re.search(r"[A-Z]{2}", name)}
+    assert not missing | {link for link in linked if not (page.parent / link).exists()}
+
+
+def _classes() -> dict[str, list[type]]:
+    """Every class of the package by its name."""
+    found: dict[str, list[type]] = {}
+    for name in MODULES:
+        module = importlib.import_module(f"metalearn.{name}".removesuffix(".__init__"))
+        for key, value in vars(module).items():
+            if isinstance(value, type) and value.__module__ == module.__name__:
+                found.setdefault(key, []).append(value)
+    return found
+
+
+def test_methods_that_a_page_names_exist() -> None:
+    MODULES.pop("__main__", None)
+    classes = _classes()
+    for page in PAGES:
+        for name, method in re.findall(
+            r"`(?:metalearn\.[\w.]+\.)?([A-Z]\w+)\.(\w+)`", page.read_text(encoding="utf-8")
+        ):
+            assert name not in classes or any(hasattr(kind, method) for kind in classes[name]), (
+                f"{page.name}: {name}.{method}"
+            )
