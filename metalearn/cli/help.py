@@ -74,6 +74,7 @@ flags:
                         device, dataset.root, dataset.download
   -m, --multirun        one run for every combination of the values a,b,c
   --config-dir DIR      your own YAML files, in DIR/algorithm, DIR/experiment, ...
+  --plugins A,B         packages of your own whose algorithms, backbones and datasets may be used (docs/extending.md)
   --debug               show the traceback of every error; so does METALEARN_DEBUG=1
   --cfg job             show the configuration, run nothing (--resolve: interpolations resolved)
   --info [WHAT]         how Hydra composed it: defaults, defaults-tree, searchpath, plugins

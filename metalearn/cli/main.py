@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         argv = [word for word in argv if word != "--debug"]
         os.environ[DEBUG] = "1"  # the processes that this one starts read it too
     try:
-        _dispatch(argv)
+        _dispatch(_without_plugins(argv))
         sys.stdout.flush()
     except UserError as error:
         _traceback_for_debugging()
@@ -67,6 +67,31 @@ def main(argv: list[str] | None = None) -> None:
         # The reader (`| head`) has gone; without this, Python complains once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
+
+
+def _without_plugins(argv: list[str]) -> list[str]:
+    """Trusts what `--plugins A,B` names; returns the other words."""
+    rest, words = [], iter(argv)
+    for word in words:
+        flag, _, names = word.partition("=")
+        if flag != "--plugins":
+            rest.append(word)
+            continue
+        names = names or next(words, "")
+        if not names:
+            raise UserError("--plugins needs the name of a package")
+        from metalearn.config.plugins import trust
+
+        trust([name for name in names.split(",") if name])
+    return rest
+
+
+def _with_plugins(command: list[str]) -> str:
+    """The command as the user would type it again, with the plug-ins that were trusted."""
+    from metalearn.config.plugins import trusted_by_command
+
+    flags = ["--plugins", ",".join(names)] if (names := trusted_by_command()) else []
+    return shlex.join([*command, *flags])
 
 
 def _with_origins(message: str) -> str:
@@ -266,7 +291,7 @@ def _search(
     rows = _reported(sweep, command, go)
     if rows and rows[0]["status"] == Status.DONE:
         best = cli_sweep.single_run(asked, flags, rows[0]["choices"])
-        terminal.say(f"best: {rows[0]['job']}; to train it again: {shlex.join(['metalearn', 'train', *best])}")
+        terminal.say(f"best: {rows[0]['job']}; to train it again: {_with_plugins(['metalearn', 'train', *best])}")
     if any(row["status"] not in (Status.DONE, Status.PRUNED, Status.DIVERGED) for row in rows):
         terminal.error_line(
             f"not all trials have an outcome; the same command goes on with what was interrupted: {command}"
@@ -278,7 +303,7 @@ def _named(asked: Sweep, argv: list[str]) -> tuple[SweepDir, str]:
     """The sweep's directory, a new one where the user named none, and the command that goes on with it."""
     from metalearn.sweeps.directory import SweepDir
 
-    command = shlex.join(["metalearn", "train", *argv])
+    command = _with_plugins(["metalearn", "train", *argv])
     if asked.named:
         return SweepDir(asked.directory), command
     sweep = SweepDir(_make_run_dir(asked.directory, named=False))
@@ -539,6 +564,7 @@ def _parsed(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namesp
 def _call_hydra(argv: list[str]) -> None:
     import hydra
 
+    import metalearn.compose.composer  # noqa: F401  # makes Hydra grant wishes and find plug-ins' files
     from metalearn.config.files import conf_dir
 
     sys.argv = ["metalearn", *argv]

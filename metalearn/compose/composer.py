@@ -21,10 +21,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from metalearn.compose import wishes  # noqa: F401  # makes Hydra grant wishes
+from metalearn.compose import plugins, wishes  # noqa: F401  # make Hydra grant wishes and find plug-ins' files
 from metalearn.compose.mistakes import GROUPS, MISTAKES, explanation, no_such_setting
 from metalearn.config.files import conf_dir, slug
 from metalearn.config.limits import check_known, check_limits
+from metalearn.config.plugins import refuse_untrusted, used_by
 from metalearn.config.tree import dotted_keys, without_limits
 from metalearn.errors import UserError
 from metalearn.runs.resume import refuse_changes
@@ -75,6 +76,7 @@ class Composer:
     def evaluation(self, saved: DictConfig, overrides: list[str], command: str = "eval") -> dict[str, Any]:
         """A run's configuration with overrides: first whole groups, then single settings, all checked."""
         config: dict[str, Any] = without_limits(saved)
+        refuse_untrusted(config, "this run")
         chosen, settings = _for_evaluation(_parsed(overrides), command)
         names = {group: config.get("names", {}).get(group) for group in GROUPS} | chosen
         # A choice that the run was trained with may be gone by now, or have been in a --config-dir.
@@ -164,8 +166,13 @@ def explained(overrides: list[str], config_dir: str | None, config_name: str | N
 
 
 def without_what_is_no_runs(cfg: DictConfig) -> dict[str, Any]:
-    """A run's configuration: without limits, and without what says how a sweep is to be run and what it is called."""
-    return {key: value for key, value in without_limits(cfg).items() if key not in ("sweep", "sweep_name")}
+    """A run's configuration: without limits, and without what says how a sweep is to be run and what it is called.
+
+    `plugins` names the packages of the user's own that its parts come from.
+    """
+    plain = {key: value for key, value in without_limits(cfg).items() if key not in ("sweep", "sweep_name", "plugins")}
+    used = used_by(plain)
+    return plain | ({"plugins": used} if used else {})
 
 
 def _parsed(overrides: list[str]) -> list[Override]:

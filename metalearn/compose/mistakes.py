@@ -95,7 +95,10 @@ def _settings_by_choice() -> dict[str, str]:
     found: dict[str, str] = {}
     for group in GROUPS:
         for name in choices(group):
-            plain: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
+            file = conf_dir() / group / f"{name}.yaml"
+            if not file.is_file():  # a plug-in's
+                continue
+            plain: Any = OmegaConf.to_container(OmegaConf.load(file))
             # A file of package _global_ holds its group's node, others are the node.
             node = plain[group] if isinstance(plain.get(group), dict) else plain
             for key in dotted_keys(node):

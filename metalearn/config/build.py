@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, get_type_hints
 
 from metalearn.config.moved import present_name
+from metalearn.config.plugins import trusted
 from metalearn.errors import UserError
 
 
@@ -24,15 +25,19 @@ def build(
     """Calls what `node["_target_"]` names, a subclass of `made_of` or a function annotated to return one, with the node's other keys, `extra`,
     and those of `optional` it has parameters for. `check` may refuse the class or function before it is called.
 
-    A configuration may come from a stranger's run directory, so only definitions of the module or package `within` can be named: not what its
+    A configuration may come from a stranger's run directory, so only definitions of the module or package `within`, or of a plug-in that the user
+    trusts (metalearn.config.plugins), can be named: not what its
     modules merely import, and nothing that does something else, such as writing a file.
     """
     target = present_name(str(node.get("_target_")))
     module_name, _, name = target.rpartition(".")
     allowed = f"{_article(made_of.__name__)} {made_of.__name__} of {within}"
     refused = UserError(f"{kind}._target_={target} is not allowed (needed: {allowed})")
-    if not f"{module_name}.".startswith(f"{within}."):
-        raise refused
+    home = next((name for name in (within, *trusted()) if f"{module_name}.".startswith(f"{name}.")), None)
+    if home is None:
+        raise (
+            refused if target.startswith("metalearn.") else UserError(f"{refused}; code of your own: --plugins PACKAGE")
+        )
     try:
         made = getattr(importlib.import_module(module_name), name)
     except ModuleNotFoundError as error:
@@ -43,7 +48,7 @@ def build(
         if module_name not in sys.modules:
             raise  # a fault inside the module
         raise UserError(f"{kind}._target_={target}: '{module_name}' has no '{name}'") from error
-    if not ((inspect.isclass(made) or inspect.isfunction(made)) and f"{made.__module__}.".startswith(f"{within}.")):
+    if not ((inspect.isclass(made) or inspect.isfunction(made)) and f"{made.__module__}.".startswith(f"{home}.")):
         raise refused
     comes_back = made if inspect.isclass(made) else get_type_hints(made).get("return")
     if not (inspect.isclass(comes_back) and issubclass(comes_back, made_of)):

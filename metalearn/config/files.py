@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from metalearn.config.plugins import conf_dirs
+
 
 def conf_dir() -> Path:
     """The shipped YAML files: inside the package when installed from a wheel, else beside it."""
@@ -17,9 +19,11 @@ def conf_dir() -> Path:
 
 
 def choices(group: str) -> list[str]:
-    """The names that `group=NAME` takes, without those of the user's own `--config-dir`; `folder/name` for a file in a folder."""
-    folder = conf_dir() / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    """The names that `group=NAME` takes, plug-ins' included, those of `--config-dir` not; `folder/name` for a file in a folder."""
+    folders = [conf / group for conf in (conf_dir(), *conf_dirs())]
+    return sorted(
+        {file.relative_to(folder).with_suffix("").as_posix() for folder in folders for file in folder.rglob("*.yaml")}
+    )
 
 
 def target_of(group: str, name: str) -> str:
