@@ -48,7 +48,7 @@ class RunFailed(RuntimeError):
 
 
 def one_line(error: BaseException) -> str:
-    """Its message without line breaks."""
+    """The error's message without line breaks."""
     return " ".join(str(error).split())
 
 

@@ -66,7 +66,7 @@ class Kind:
         return score > than if self.higher_is_better else score < than
 
     def chance(self, ways: int) -> float | None:
-        """What guessing comes to, where that is known."""
+        """The score of guessing, or None if it is not known."""
         return 1 / ways if self.percent else None
 
     def text(self, score: float, half_width: float | None = None, digits: int | None = None) -> str:

@@ -25,13 +25,15 @@ from metalearn.tasks import Examples, TaskBatch
 
 
 class ANIL(MetaModuleLearner):
-    """Args:
-    backbone: [n, c, H, W] -> [n, D].
-    ways: outputs of the linear head.
-    inner_lr: step size of the inner gradient descent, on the mean cross-entropy of the support set.
-    inner_steps: inner steps in training.
-    test_inner_steps: inner steps in evaluation.
-    first_order: leave out the second derivatives; the backbone then learns from the queries alone.
+    """MAML that adapts the linear head alone; one backbone serves all tasks.
+
+    Args:
+        backbone: [n, c, H, W] -> [n, D].
+        ways: outputs of the linear head.
+        inner_lr: step size of the inner gradient descent, on the mean cross-entropy of the support set.
+        inner_steps: inner steps in training.
+        test_inner_steps: inner steps in evaluation.
+        first_order: leave out the second derivatives; the backbone then learns from the queries alone.
 
     Raises:
         UserError: learn2learn is missing.
@@ -57,7 +59,7 @@ class ANIL(MetaModuleLearner):
         self.backbone = backbone
 
     def classifier(self) -> nn.Module:
-        """Its adapted parameters are the head's alone, the backbone's are its own."""
+        """Adapted are the head's parameters alone; the backbone's are shared by all tasks."""
         return nn.Sequential(OrderedDict(backbone=self.backbone, **dict(self._head().named_children())))
 
     def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:

@@ -21,7 +21,7 @@ from metalearn.tasks import Examples, TaskBatch
 
 
 class MetaLoss(NamedTuple):
-    """What one batch of training tasks yields."""
+    """The losses and the metrics of a batch of training tasks."""
 
     loss: Tensor  # [T]; the gradient of its mean is the outer direction
     metrics: dict[str, Tensor]  # tag -> [T], detached; logged as train/<tag>
@@ -95,7 +95,7 @@ class Algorithm(nn.Module, ABC):
 
 
 def keep_buffers(algorithm: Algorithm) -> Callable[[], None]:
-    """What gives its buffers the values of now again: for passes that are made to no effect."""
+    """Returns a function that restores the buffers to their present values, after a pass that must have no effect."""
     kept = [(buffer, buffer.clone()) for buffer in algorithm.buffers()]
 
     def put_back() -> None:

@@ -76,7 +76,7 @@ class InnerLoopLearner(Algorithm):
         return self.queries_loss(self.adapt(tasks.support), tasks)
 
     def queries_loss(self, adapted: Adapted, tasks: TaskBatch) -> MetaLoss:
-        """Of a batch of training tasks, after adaptation; by the cheaper way where the parameters hold all that the loss depends on."""
+        """The queries' loss of training tasks after adaptation; by the cheaper way where the parameters hold all that the loss depends on."""
         query = tasks.query
         if not (self.adapts_backbone and better_task_by_task(query.x) and torch.is_grad_enabled()):
             return self.query_loss(self.predict(adapted, query.x), tasks)
@@ -159,7 +159,7 @@ class MetaModuleLearner(InnerLoopLearner):
         self.take_step(learner, loss, step, first_order)
 
     def _checkpointed_step(self, learner: Any, x: Tensor, support: Examples, step: int) -> None:
-        """The same step, of whose graph nothing is kept; in the backward pass it is taken once more."""
+        """Takes the inner step without keeping its graph; the backward pass computes the step again."""
         before = learner.module.module
 
         def taken(parameters: Sequence[Tensor], first_order: bool) -> list[Tensor]:

@@ -32,18 +32,20 @@ from metalearn.tasks import TaskBatch
 
 
 class MAML(MetaModuleLearner):
-    """Args:
-    backbone: [n, c, H, W] -> [n, D].
-    ways: outputs of the linear head.
-    inner_lr: step size of the inner gradient descent, on the mean cross-entropy of the support set.
-    inner_steps: inner steps in training.
-    test_inner_steps: inner steps in evaluation.
-    first_order: leave out the second derivatives.
-    learn_rates: learn the step sizes, from `inner_lr` on: one for each parameter tensor and inner step in training; inner steps beyond those, in
-        evaluation, take the last one's.
-    multi_step_loss_until: outer steps in which the queries' losses after all inner steps count, ever less but for the last; 0: only the last does.
-    first_order_until: outer steps in which the second derivatives are left out.
-    checkpoint_inner: keep each inner step's parameters alone and compute the rest again in the backward pass.
+    """Adapts all parameters by gradient descent on the support set; the outer loop learns where that descent starts.
+
+    Args:
+        backbone: [n, c, H, W] -> [n, D].
+        ways: outputs of the linear head.
+        inner_lr: step size of the inner gradient descent, on the mean cross-entropy of the support set.
+        inner_steps: inner steps in training.
+        test_inner_steps: inner steps in evaluation.
+        first_order: leave out the second derivatives.
+        learn_rates: learn the step sizes, from `inner_lr` on: one for each parameter tensor and inner step in training; inner steps beyond those, in
+            evaluation, take the last one's.
+        multi_step_loss_until: outer steps in which the queries' losses after every inner step count, the last one more and more; 0: it alone.
+        first_order_until: outer steps in which the second derivatives are left out.
+        checkpoint_inner: keep each inner step's parameters alone and compute the rest again in the backward pass.
 
     Raises:
         UserError: learn2learn is missing, or the backbone keeps running statistics.

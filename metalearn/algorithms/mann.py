@@ -156,7 +156,7 @@ class MANN(Algorithm):
         return F.pad(F.one_hot(units, self.label_units)[:, :-1], (0, 0, 1, 0))
 
     def _gate_terms(self, x: Tensor, labels: Tensor) -> Tensor:
-        """What the LSTM's gates get from outside: images [T, n, ...] and one-hot labels [T, n, L] -> [T, n, 4C]."""
+        """The input to the LSTM's gates: images [T, n, ...] and one-hot labels [T, n, L] -> [T, n, 4C]."""
         features = embed_tasks(self.backbone, x, self.training)
         terms: Tensor = self.inputs(torch.cat([features, labels.to(features.dtype)], dim=-1))
         return terms.to(self.inputs.weight.dtype)

@@ -30,11 +30,13 @@ class Adapted(NamedTuple):
 
 
 class MatchingNet(EmbeddingLearner):
-    """Args:
-    backbone: [n, c, H, W] -> [n, D].
-    distance: "cosine" or "squared_euclidean".
-    full_context: embed every example in the light of the whole support set.
-    processing_steps: of `full_context`, K: how often a query's LSTM reads the support set.
+    """Labels a query by the attention-weighted mean of the support labels.
+
+    Args:
+        backbone: [n, c, H, W] -> [n, D].
+        distance: "cosine" or "squared_euclidean".
+        full_context: embed every example in the light of the whole support set.
+        processing_steps: of `full_context`, K: how often a query's LSTM reads the support set.
     """
 
     def __init__(self, backbone: Backbone, distance: str, full_context: bool, processing_steps: int) -> None:

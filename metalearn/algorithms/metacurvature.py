@@ -26,15 +26,17 @@ from metalearn.nn.task_batched import TaskBatched
 
 
 class MetaCurvature(MetaModuleLearner):
-    """Args:
-    backbone: [n, c, H, W] -> [n, D].
-    ways: outputs of the linear head.
-    transform: "metacurvature" or "kronecker".
-    inner_lr: step size along the transformed gradient of the mean cross-entropy of the support set.
-    inner_steps: inner steps in training.
-    test_inner_steps: inner steps in evaluation.
-    first_order: leave out the second derivatives; the transforms are learned all the same.
-    checkpoint_inner: keep each inner step's parameters alone and compute the rest again in the backward pass.
+    """MAML whose gradients pass a learned linear transform before each inner step.
+
+    Args:
+        backbone: [n, c, H, W] -> [n, D].
+        ways: outputs of the linear head.
+        transform: "metacurvature" or "kronecker".
+        inner_lr: step size along the transformed gradient of the mean cross-entropy of the support set.
+        inner_steps: inner steps in training.
+        test_inner_steps: inner steps in evaluation.
+        first_order: leave out the second derivatives; the transforms are learned all the same.
+        checkpoint_inner: keep each inner step's parameters alone and compute the rest again in the backward pass.
 
     Raises:
         UserError: learn2learn is missing, or the backbone keeps running statistics.

@@ -18,14 +18,16 @@ from metalearn.nn.task_batched import TaskBatched, resized_head
 
 
 class MetaSGD(MetaModuleLearner):
-    """Args:
-    backbone: [n, c, H, W] -> [n, D].
-    ways: outputs of the linear head.
-    inner_lr: what every learned rate starts at; of the mean cross-entropy of the support set.
-    inner_steps: inner steps in training.
-    test_inner_steps: inner steps in evaluation.
-    first_order: leave out the second derivatives.
-    checkpoint_inner: keep each inner step's parameters alone and compute the rest again in the backward pass.
+    """MAML with a learned step size for every single parameter.
+
+    Args:
+        backbone: [n, c, H, W] -> [n, D].
+        ways: outputs of the linear head.
+        inner_lr: what every learned rate starts at; of the mean cross-entropy of the support set.
+        inner_steps: inner steps in training.
+        test_inner_steps: inner steps in evaluation.
+        first_order: leave out the second derivatives.
+        checkpoint_inner: keep each inner step's parameters alone and compute the rest again in the backward pass.
 
     Raises:
         UserError: learn2learn is missing, or the backbone keeps running statistics.

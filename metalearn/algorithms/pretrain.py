@@ -35,16 +35,18 @@ Head = dict[
 
 
 class Pretrain(EmbeddingLearner):
-    """Args:
-    backbone: [n, c, H, W] -> [n, D].
-    train_classes: how many classes the training split has.
-    train_head: of the classifier that is trained: "linear" or "cosine".
-    head: of a test task: "centroid", "linear" or "cosine".
-    train_scale: of train_head="cosine": what similarities are multiplied by.
-    scale: of head="centroid" and "cosine": likewise.
-    fit_lr, fit_momentum, fit_dampening, fit_weight_decay: of the stochastic gradient descent that trains head="linear" and "cosine".
-    fit_batch: support examples in each of its steps.
-    fit_passes: how often it goes through the support set.
+    """Trains a classifier of all training classes, then fits a head to its features in each test task.
+
+    Args:
+        backbone: [n, c, H, W] -> [n, D].
+        train_classes: how many classes the training split has.
+        train_head: of the classifier that is trained: "linear" or "cosine".
+        head: of a test task: "centroid", "linear" or "cosine".
+        train_scale: of train_head="cosine": what similarities are multiplied by.
+        scale: of head="centroid" and "cosine": likewise.
+        fit_lr, fit_momentum, fit_dampening, fit_weight_decay: of the stochastic gradient descent that trains head="linear" and "cosine".
+        fit_batch: support examples in each of its steps.
+        fit_passes: how often it goes through the support set.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class Pretrain(EmbeddingLearner):
 
     @torch.enable_grad()
     def _gradient(self, head: Head, features: Tensor, y: Tensor) -> Head:
-        """Of each task's mean loss on its mini-batch: the SUM over tasks gives each task's head just that."""
+        """The gradient of each task's mean loss on its mini-batch. The loss is the SUM over tasks, so each head gets only its own task's."""
         leaves = {name: value.detach().requires_grad_() for name, value in head.items()}
         loss = kinds.cross_entropy(head_logits(self.head, leaves, features, self.scale), y).sum()
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))

@@ -15,8 +15,10 @@ from metalearn.tasks import Examples, TaskBatch
 
 
 class ProtoNet(EmbeddingLearner):
-    """Args:
-    backbone: [n, c, H, W] -> [n, D].
+    """Labels a query by the nearest mean of embedded support examples.
+
+    Args:
+        backbone: [n, c, H, W] -> [n, D].
     """
 
     def adapt(self, support: Examples) -> Tensor:

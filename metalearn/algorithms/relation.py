@@ -22,11 +22,13 @@ from metalearn.tasks import Examples, TaskBatch
 
 
 class RelationNet(EmbeddingLearner):
-    """Args:
-    backbone: [n, c, H, W] -> [n, D], flattened feature maps [n, C, h, w].
-    filters: of the relation module's convolutions.
-    hidden: units of its fully connected layer.
-    shots: how a class's feature maps come together: "sum" or "mean".
+    """Scores a query and a class by a small network that reads both feature maps.
+
+    Args:
+        backbone: [n, c, H, W] -> [n, D], flattened feature maps [n, C, h, w].
+        filters: of the relation module's convolutions.
+        hidden: units of its fully connected layer.
+        shots: how a class's feature maps come together: "sum" or "mean".
 
     Raises:
         UserError: the backbone gives no feature maps, or too small ones.

@@ -30,15 +30,17 @@ _BETA2, _EPSILON = 0.999, 1e-8  # of the inner Adam; its beta1 is 0: no momentum
 
 
 class Reptile(InnerLoopLearner):
-    """Args:
-    backbone: [n, c, H, W] -> [n, D].
-    ways: outputs of the linear head.
-    inner_optimizer: "adam" (beta1 = 0) or "sgd".
-    inner_lr: its step size, on the mean cross-entropy of the mini-batch.
-    inner_steps: inner steps in training.
-    inner_batch: support examples per inner step in training; more than there are count some of them twice.
-    test_inner_steps: inner steps in evaluation.
-    test_inner_batch: support examples per inner step in evaluation.
+    """Moves the initialisation towards the parameters that training on each task ends at.
+
+    Args:
+        backbone: [n, c, H, W] -> [n, D].
+        ways: outputs of the linear head.
+        inner_optimizer: "adam" (beta1 = 0) or "sgd".
+        inner_lr: its step size, on the mean cross-entropy of the mini-batch.
+        inner_steps: inner steps in training.
+        inner_batch: support examples per inner step in training; more than there are count some of them twice.
+        test_inner_steps: inner steps in evaluation.
+        test_inner_batch: support examples per inner step in evaluation.
 
     Raises:
         UserError: the backbone keeps running statistics.
@@ -160,7 +162,7 @@ class Reptile(InnerLoopLearner):
 
     @torch.enable_grad()
     def _gradients(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Of each task's mean loss on its mini-batch: the SUM over tasks gives each task's parameters just that."""
+        """The gradient of each task's mean loss on its mini-batch. The loss is the SUM over tasks, so each task's parameters get only their own."""
         leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
         loss = self.kind.loss(forward_batched(self.network, leaves, x), y).sum()
         return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))

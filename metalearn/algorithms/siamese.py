@@ -32,10 +32,12 @@ class Adapted(NamedTuple):
 
 
 class Siamese(EmbeddingLearner):
-    """Args:
-    backbone: [n, c, H, W] -> [n, D].
-    threshold: the mean difference of two images' features at which p = 1/2 before training.
-    l2: lambda, the factor of the squared weights in the loss.
+    """Labels a query by the class of the support example that is most probably of the same class.
+
+    Args:
+        backbone: [n, c, H, W] -> [n, D].
+        threshold: the mean difference of two images' features at which p = 1/2 before training.
+        l2: lambda, the factor of the squared weights in the loss.
     """
 
     def __init__(self, backbone: Backbone, threshold: float, l2: float) -> None:

@@ -22,7 +22,7 @@ class Split(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the division: a published one, or how it was drawn."""
+        """The name of the split: a published one, or how it was drawn."""
 
     @property
     def sha256(self) -> str:

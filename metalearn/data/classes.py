@@ -44,7 +44,7 @@ class ClassId:
 
     @classmethod
     def parse(cls, text: str) -> ClassId:
-        """What `str` made, of this or an earlier version."""
+        """Reads the text that `str` made, in this version or an earlier one."""
         origin, _, name = text.partition(":")
         turn = 0
         if match := _TURNED.fullmatch(name):
@@ -75,7 +75,7 @@ class ClassSplit:
 
     @property
     def sha256(self) -> str:
-        """Of the class names in order: two results with equal hashes were measured on the same classes."""
+        """The hash of the class names in order. Two results with equal hashes were measured on the same classes."""
         text = "\n".join(f"{split}\t{name}" for split in SPLITS for name in self.classes[split])
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -42,7 +42,7 @@ class ImageClasses(Dataset):
         return self.images.images.shape[1:]
 
     def numbers(self, split: str) -> list[int]:
-        """Where the classes of a split stand in `images`, in the split's order."""
+        """The indices in `images` of a split's classes, in the order of the split."""
         index = {name: number for number, name in enumerate(self.class_names)}
         return [index[name] for name in self.split.classes[split]]
 

@@ -27,7 +27,7 @@ class Scores(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Of the kind's score over tasks; NaN where a task has none."""
+        """The mean of the kind's score over tasks; NaN if one task has none."""
         return float(self.score[-1].mean())
 
     @property

@@ -39,7 +39,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """What must not be cut short; what came meanwhile is raised at the end, where `check` did not raise it before."""
+        """Protects a block from signals. A signal that arrives inside is raised at the end of the block, unless `check` raised it before."""
         with self._set(holding=True):
             yield
         self.check()

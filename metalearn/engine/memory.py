@@ -1,4 +1,4 @@
-"""What a task takes of the memory while its gradient is computed, how many fit, and what running out of it looks like."""
+"""How much memory the gradient of one task needs, how many tasks fit, and which errors mean that memory ran out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPARE = 0.9  # of the free memory: allocators leave gaps
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of the device or of the host; torch has a type for the former alone."""
+    """Whether memory ran out, on the device or on the host; torch has an error type for the device alone."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
@@ -38,7 +38,7 @@ def bytes_taken(compute: Callable[[], object], device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Of the device or, for the CPU, of the machine; None where the system does not tell."""
+    """Free bytes of the device or, for the CPU, of the machine; None if the system does not tell."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -17,7 +17,7 @@ from metalearn.kinds import Kind
 
 @dataclass
 class Outcome:
-    """What training has come to so far; saved in every checkpoint, and readable when a run fails."""
+    """The state and the results of training so far. Every checkpoint holds it, and it can be read after a run fails."""
 
     steps: int = 0  # outer steps done
     reported: int = 0  # of these, validated and logged too, where that was due
@@ -56,7 +56,7 @@ class Score(NamedTuple):
 
 
 class Reported(NamedTuple):
-    """What the outer loop hands out after every outer step."""
+    """One report of the outer loop, after an outer step."""
 
     step: int
     values: dict[str, float]  # tag -> value; empty where nothing was due

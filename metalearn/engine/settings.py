@@ -18,7 +18,7 @@ Config = dict[str, Any]
 class _Group:
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> Self:
-        """Of one node of the configuration; keys that this version does not know are left out."""
+        """Reads one node of the configuration; ignores keys that this version does not know."""
         known = {entry.name for entry in fields(cls)}  # type: ignore[arg-type]  # every subclass is a dataclass
         return cls(**{key: value for key, value in node.items() if key in known})
 
@@ -71,7 +71,7 @@ class Names(_Group):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told beside its dataset, backbone and algorithm."""
+    """All settings of a run except those of its data set, backbone and algorithm."""
 
     seed: int
     device: str
@@ -84,7 +84,7 @@ class Settings:
 
     @classmethod
     def of(cls, config: Config) -> Settings:
-        """Of a checked configuration."""
+        """Reads a checked configuration."""
         return cls(
             seed=config["seed"],
             device=config["device"],

@@ -23,7 +23,7 @@ class _How(NamedTuple):
 
 
 class Conv2d(nn.Conv2d):
-    """As torch's, for zero padding given in numbers."""
+    """A torch convolution; the padding is zeros and given in numbers."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if torch.is_autocast_enabled(input.device.type):  # which does not look into a Function

@@ -1,7 +1,7 @@
 """DropBlock (Ghiasi, Lin and Le 2018, https://arxiv.org/abs/1810.12890): dropout of square regions of each channel of a feature map.
 
 What is dropped is a function of two buffers, a key drawn at construction and the number of passes in training, hashed with the position. So a
-run repeats to the bit, the state saved is enough to go on from, every device drops the same, no generator is read or moved, and nothing waits for
+run repeats to the bit, the saved state is enough to resume, every device drops the same, no generator is read or moved, and nothing waits for
 the device.
 """
 
@@ -15,10 +15,12 @@ from metalearn.nn.hashed_numbers import hash_32
 
 
 class DropBlock(nn.Module):
-    """Args:
-    drop_rate: share of a feature map that is dropped in training; 0 changes nothing.
-    block_size: side of a dropped region; a smaller map is dropped whole.
-    ramp: passes in training over which the share rises from 0 to `drop_rate`.
+    """Drops square regions of feature maps in training; the regions depend on two saved buffers and on no generator.
+
+    Args:
+        drop_rate: share of a feature map that is dropped in training; 0 changes nothing.
+        block_size: side of a dropped region; a smaller map is dropped whole.
+        ramp: passes in training over which the share rises from 0 to `drop_rate`.
     """
 
     key: Tensor

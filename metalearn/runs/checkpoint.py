@@ -44,7 +44,7 @@ def save_last(run_dir: Path, state: dict[str, Any]) -> None:
 
 
 def newest(run_dir: Path) -> dict[str, Any] | None:
-    """What the newest intact checkpoint to go on from holds, on the CPU; None where there is none, intact."""
+    """The content of the newest intact checkpoint, on the CPU; None if there is none."""
     for name in (LAST, PREVIOUS):
         try:
             return load(run_dir / name, torch.device("cpu"))
@@ -129,7 +129,7 @@ class Keeper:
 
 
 def _without_training(state: dict[str, Any]) -> dict[str, Any]:
-    """What an evaluation needs of a state: a third of the size, since Adam keeps two numbers for every weight."""
+    """The part of a state that an evaluation needs. It is a third of the size, since Adam keeps two numbers for every weight."""
     return {key: state[key] for key in ("step", "model", "outcome")}
 
 

@@ -1,4 +1,4 @@
-"""What may change when a run goes on: where things lie, what is written down and how it is computed, not what is computed."""
+"""Which settings may change when a run is resumed: places, what is logged, device and speed, but not what is computed."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def _fit(written: Floats, radius: Floats, size: int, words: Words) -> Floats:
 
 
 def _ink(points: Floats, radius: Floats, size: int) -> NDArray[np.uint8]:
-    """What round pens of `radius` [M] leave along `points` [M, S * P, 2]: uint8 [M, size, size], soft at the edge."""
+    """The strokes that round pens of `radius` [M] draw along `points` [M, S * P, 2]: uint8 [M, size, size], soft at the edge."""
     centres = (np.arange(size) + 0.5).astype(np.float32)
     x, y = points.astype(np.float32).transpose(2, 1, 0)[..., None]  # each [S * P, M, 1]
     across, down = (centres - x) ** 2, (centres - y) ** 2  # [S * P, M, size]
