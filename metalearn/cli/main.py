@@ -477,7 +477,8 @@ def reproduce(argv: list[str]) -> None:
         _preflight(evaluation_modes(reference, wished))
         args.config_name, args.multirun = None, False
         trained = _train(["--config-dir", args.config_dir] if args.config_dir else [], args, argv)
-        assert trained is not None
+        if trained is None:  # one of torchrun's further processes: the first one compares
+            return
         run_dir, config = trained, read_config(trained)
     reproduce_run(run_dir, protocol, reference, config, overrides, again=args.run is not None and bool(overrides))
 

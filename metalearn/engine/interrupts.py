@@ -1,4 +1,8 @@
-"""Signals that ask a run to end: SIGINT (Ctrl-C), SIGTERM (a shutdown, a batch system) and SIGUSR1 (Slurm's warning)."""
+"""Signals that ask a run to end.
+
+SIGINT is Ctrl-C, SIGTERM comes from a shutdown or a batch system, SIGUSR1 or SIGUSR2 is a batch system's warning, SIGHUP says that the terminal
+or the ssh connection has gone.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from types import FrameType
 
 from metalearn.errors import Interrupted
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 class Interrupts:
@@ -27,7 +31,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """In the main thread, the one that gets signals; what was ignored, as in a script's `metalearn train &`, stays so."""
+        """In the main thread, the one that gets signals; what was ignored, as under nohup or in a script's `metalearn train &`, stays so."""
         main = threading.current_thread() is threading.main_thread()
         taken = [number for number in _SIGNALS if main and signal.getsignal(number) != signal.SIG_IGN]
         before = {number: signal.signal(number, self._receive) for number in taken}

@@ -149,7 +149,7 @@ class OuterLoop:
                     self.algorithm,
                     self._val_tasks,
                     settings.task,
-                    settings.train.val_tasks,
+                    settings.train.validation_tasks,
                     settings.eval.task_chunk,
                     stepwise=False,
                 )
@@ -211,7 +211,7 @@ class OuterLoop:
         if score.not_finite:
             raise Diverged(
                 step,
-                f"{score.not_finite} of {self.settings.train.val_tasks} validation tasks had outputs that are not finite",
+                f"{score.not_finite} of {self.settings.train.validation_tasks} validation tasks had outputs that are not finite",
             )
         kind, best = score.kind, self.outcome.best
         self.outcome.validations_without_gain += 1

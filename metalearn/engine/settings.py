@@ -7,7 +7,7 @@ runs that were stored before the setting existed lack it; the default is what th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self
 
 from metalearn.tasks import TaskShape
@@ -39,13 +39,30 @@ class TrainSettings(_Group):
     task_chunk: int | str  # a number or auto
     log_every: int
     val_every: int
-    val_tasks: int
+    val_tasks: int | str  # a number or auto
     checkpoint_every: int | str  # outer steps, or minutes as in 10min
     early_stop: int | None
     max_loss: float
     cuda_graph: bool = True
     log_seconds: float = 60.0
+    keep: str = "all"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    warmup: int = 0
     augment: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def earlier(cls) -> dict[str, Any]:
+        """The settings that earlier versions did not have -> the value that means what those did."""
+        return {entry.name: entry.default for entry in fields(cls) if entry.default is not MISSING}
+
+    @property
+    def validation_tasks(self) -> int:
+        """`train.val_tasks`; auto: 200, in a short run fewer, down to 20: not more than a tenth of the training tasks between two validations."""
+        if not isinstance(self.val_tasks, str):
+            return self.val_tasks
+        between = min(self.val_every, self.steps) * self.meta_batch_size
+        return max(20, min(200, between // 10))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,13 @@ def save_last(run_dir: Path, state: dict[str, Any]) -> None:
     save(run_dir / LAST, state)
 
 
+def drop(run_dir: Path, keep: str) -> None:
+    """Removes the checkpoints of a finished run that `train.keep` does not name."""
+    stay = {"all": (LAST, PREVIOUS, BEST), "last": (LAST,), "best": (BEST,), "none": ()}[keep]
+    for name in {LAST, PREVIOUS, BEST} - set(stay):
+        (run_dir / name).unlink(missing_ok=True)
+
+
 def newest(run_dir: Path) -> dict[str, Any] | None:
     """The content of the newest intact checkpoint, on the CPU; None if there is none."""
     for name in (LAST, PREVIOUS):

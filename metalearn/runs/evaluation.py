@@ -11,6 +11,7 @@ from metalearn.data.classes import ClassId
 from metalearn.engine.build import assemble, build_dataset, check_tasks
 from metalearn.engine.evaluate import evaluate, test_record
 from metalearn.engine.host_memory import keep_freed_memory
+from metalearn.engine.ranks import launched
 from metalearn.errors import NotFinite, RunFailed, UserError, one_line
 from metalearn.report import results as shown
 from metalearn.report import terminal
@@ -27,7 +28,8 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
         UserError: no usable checkpoint, or the run was trained on classes that are test classes now.
         RunFailed: test tasks have no score, or the result cannot be written; the console said so.
     """
-
+    if not launched().first:
+        return {}  # the first of torchrun's processes does it all
     started = time.perf_counter()
     keep_freed_memory()
     check_tasks(build_dataset(config), config["task"], "test")

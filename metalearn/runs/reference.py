@@ -51,12 +51,22 @@ class Row(NamedTuple):
     interval: float | None  # half the width of the paper's interval
     band: float | None  # the least that counts as reproduced
 
-    def verdict(self, ours: float | None) -> str:
-        """Whether `ours`, in percent, reaches the band; None: the run has no such score."""
+    def verdict(self, ours: float | None, ci95: float = 0.0, not_the_question: Sequence[str] = ()) -> str:
+        """What a measured number says of the published one.
+
+        Args:
+            ours: percent; None where this score was not measured.
+            ci95: half the width of its interval, percent.
+            not_the_question: changed settings that make it the answer to another question.
+        """
+        if not_the_question:
+            return f"not comparable: {', '.join(not_the_question)} differ{'s' if len(not_the_question) == 1 else ''}"
         if ours is None:
             return "not scored"
         if self.band is None:
             return "no published number" if self.reported is None else "no band"
+        if abs(ours - self.band) < ci95:
+            return "undecided"
         return "reproduced" if ours >= self.band else "below the band"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from metalearn.config.identity import SAME_PROTOCOL, differences
 from metalearn.config.tree import leaves
 from metalearn.errors import UserError
+from metalearn.kinds import kind_of_record
 from metalearn.runs.reference import Reference, Row
 
 _PLACES = ("hydra.", "dataset.root=")  # overrides that say where, not what
@@ -27,6 +30,24 @@ def changed_settings(protocol: dict[str, Any], config: dict[str, Any]) -> dict[s
     there = {key for key, _ in leaves(config)} & {key for key, _ in leaves(protocol)}
     changed = differences(protocol, config, SAME_PROTOCOL)
     return {key: {"experiment": before, "run": now} for key, (before, now) in changed.items() if key in there}
+
+
+# Settings that say what is measured. Another dataset or number of ways is another question; another learning rate is another answer.
+_QUESTION = re.compile(
+    r"dataset\..*|task\.(ways|shots|queries)|algorithm\._target_|algorithm\.first_order|eval\.(seed|checkpoint)"
+)
+
+
+def other_question(protocol: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """The changed settings with which a run's number cannot be compared with the published one."""
+    changed = changed_settings(protocol, config)
+    keys = [key for key in changed if _QUESTION.fullmatch(key)]
+    tasks = changed.get("eval.tasks")
+    if tasks is not None and tasks["run"] < tasks["experiment"]:
+        keys.append("eval.tasks")
+    if config["eval"]["transductive"] != protocol["eval"]["transductive"]:
+        keys.append("eval.transductive")
+    return keys
 
 
 def reproduce_run(
@@ -48,14 +69,18 @@ def reproduce_run(
     Raises:
         UserError: the run is not finished, or cannot be evaluated as a row wants.
     """
+    from metalearn.engine.ranks import launched
     from metalearn.report import results as shown
     from metalearn.runs import directory as files
     from metalearn.runs.evaluation import evaluate_run
 
+    if not launched().first:
+        return {}  # the first of torchrun's processes evaluates and writes
     results = files.read_results(run_dir)
     if results["status"] != "done":
         raise UserError(f"'{run_dir}' is not a finished run (status: {results['status']})")
     tests: dict[bool | None, dict[str, Any]] = {}
+    incomparable = other_question(protocol, config)
     for row in reference.rows:
         if row.transductive in tests:
             continue
@@ -70,15 +95,15 @@ def reproduce_run(
         "seed": results["seed"],
         "date": f"{datetime.now():%Y-%m-%d}",
         **{key: getattr(reference, key) for key in ("paper", "table", "url", "interval_over")},
-        "rows": [_scored(row, tests[row.transductive]) for row in reference.rows],
+        "rows": [_scored(row, tests[row.transductive], incomparable) for row in reference.rows],
         "differences": list(reference.differences),
         "overrides": [text for text in overrides if not text.startswith(_PLACES)],
         "changed": changed_settings(protocol, config),
         "config": _without_places(config),
         "results": results,
     }
+    shown.reproduction(record)  # before it is written: what cannot be written must not be lost
     files.write_json(run_dir / "reproduction.json", record)
-    shown.reproduction(record)
     return record
 
 
@@ -94,17 +119,18 @@ def _evaluated(config: dict[str, Any], transductive: bool | None) -> dict[str, A
     return config if transductive is None else config | {"eval": config["eval"] | {"transductive": transductive}}
 
 
-def _scored(row: Row, test: dict[str, Any]) -> dict[str, Any]:
-    """The row with what was measured, in percent, from the `test` entry of results.json."""
-    accuracy = {"mean": test["accuracy"], "ci95": test["ci95"]}
-    score = accuracy if row.score == "accuracy" else test.get("further", {}).get(row.score)
-    ours = None if score is None else 100 * score["mean"]
+def _scored(row: Row, test: dict[str, Any], incomparable: Sequence[str]) -> dict[str, Any]:
+    """The row with what was measured, in percent where papers give percent, from the `test` entry of results.json."""
+    factor = 100 if kind_of_record(test).percent else 1
+    main = {"mean": test[row.score], "ci95": test["ci95"]} if row.score in test else None
+    score = main or test.get("further", {}).get(row.score)
+    ours, ci95 = (None, None) if score is None else (factor * score["mean"], factor * score["ci95"])
     return {
         **row._asdict(),
         "transductive": test["transductive"],
         "ours": ours,
-        "ci95": None if score is None else 100 * score["ci95"],
+        "ci95": ci95,
         "tasks": test["tasks"],
         "difference": None if ours is None or row.reported is None else ours - row.reported,
-        "verdict": row.verdict(ours),
+        "verdict": row.verdict(ours, ci95 or 0.0, incomparable),
     }

@@ -28,6 +28,7 @@ from metalearn.report import terminal
 from metalearn.report.progress import Progress, TaskProgress
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
+from metalearn.runs.hparams import hparams
 from metalearn.runs.resume import refuse_changes
 from metalearn.runs.tracking import Tracker
 from metalearn.runs.training import Listener, ShouldPrune, train
@@ -113,6 +114,7 @@ def run(
         _write_results(run_dir, results, failure)
         if failure is not None:
             raise failure
+        checkpoint.drop(run_dir, Settings.of(config).train.keep)
     return results
 
 
@@ -124,6 +126,9 @@ def _to_resume(config: dict[str, Any], run_dir: Path, resume: bool) -> dict[str,
         return None
     state = checkpoint.newest(run_dir)
     if state is None:
+        if files.is_done(run_dir):
+            keep = Settings.of(files.read_config(run_dir)).train.keep
+            raise UserError(f"'{run_dir}' is done and kept no last.pt (train.keep={keep}): it cannot be resumed")
         return None
     if "outcome" not in state:
         raise UserError(f"'{run_dir}' was written by an older metalearn: it can be evaluated, but not gone on with")
@@ -143,7 +148,7 @@ def _train_and_test(attempt: _Attempt, device: torch.device, should_prune: Shoul
     if state is not None:
         log.info("going on after step %d", state["step"])
         _check_best(attempt.run_dir, state)
-    with Tracker(attempt.run_dir, _hparams(config), reported) as tracker:
+    with Tracker(attempt.run_dir, hparams(config), reported) as tracker:
         _train(attempt, parts, tracker, should_prune)
         tested = _test(attempt, parts)
         kind = parts.dataset.kind
@@ -283,28 +288,6 @@ def _train_record(outcome: Outcome, config: dict[str, Any], device: torch.device
         "data_wait_fraction": outcome.data_seconds / outcome.seconds if outcome.seconds else 0.0,
         "task_chunk": outcome.task_chunk,
         "peak_memory_mib": files.peak_memory_mib(device),
-    }
-
-
-def _hparams(config: dict[str, Any]) -> dict[str, object]:
-    """Few, so that TensorBoard's table stays readable: what was chosen, and the algorithm's own numbers."""
-    own = {
-        f"algorithm.{key}": value
-        for key, value in config["algorithm"].items()
-        if isinstance(value, bool | int | float | str)
-    }
-    own.pop("algorithm._target_", None)
-    names, task = config["names"], config["task"]
-    return {
-        "algorithm": names["algorithm"],
-        "dataset": names["dataset"],
-        "backbone": names["backbone"],
-        "ways": task["ways"],
-        "shots": task["shots"],
-        "seed": config["seed"],
-        "train.lr": config["train"]["lr"],
-        "train.meta_batch_size": config["train"]["meta_batch_size"],
-        **own,
     }
 
 

@@ -184,7 +184,16 @@ def _changes(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [
         f"{key}={absent if before is None else before}, now {absent if after is None else after}"
         for key, (before, after) in differences(stored, now).items()
+        if not _is_new(key, before, after)
     ]
+
+
+def _is_new(key: str, before: Any, after: Any) -> bool:
+    """Whether an older version stored the job without this setting, which now has the value that means what that version did."""
+    from metalearn.engine.settings import TrainSettings  # late: it imports torch
+
+    group, _, name = key.partition(".")
+    return before is None and group == "train" and TrainSettings.earlier().get(name) == after
 
 
 @contextmanager

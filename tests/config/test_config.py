@@ -214,7 +214,7 @@ def built(node: dict[str, Any], **changes: Any) -> Any:
 
 
 def test_build_calls_what_is_named() -> None:
-    made = built({"_target_": "metalearn.errors.Diverged", "step": 3}, loss=2.0)
+    made = built({"_target_": "metalearn.errors.Diverged", "step": 3}, what="the loss was nan")
     assert isinstance(made, Diverged)
     assert made.step == 3
 
@@ -276,13 +276,16 @@ def test_build_takes_no_class_of_another_kind_and_no_function_that_returns_anoth
 
 
 def test_build_gives_what_is_optional_only_to_those_who_ask() -> None:
-    made = built({"_target_": "metalearn.errors.Diverged", "step": 3}, optional={"loss": 2.0, "ways": 5})
-    assert (made.step, str(made)) == (3, str(built({"_target_": "metalearn.errors.Diverged", "step": 3, "loss": 2.0})))
+    made = built({"_target_": "metalearn.errors.Diverged", "step": 3}, optional={"what": "the loss was nan", "ways": 5})
+    assert (made.step, str(made)) == (
+        3,
+        str(built({"_target_": "metalearn.errors.Diverged", "step": 3, "what": "the loss was nan"})),
+    )
 
 
 def test_build_names_a_setting_that_the_constructor_does_not_know() -> None:
     with pytest.raises(UserError, match="Diverged: got an unexpected keyword argument 'foo'"):
-        built({"_target_": "metalearn.errors.Diverged", "step": 1, "loss": 0.5, "foo": 1})
+        built({"_target_": "metalearn.errors.Diverged", "step": 1, "what": "it broke", "foo": 1})
 
 
 def test_build_lets_the_constructors_own_complaint_through() -> None:

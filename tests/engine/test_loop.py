@@ -212,6 +212,57 @@ def test_schedules() -> None:
     assert rates(schedule="cosine", lr_final=0.4) == pytest.approx([0.4 + 1.6 * share for share in half])
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "step"])
+def test_a_warm_up_leads_to_every_schedule_and_is_resumed(schedule: str) -> None:
+    def rates(warmup: int, resumed_after: int = 0) -> list[float]:
+        settings = train_settings(schedule=schedule, steps=9, lr=2.0, schedule_every=2, warmup=warmup)
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+        made, seen = make_schedule(optimizer, settings), []
+        for step in range(9):
+            if resumed_after and step == resumed_after:
+                states = optimizer.state_dict(), made.state_dict()
+                optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+                made = make_schedule(optimizer, settings)
+                optimizer.load_state_dict(states[0])
+                made.load_state_dict(states[1])
+            seen.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            made.step()
+        return seen
+
+    expected = [rate * min(1, (step + 1) / 4) for step, rate in enumerate(rates(0))]
+    assert rates(4) == pytest.approx(expected)
+    assert rates(4, resumed_after=2) == rates(4, resumed_after=6) == rates(4)
+
+
+def test_settings_of_the_optimizer_without_effect_are_refused() -> None:
+    check_schedule(train_settings(momentum=0.9, optimizer="sgd"))
+    with pytest.raises(UserError, match=r"train\.momentum=0\.9 goes with train\.optimizer=sgd, not adam"):
+        check_schedule(train_settings(momentum=0.9))
+    with pytest.raises(UserError, match=r"train\.warmup=9 must be less than train\.steps=9"):
+        check_schedule(train_settings(warmup=9, steps=9))
+
+
+def test_momentum_and_decay_reach_the_optimizer() -> None:
+    network = torch.nn.Linear(2, 2)
+    for name in ("adam", "adamw", "sgd"):
+        group = make_optimizer(network, train_settings(optimizer=name, weight_decay=0.1, momentum=0.5)).param_groups[0]
+        assert group["weight_decay"] == 0.1
+        assert group.get("momentum") in (None, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "tasks", "validated"),
+    [(1000, 200, 4, 80), (5000, 500, 16, 200), (20, 10, 4, 20), (20, 99, 99, 198)],
+)
+def test_automatic_validation_tasks_follow_from_the_settings(
+    steps: int, every: int, tasks: int, validated: int
+) -> None:
+    settings = train_settings(steps=steps, val_every=every, meta_batch_size=tasks, val_tasks="auto")
+    assert settings.validation_tasks == validated
+    assert train_settings(val_tasks=7).validation_tasks == 7
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_a_schedule_that_would_rise_is_refused(schedule: str) -> None:
     settings = {"schedule": schedule, "lr": 0.5, "lr_final": 0.5}
@@ -236,7 +287,9 @@ def test_the_last_linear_step_is_small_and_none_would_follow() -> None:
     assert schedule.get_last_lr()[0] == 0
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
+)
 def test_outer_optimizers(name: str, kind: type[torch.optim.Optimizer], easy: ImageClasses) -> None:
     config = settings(f"train.optimizer={name}", "train.lr=0.25")
     optimizer = make_optimizer(build_algorithm(config, easy), TrainSettings.of(config["train"]))

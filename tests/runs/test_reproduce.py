@@ -17,10 +17,10 @@ from metalearn.errors import UserError
 from metalearn.report import results as shown
 from metalearn.report import terminal
 from metalearn.runs.reference import Row, read_reference
-from metalearn.runs.reproduce import changed_settings, evaluation_modes
+from metalearn.runs.reproduce import changed_settings, evaluation_modes, other_question
 from tests.compose import compose
 
-ROW = {"score": "accuracy", "transductive": None, "reported": 50.0, "interval": 0.5, "band": 1.0}
+ROW = {"score": "accuracy", "transductive": None, "reported": 50.0, "interval": 0.5, "band": 0.0}
 TINY = """\
 # @package _global_
 defaults:
@@ -167,6 +167,35 @@ def test_every_cell_belongs_to_an_experiment(name: str) -> None:
     folder = name.partition("/")[0]
     cells = yaml.safe_load((conf_dir() / "reference" / f"{folder}.yaml").read_text(encoding="utf-8"))["cells"]
     assert set(cells) == {other.partition("/")[2] for other in choices("experiment") if other.startswith(f"{folder}/")}
+
+
+def test_a_number_whose_interval_reaches_the_band_is_undecided() -> None:
+    row = Row("a", "accuracy", None, 98.7, None, 98.0)
+    assert [row.verdict(ours, 0.3) for ours in (97.6, 97.8, 98.2, 98.4)] == [
+        "below the band",
+        "undecided",
+        "undecided",
+        "reproduced",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["task.ways=2"], "not comparable: task.ways differs"),
+        (["eval.tasks=4"], "not comparable: eval.tasks differs"),
+        (["task.ways=2", "task.shots=5"], "not comparable: task.ways, task.shots differ"),
+        (["dataset.classes=30"], "not comparable: dataset.classes differs"),
+        (["algorithm=matching"], "not comparable: algorithm._target_ differs"),
+        (["eval.transductive=false"], "not comparable: eval.transductive differs"),
+        (["eval.tasks=2000", "train.lr=0.5", "train.steps=3", "seed=4", "device=cpu"], "reproduced"),
+    ],
+)
+def test_another_question_gets_no_verdict(overrides: list[str], said: str) -> None:
+    protocol = compose("algorithm=protonet", "eval.tasks=6")
+    run = compose("algorithm=protonet", "eval.tasks=6", *overrides)
+    row = Row("a", "accuracy", None, 98.7, None, 98.0)
+    assert row.verdict(99.0, 0.1, other_question(protocol, run)) == said
 
 
 def test_each_way_of_evaluating_is_asked_for_once() -> None:

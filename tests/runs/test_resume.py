@@ -235,7 +235,8 @@ def test_every_algorithm_survives_kills(algorithm: str, every: str, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)],
+    [(signal.SIGINT, 130)]
+    + [(number, 143) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)],
     ids=lambda value: str(value),
 )
 def test_a_signal_finishes_the_step_and_says_how_to_go_on(
@@ -518,6 +519,53 @@ def test_test_tasks_that_are_not_finite_fail_the_run(
     assert "test 5-way" not in captured.out
     (file,) = Path("run").glob("eval-*.json")
     assert (json.loads(file.read_text())["status"], json.loads(file.read_text())["test"]) == ("failed", None)
+
+
+def test_a_result_that_cannot_be_written_is_printed(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(straight, tmp_path / "run")
+
+    def read_only(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("metalearn.atomic.write", read_only)
+    assert leaves_with("eval", "run") == 1
+    captured = capsys.readouterr()
+    assert "test 5-way 1-shot: " in captured.out
+    (line,) = captured.err.splitlines()
+    assert line.startswith("run/eval-")
+    assert line.endswith(".json cannot be written: Permission denied")
+
+
+def test_a_further_process_of_torchrun_evaluates_nothing(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(straight, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    main(["eval", "run"])
+    main(["reproduce", "snell2017_omniglot_5w1s", "--run", "run"])
+    assert contents(tmp_path / "run") == before
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("keep", ["all", "last", "best", "none"])
+def test_which_checkpoints_stay(keep: str, config: dict[str, Any], straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    main(["train", "--resume", "run", f"train.keep={keep}"])
+    stay = {"all": {"last", "previous", "best"}, "last": {"last"}, "best": {"best"}, "none": set()}[keep]
+    assert {file.stem for file in Path("run").glob("*.pt")} == stay
+    assert results(Path("run"))["test"]["accuracy"] == results(straight)["test"]["accuracy"]
+    if "last" not in stay:
+        before = contents(tmp_path / "run")
+        with pytest.raises(
+            UserError, match=rf"is done and kept no last.pt \(train.keep={keep}\): it cannot be resumed"
+        ):
+            run(config, tmp_path / "run", resume=True)
+        assert contents(tmp_path / "run") == before
 
 
 def test_generators_go_on_too(config: dict[str, Any], tmp_path: Path, at_step: Callable[[int, Act], None]) -> None:

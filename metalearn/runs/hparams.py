@@ -1,0 +1,75 @@
+"""What a run is called by in TensorBoard's table of hyperparameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from metalearn.config.files import conf_dir
+from metalearn.config.identity import QUESTION, kind_of
+from metalearn.config.tree import leaves
+
+_GROUPS = ("algorithm", "backbone", "dataset")
+
+
+def hparams(config: dict[str, Any]) -> dict[str, object]:
+    """The choices behind the run, the algorithm's own settings, and every setting that was chosen.
+
+    Few, so that the table stays readable; yet two jobs of a sweep never have equal ones, since what differs between them is chosen in one at least.
+    """
+    names, task = config["names"], config["task"]
+    always = {
+        **{group: names[group] for group in _GROUPS},
+        "ways": task["ways"],
+        "shots": task["shots"],
+        "seed": config["seed"],
+        "train.lr": config["train"]["lr"],
+        "train.meta_batch_size": config["train"]["meta_batch_size"],
+    }
+    own = {f"algorithm.{key}": value for key, value in config["algorithm"].items() if key != "_target_"}
+    return (
+        always | own | {key: value for key, value in chosen(config).items() if key not in ("task.ways", "task.shots")}
+    )
+
+
+def chosen(config: dict[str, Any]) -> dict[str, object]:
+    """Dotted path -> value of the settings whose value is not that of the YAML file that introduces them.
+
+    The command line, an experiment, a sweep, or another part's YAML file chose those. Settings that no result depends on are left out.
+    """
+    defaults = _defaults(config["names"])
+    return {
+        key: value
+        for key, value in leaves(config)
+        if kind_of(key) in QUESTION
+        and not key.endswith("._target_")
+        and not (key in defaults and defaults[key] == value)
+        and not _follows(key, value, config)
+    }
+
+
+def _follows(key: str, value: object, config: dict[str, Any]) -> bool:
+    """Whether a training task's shape is the test task's, as it is unless somebody says otherwise."""
+    _, _, name = key.partition("task.train.")
+    return bool(name) and value == config["task"].get(name)
+
+
+def _defaults(names: dict[str, Any]) -> dict[str, object]:
+    """Of the shipped YAML files behind a configuration; a user's own files are not looked at, so that all that they set counts as chosen."""
+    found = dict(leaves(_read("train")))
+    found.pop("sweep_name", None)
+    for group in _GROUPS:
+        node = _read(f"{group}/{names[group]}")
+        found |= {
+            (key if key.startswith(f"{group}.") else f"{group}.{key}"): value
+            for key, value in leaves(node)
+            if key.startswith(f"{group}.") or group not in node
+        }
+    return found
+
+
+def _read(name: str) -> dict[str, Any]:
+    file = conf_dir() / f"{name}.yaml"
+    node = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return node if isinstance(node, dict) else {}
