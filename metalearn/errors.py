@@ -52,7 +52,7 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'maml'?` when one of `known` resembles `name`, else an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """`; did you mean 'maml'?` when one of `known`, not `name` itself, resembles it; else an empty string."""
+    close = difflib.get_close_matches(name, [other for other in known if other != name], n=1, cutoff=cutoff)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # Libraries that only these may import, wherever in a file.
 KEPT_TO = {
-    "hydra": {"compose", "sweeps", "cli"},
+    "hydra": {"compose", "sweeps.ask", "sweeps.launchers", "sweeps.effects", "cli.application", "cli.arguments"},
     "learn2learn": {"nn.l2l"},
     "optuna": {"sweeps.search"},
 }

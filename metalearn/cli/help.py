@@ -1,14 +1,12 @@
-"""What the command line says about itself: the help texts and shell completion. They show examples, so they name algorithms and datasets."""
+"""What the command line says about itself: the help texts. They show examples, so they name algorithms and datasets."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 from metalearn import __version__
+from metalearn.cli.arguments import config_dir_of
 from metalearn.errors import UserError
 
 
@@ -25,24 +23,32 @@ usage: metalearn COMMAND [key=value ...]
   metalearn train                                            the defaults: a minute, no download
   metalearn train algorithm=maml dataset=omniglot task=20way_1shot
   metalearn train -m algorithm=maml,protonet seed=0,1,2      a sweep: every combination
-  metalearn train --resume RUN_DIR                           goes on with a run that was stopped or killed
+  metalearn train --resume RUN_DIR                           resumes a run that was stopped or killed
   metalearn eval RUN_DIR task.ways=20                        another test condition, same checkpoint
   metalearn reproduce snell2017/omniglot_5w1s                a paper's protocol, beside the paper's numbers
 
 metalearn COMMAND --help says more. Completion: eval "$(metalearn -sc install=bash)\""""
 
 
-def _choices_help(*groups: str) -> str:
+def _choices_help(argv: list[str], *groups: str) -> str:
+    """The choices of each group, those of the user's --config-dir among them."""
     from metalearn.config.files import choices
 
+    own = config_dir_of(argv)
+    if own is not None and not Path(own).is_dir():
+        raise UserError(f"--config-dir: '{own}' is no directory")
+
     def wrapped(group: str) -> str:
-        names = ", ".join(choices(group)) or "(none)"
+        here = set() if own is None else {
+            file.relative_to(Path(own) / group).with_suffix("").as_posix() for file in (Path(own) / group).rglob("*.yaml")
+        }
+        names = ", ".join(sorted({*choices(group), *here})) or "(none)"
         return textwrap.fill(names, 115, initial_indent=f"  {group + '=':13}", subsequent_indent=" " * 15)
 
     return "\n".join(wrapped(group) for group in groups)
 
 
-def train_help() -> str:
+def train_help(argv: list[str]) -> str:
     """`metalearn train --help`."""
     return f"""\
 usage: metalearn train [-m] [key=value ...]
@@ -54,7 +60,7 @@ usage: metalearn train [-m] [key=value ...]
   torchrun --nproc-per-node=2 -m metalearn train algorithm=maml       one run, its tasks shared by two processes
 
 choices:
-{_choices_help("algorithm", "backbone", "dataset", "task", "experiment", "sweep")}
+{_choices_help(argv, "algorithm", "backbone", "dataset", "task", "experiment", "sweep")}
 
 settings (metalearn train --cfg job shows all, with the choices you give):
   seed device precision             device=auto|cpu|cuda, precision=fp32|tf32|bf16
@@ -69,7 +75,7 @@ settings (metalearn train --cfg job shows all, with the choices you give):
   sweep.jobs sweep.jobs_per_gpu     jobs at once on this machine; hydra/launcher=slurm, ray_cluster: elsewhere
 
 flags:
-  --resume RUN_DIR      go on with a run that was stopped, killed or failed, in its directory, from its newest intact
+  --resume RUN_DIR      resume a run that was stopped, killed or failed, in its directory, from its newest intact
                         checkpoint; may change train.steps (train.schedule=constant or step), train.checkpoint_every,
                         device, dataset.root, dataset.download
   -m, --multirun        one run for every combination of the values a,b,c
@@ -81,7 +87,7 @@ flags:
   --hydra-help          Hydra's own flags"""
 
 
-def eval_help() -> str:
+def eval_help(argv: list[str]) -> str:
     """`metalearn eval --help`."""
     return f"""\
 usage: metalearn eval RUN_DIR [key=value ...]
@@ -93,7 +99,7 @@ Evaluates the run's checkpoint on test tasks, under the run's own configuration 
   metalearn eval RUN_DIR dataset=omniglot eval.checkpoint=last
 
 choices:
-{_choices_help("dataset", "task")}
+{_choices_help(argv, "dataset", "task")}
 
 settings:
   task.ways task.shots task.queries eval.tasks eval.seed eval.checkpoint eval.transductive device
@@ -103,7 +109,7 @@ flags:
   --config-dir DIR                  your own YAML files, as for metalearn train"""
 
 
-def reproduce_help() -> str:
+def reproduce_help(argv: list[str]) -> str:
     """`metalearn reproduce --help`."""
     return f"""\
 usage: metalearn reproduce EXPERIMENT [key=value ...]
@@ -120,14 +126,14 @@ protocol. Writes reproduction.json into the run directory. With --run, takes a f
 Settings may be changed; the outcome then says that it is not the experiment's protocol. A number below the band is an
 outcome like any other: the exit code is 0.
 
-{_choices_help("experiment")}
+{_choices_help(argv, "experiment")}
 
 flags:
   --run RUN_DIR         compare this run, train nothing; settings change its evaluation, as for metalearn eval
   --config-dir DIR      your own YAML files, as for metalearn train"""
 
 
-def bench_help() -> str:
+def bench_help(argv: list[str]) -> str:
     """`metalearn bench --help`."""
     from metalearn.bench import BENCHMARKS
 
@@ -156,38 +162,3 @@ flags:
   --quick               few cases, on characters that the program draws
   --run RUN_DIR         for accuracy: a finished run; may be repeated
   --train EXPERIMENT    for accuracy: train it first; may be repeated"""
-
-
-def shell_completion(arguments: list[str], commands: list[str], call_hydra: Callable[[list[str]], None]) -> None:
-    """`query=SHELL` is what the shell runs at every Tab, the line so far in COMP_LINE; `install=` prints its script."""
-    request, _, shell = (arguments or [""])[0].partition("=")
-    if request not in ("install", "uninstall", "query") or shell not in ("bash", "zsh", "fish"):
-        raise UserError("-sc takes install=SHELL or uninstall=SHELL, SHELL being bash, zsh or fish")
-    if request != "query":
-        return call_hydra(["-sc", *arguments])
-    line = os.environ.get("COMP_LINE", "")
-    words = line.split() if line.endswith(" ") else line.split()[:-1]
-    current = "" if line.endswith(" ") else (line.split() or [""])[-1]
-    if len(words) < 2:
-        # The word before the cursor is the program itself in `metalearn` without a blank: offer the commands.
-        return print("\n".join(name for name in commands if not words or name.startswith(current)))
-    command, given = words[1], words[2:]
-    if (command == "eval" and not given) or given[-1:] == [{"reproduce": "--run", "train": "--resume"}.get(command)]:
-        return print("\n".join(f"{path}/" for path in sorted(Path().glob(f"{current}*")) if path.is_dir()))
-    if command not in commands or current.startswith("-"):
-        return None
-    if command == "bench":
-        from metalearn.bench import BENCHMARKS
-
-        return print("\n".join(name for name in BENCHMARKS if name.startswith(current)))
-    if command == "reproduce":
-        if not given:
-            from metalearn.config.files import choices
-
-            return print("\n".join(name for name in choices("experiment") if name.startswith(current)))
-        given = [f"experiment={given[0]}", *(word for word in given[1:] if "=" in word)]
-    from metalearn.compose.mistakes import MISTAKES
-
-    os.environ["COMP_LINE"] = " ".join(["metalearn", *(given[1:] if command == "eval" else given), current])
-    with contextlib.suppress(*MISTAKES):  # a line that cannot be read yet has no completions
-        return call_hydra(["-sc", *arguments])

@@ -23,6 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from metalearn.compose import plugins, wishes  # noqa: F401  # make Hydra grant wishes and find plug-ins' files
 from metalearn.compose.mistakes import GROUPS, MISTAKES, explanation, no_such_setting
+from metalearn.compose.overrides import for_evaluation
 from metalearn.config.files import conf_dir, slug
 from metalearn.config.limits import check_known, check_limits
 from metalearn.config.plugins import refuse_untrusted, used_by
@@ -41,7 +42,7 @@ class Composer:
     def compose(self, overrides: list[str], mode: RunMode = RunMode.RUN, sweeps: bool = False) -> DictConfig:
         """With `sweeps`, values that are lists of values for a sweep are let through."""
         try:
-            return self._hydra.compose_config(
+            cfg = self._hydra.compose_config(
                 self._config_name,
                 list(overrides),
                 mode,
@@ -53,6 +54,17 @@ class Composer:
             raise
         except ValueError as error:  # Hydra's word for `algorithm=null`
             raise UserError(f"cannot compose {' '.join(overrides)}: {error}") from error
+        _check_groups(cfg)
+        return cfg
+
+    def parse(self, overrides: list[str]) -> list[Override]:
+        """The overrides as Hydra reads them; `glob(...)` knows the choices of its group."""
+        return OverridesParser.create(config_loader=self._hydra.config_loader).parse_overrides(overrides)
+
+    def logging(self, overrides: list[str]) -> dict[str, Any]:
+        """The chosen hydra/job_logging, with the run directory still an interpolation."""
+        settings: Any = OmegaConf.to_container(self.compose(overrides).hydra.job_logging, resolve=False)
+        return dict(settings)
 
     def job(self, overrides: list[str], number: int) -> tuple[dict[str, Any], str]:
         """The checked configuration of one job as the job will see it, and its hydra.run.dir."""
@@ -65,7 +77,7 @@ class Composer:
             del own["hydra"]
         check_limits(own)
         check_known(own, GROUPS[:3])
-        return without_what_is_no_runs(own), run_dir
+        return _with_home(without_what_is_no_runs(own)), str(Path(run_dir).expanduser())
 
     def resumption(self, saved: DictConfig, overrides: list[str], whose: str) -> dict[str, Any]:
         """A run's configuration with the few overrides that let it go on as before."""
@@ -77,7 +89,7 @@ class Composer:
         """A run's configuration with overrides: first whole groups, then single settings, all checked."""
         config: dict[str, Any] = without_limits(saved)
         refuse_untrusted(config, "this run")
-        chosen, settings = _for_evaluation(_parsed(overrides), command)
+        chosen, settings = for_evaluation(self.parse(overrides), command)
         names = {group: config.get("names", {}).get(group) for group in GROUPS} | chosen
         # A choice that the run was trained with may be gone by now, or have been in a --config-dir.
         there = {
@@ -107,17 +119,17 @@ class Composer:
         for prefix in ["", *(group for group in GROUPS if group in there or group == "task")]:
             _adopt_limits(checked, fresh, prefix)
         check_limits(checked)
-        return without_what_is_no_runs(checked)
+        return _with_home(without_what_is_no_runs(checked))
 
     def known_keys(self, overrides: list[str]) -> list[str]:
         """Every setting and group there is, given the choices among `overrides`."""
-        chosen = [text for text in overrides if text.partition("=")[0] in GROUPS and "," not in text]
+        chosen = [text for text in overrides if text.partition("=")[0] in (*GROUPS, "experiment") and "," not in text]
         try:
             cfg = self.compose(chosen)
         except (UserError, *MISTAKES):  # a choice is wrong too; the default choices' settings will do for a hint
             cfg = self.compose([])
         plain: Any = OmegaConf.to_container(cfg, resolve=False)
-        return [*dotted_keys(plain), "experiment"]
+        return [*dict.fromkeys([*dotted_keys(plain), "experiment"])]
 
 
 @contextmanager
@@ -151,6 +163,30 @@ def _check_files(directory: Path) -> None:
             raise UserError(f"{file} holds no mapping from settings to values")
 
 
+def _check_groups(cfg: DictConfig) -> None:
+    """Raises UserError where a file sets a group to a value, or its settings stand in the wrong place."""
+    for group in GROUPS:
+        if group in cfg and not OmegaConf.is_dict(cfg._get_node(group)) and cfg._get_node(group) is not None:
+            value = OmegaConf.to_container(cfg, resolve=False)[group]  # type: ignore[call-overload, index]
+            if isinstance(value, str) and value != "???":
+                raise UserError(
+                    f"{group}: {value} sets the whole group to a text; a file chooses under defaults: - override /{group}: {value}"
+                )
+    if "experiment" in cfg and OmegaConf.is_dict(cfg._get_node("experiment")):
+        inner = ", ".join(map(str, cfg.experiment))
+        raise UserError(
+            f"the settings of the experiment's file ({inner}) end up below 'experiment': its first line must be '# @package _global_'"
+        )
+
+
+def _with_home(config: dict[str, Any]) -> dict[str, Any]:
+    """`~` in dataset.root stands for the home directory."""
+    dataset = config.get("dataset")
+    if isinstance(dataset, dict) and isinstance(dataset.get("root"), str) and dataset["root"].startswith("~"):
+        config["dataset"] = dataset | {"root": str(Path(dataset["root"]).expanduser())}
+    return config
+
+
 @contextmanager
 def explained(overrides: list[str], config_dir: str | None, config_name: str | None) -> Iterator[None]:
     """Turns what Hydra and OmegaConf raise about the user's input into UserError."""
@@ -173,33 +209,6 @@ def without_what_is_no_runs(cfg: DictConfig) -> dict[str, Any]:
     plain = {key: value for key, value in without_limits(cfg).items() if key not in ("sweep", "sweep_name", "plugins")}
     used = used_by(plain)
     return plain | ({"plugins": used} if used else {})
-
-
-def _parsed(overrides: list[str]) -> list[Override]:
-    return OverridesParser.create().parse_overrides(overrides)
-
-
-def _text(override: Override) -> str:
-    assert override.input_line is not None
-    return override.input_line
-
-
-def _for_evaluation(overrides: list[Override], command: str) -> tuple[dict[str, str], list[Override]]:
-    """The choices of groups and the single settings among `overrides`."""
-    chosen, settings = {}, []
-    for override in overrides:
-        key, value = override.key_or_group, override.value()
-        if override.is_sweep_override():
-            raise UserError(f"'{_text(override)}': {command} takes one value")
-        if override.is_add() or override.is_force_add() or override.is_delete():
-            raise UserError(f"'{_text(override)}': {command} changes settings, it neither adds nor removes any")
-        if key == "experiment":
-            raise UserError(f"'{_text(override)}': the run is trained; choose task=, dataset= or single settings")
-        if key in GROUPS:
-            chosen[key] = str(value)
-        else:
-            settings.append(override)
-    return chosen, settings
 
 
 def _fill_in(config: dict[str, Any], defaults: dict[str, Any]) -> None:

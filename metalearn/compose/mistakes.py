@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +24,26 @@ _PLUGINS = {  # what our presets build on -> the extra that brings it
     "hydra/launcher/submitit_local": "slurm",
     "hydra/launcher/ray": "ray",
 }
+_OTHER_WORDS = {  # what other programs call it -> what it is called here
+    "learning_rate": ("lr",),
+    "outer_lr": ("lr",),
+    "meta_lr": ("lr",),
+    "epochs": ("steps",),
+    "iterations": ("steps",),
+    "batch_size": ("meta_batch_size",),
+    "way": ("ways",),
+    "n_way": ("ways",),
+    "shot": ("shots",),
+    "k_shot": ("shots",),
+    "query": ("queries",),
+    "data": ("dataset",),
+    "data_dir": ("root",),
+    "data_root": ("root",),
+    "model": ("backbone",),
+    "network": ("backbone",),
+    "opt": ("optimizer",),
+    "output_dir": ("dir",),
+}
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError)
 
 _UNKNOWN_KEY = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'(?!\. The value)")
@@ -36,14 +58,14 @@ def explanation(error: Exception, known_keys: Callable[[], list[str]]) -> str:
     if isinstance(error, RecursionError):
         return "a configuration file contains itself: through its defaults, or an alias in a list of its own"
     if isinstance(error, OverrideParseException):
-        return f"cannot read '{error.override}' as key=value"
+        return f"cannot read '{error.override}' as key=value{_quoted(error.override)}"
     text = str(error)
     if found := _UNKNOWN_KEY.search(text):
         return no_such_setting(found[1], known_keys())
     if found := _SEVERAL_VALUES.search(text):
         return several_values(found[1])
     if found := _CHOSEN_TWICE.search(text):
-        return f"{found[1]} is chosen already: write {found[1]}=NAME once, without a +"
+        return f"{found[1]} is chosen already: write {found[1]}=NAME once, without a +; in a file's defaults: - override /{found[1]}: NAME"
     if isinstance(error, OmegaConfBaseException):
         return f"{error.full_key}: {_first_line(text)}" if error.full_key else _first_line(text)
     parts = [text if isinstance(error, YAMLError) else _first_line(text), _first_line(str(error.__cause__ or ""))]
@@ -55,11 +77,38 @@ def no_such_setting(key: str, known: list[str]) -> str:
     elsewhere = _settings_by_choice()
     if key in elsewhere and key not in known:
         return f"no setting '{key}' here; it belongs to {elsewhere[key]}"
-    about_hydra = key.startswith("hydra.")
-    candidates = [name for name in [*known, *elsewhere] if name.startswith("hydra.") == about_hydra]
-    # `lr=0.1` resembles nothing, but it is the end of `train.lr`.
-    endings = [name for name in candidates if name.endswith(f".{key}")]
-    return f"no setting '{key}'" + (f"; did you mean '{endings[0]}'?" if endings else nearest(key, candidates))
+    if key in known:  # something above it was set to a single value
+        parent = key.rpartition(".")[0]
+        return f"no setting '{key}'" + (
+            f": '{parent}' was set to a value that is no group of settings" if parent else ""
+        )
+    found = similar_setting(key, known, list(elsewhere))
+    return f"no setting '{key}'" + (f"; did you mean '{found}'?" if found else "")
+
+
+def similar_setting(key: str, known: list[str], elsewhere: Sequence[str] = ()) -> str | None:
+    """What was meant by an unknown setting.
+
+    In this order: one beside it whose name ends in its last word; one anywhere with the same last word, or with what other programs call
+    it; a similar one beside it; a similar path.
+    """
+    parent, _, last = key.rpartition(".")
+    candidates, others = (
+        [name for name in names if name.startswith("hydra.") == key.startswith("hydra.") and name != key]
+        for names in (known, elsewhere)
+    )
+    beside = [name for name in candidates if parent and name.rpartition(".")[0] == parent]
+    if longer := [name for name in beside if name.endswith(f"_{last}")]:
+        return min(longer, key=len)
+    for word in (last, *_OTHER_WORDS.get(last, ())):
+        same = [name for name in candidates if name.rpartition(".")[2] == word]
+        if same := same or [name for name in others if name.rpartition(".")[2] == word]:
+            return min(same, key=lambda name: (name not in beside, name.startswith(("sweep.", "eval.")), len(name)))
+    if close := difflib.get_close_matches(last, [name.rpartition(".")[2] for name in beside], n=1, cutoff=0.6):
+        return f"{parent}.{close[0]}"
+    # Of a path that begins like many others, the beginning alone does not count.
+    whole = difflib.get_close_matches(key, [*candidates, *others], n=1, cutoff=0.9 if beside else 0.6)
+    return whole[0] if whole else None
 
 
 def several_values(override: str) -> str:
@@ -70,12 +119,18 @@ def several_values(override: str) -> str:
 
 
 def _no_such_choice(missing: str, options: Sequence[str]) -> str:
-    if missing.startswith("experiment/"):
-        return _no_such_experiment(missing.removeprefix("experiment/"), options)
-    group, _, name = missing.rpartition("/")
     if missing in _PLUGINS:
         return f"this launcher needs a plugin of Hydra's: pip install '.[{_PLUGINS[missing]}]' in the checkout"
+    first, _, rest = missing.partition("/")
+    if first in GROUPS and ("/" in rest or rest.startswith((".", "~"))):
+        there = f"; where its files lie is {first}.root=PATH" if first == "dataset" else ""
+        return f"'{first}={rest}': {first}= takes a name, not a path (available: {', '.join(choices(first))}){there}"
+    group, _, name = missing.rpartition("/")
     kind = group.rpartition("/")[2] or "configuration"
+    if first in ("experiment", "sweep") and kind in GROUPS and kind != first:
+        return f"a file of {first}/ chooses '{kind}: {name}' in its defaults: it must be written - override /{kind}: {name}"
+    if first == "experiment":
+        return _no_such_experiment(rest, options)
     return f"no {kind} named '{name}'{nearest(name, options)} (available: {', '.join(options) or 'none'})"
 
 
@@ -88,6 +143,17 @@ def _no_such_experiment(name: str, without_folder: Sequence[str]) -> str:
         return f"no experiment named '{name}'; these begin so: {', '.join(begin_so)}"
     folders = dict.fromkeys(f"{folder}/*" if folder else last for folder, _, last in (c.rpartition("/") for c in known))
     return f"no experiment named '{name}'{nearest(name, known)} (available: {', '.join(folders)})"
+
+
+def _quoted(override: str) -> str:
+    """How a path that Hydra's grammar refuses is written: in quotes of its own, which the shell leaves alone."""
+    key, separator, value = override.partition("=")
+    if not separator or not (key.endswith(("root", "dir")) or "/" in value) or not re.fullmatch(r"[\w.+/@-]+", key):
+        return ""
+    quoted = value.strip("'\"").replace("'", "\\'")
+    for_the_shell = set('$`!"') & set(quoted)
+    written = shlex.quote(f"{key}='{quoted}'") if for_the_shell else f"{key}=\"'{quoted}'\""
+    return f": a path with such signs needs quotes: {written}"
 
 
 def _settings_by_choice() -> dict[str, str]:

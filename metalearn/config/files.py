@@ -38,6 +38,7 @@ def target_of(group: str, name: str) -> str:
 
 def slug(text: str) -> str:
     """A file name of at most 60 letters, digits and `=._-`; a changed text keeps its hash, to stay distinct."""
+    text = re.sub(r"(?<=\de)\+(?=\d)", "", text)  # 3.4e+30 is 3.4e30; a minus in its place would be another number
     safe = re.sub(r"[^A-Za-z0-9=._-]+", "-", text).lstrip(".-")
     if safe == text and len(safe) <= 60:
         return safe or "default"

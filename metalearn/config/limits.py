@@ -131,7 +131,7 @@ def _broken(value: Any, keys: list[str], rule: str, prefix: str) -> Iterator[tup
     name = prefix[:-1]
     if not keys:
         if not allows(rule, value):
-            yield name, f"{name}={_shown(value)} is not allowed ({rule})"
+            yield name, f"{name}={_shown(value)} is not allowed ({_explained(rule)}){_hint(rule, value)}"
     elif not isinstance(value, dict):
         yield name, f"{name}={_shown(value)} is not allowed (a group of settings)"
     else:
@@ -141,6 +141,16 @@ def _broken(value: Any, keys: list[str], rule: str, prefix: str) -> Iterator[tup
                 yield f"{prefix}{key}", f"{prefix}{key} must be set"
             elif not (optional and value[key] is None):
                 yield from _broken(value[key], keys[1:], rule, f"{prefix}{key}.")
+
+
+def _explained(rule: str) -> str:
+    return rule.replace("minutes", "minutes, such as 10min")
+
+
+def _hint(rule: str, value: Any) -> str:
+    """`; did you mean '10min'?` of `10m`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?m(ins?|inutes?)?", value) if isinstance(value, str) else None
+    return f"; did you mean '{found[1]}min'?" if found and "minutes" in rule else ""
 
 
 def _shown(value: Any) -> str:

@@ -64,11 +64,11 @@ class SweepDir:
     def check(self, jobs: list[Job], search: dict[str, Any] | None = None) -> None:
         """Raises UserError naming the keys in which the search, or a stored job of the same name, is configured otherwise."""
         if (self.path / "sweep.json").exists() and self.search() != search:
-            changed = [f"sweep.search.{text}" for text in _changes(self.search() or {}, search or {})]
+            changed = [f"sweep.search.{text}" for text in changes(self.search() or {}, search or {})]
             raise UserError(f"{self.path} was begun with {'; '.join(changed)}: take another sweep_name")
         for job in jobs:
             if self._file(job.name, "yaml").exists():
-                changed = _changes(self.config(job.name), job.config)
+                changed = changes(self.config(job.name), job.config)
                 if changed:
                     raise UserError(
                         f"job '{job.name}' of {self.path} was stored with {'; '.join(changed)}: "
@@ -178,7 +178,7 @@ def unfinished(sweep: SweepDir, names: list[str], retry_failed: bool) -> list[st
     return [name for name, status in statuses.items() if not status.finished or status in again]
 
 
-def _changes(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def changes(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The settings that make a stored job, or a search, another one now, in words."""
     absent = "(none)"
     return [

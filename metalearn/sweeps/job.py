@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import logging
-import logging.config
 import os
 import signal
 import sys
@@ -12,11 +10,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from metalearn.config.files import conf_dir
 from metalearn.errors import UserError
 from metalearn.report import terminal
+from metalearn.runs.log import log_to
 from metalearn.status import Status
 from metalearn.sweeps.directory import SweepDir
 
@@ -59,19 +55,6 @@ def run_job(sweep: SweepDir, name: str) -> None:
             sweep.write_error(name, text)
             terminal.file_log.error("failed: %s", text, exc_info=error)
             terminal.error_line(f"failed: {text} ({run_dir})")
-
-
-def log_to(run_dir: Path, on_console: bool) -> None:
-    """Sends what is logged to RUN_DIR/run.log and, if wanted, to the console, as conf/hydra/job_logging says for single runs."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    shipped = OmegaConf.load(conf_dir() / "hydra" / "job_logging" / "metalearn.yaml")
-    place = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(run_dir.resolve()).replace("${", "\\${")}}})
-    settings: Any = OmegaConf.to_container(OmegaConf.merge(place, shipped), resolve=True)
-    del settings["hydra"]
-    if not on_console:
-        del settings["handlers"]["console"]
-        settings["root"]["handlers"].remove("console")
-    logging.config.dictConfig(settings)
 
 
 def main(sweep_dir: str, name: str) -> int:

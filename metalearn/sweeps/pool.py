@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import metalearn
 from metalearn.report import terminal
+from metalearn.runs.log import log_to
 from metalearn.status import Status
 from metalearn.sweeps import job as worker
 from metalearn.sweeps.directory import SweepDir
@@ -62,7 +63,7 @@ def _one_by_one(sweep: SweepDir, queue: Queue) -> None:
             if sweep.status(name) in (Status.DONE, Status.PRUNED):  # between the queue's look at it and now
                 continue
             begun += 1
-            worker.log_to(sweep.run_dir(name), on_console=True)
+            log_to(sweep.run_dir(name), on_console=True)
             terminal.log.info("job %d of %d: %s", begun, total, name)
             try:
                 worker.run_job(sweep, name)

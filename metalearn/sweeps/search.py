@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from metalearn.errors import UserError
-from metalearn.kinds import kind_of_record
+from metalearn.kinds import CLASSIFICATION, Kind, kind_of_record
 from metalearn.status import Status
 from metalearn.sweeps.directory import Job, SweepDir
 from metalearn.sweeps.queue import Queue
@@ -39,16 +39,23 @@ class Trials(Queue):
 
     Args:
         make: the job of a trial, from its number and the values drawn for it.
+        kind: of the tasks, which says whether the largest or the smallest validation score is the best.
 
     Raises:
         UserError: the study cannot be read; or the first trial would now be configured otherwise, and so would all that follow.
     """
 
-    def __init__(self, sweep: SweepDir, settings: dict[str, Any], make: Callable[[int, dict[str, Any]], Job]) -> None:
+    def __init__(
+        self,
+        sweep: SweepDir,
+        settings: dict[str, Any],
+        make: Callable[[int, dict[str, Any]], Job],
+        kind: Kind = CLASSIFICATION,
+    ) -> None:
         self._sweep, self._settings, self._make = sweep, settings, make
         self._given: set[str] = set()
         with self._alone():
-            self._study = _study(sweep, settings["pruner"])
+            self._study = _study(sweep, settings["pruner"], kind)
             self._check_unchanged()
 
     def __len__(self) -> int:
@@ -140,7 +147,16 @@ def hopeless(sweep: SweepDir, name: str) -> Callable[[int, float], bool]:
     return asked
 
 
-def _study(sweep: SweepDir, pruner: dict[str, Any] | None) -> Any:
+def kind_of_tasks(config: dict[str, Any]) -> Kind:
+    """The kind of the tasks that a configuration's dataset gives."""
+    from metalearn.engine.build import build_dataset
+
+    kind: Kind = getattr(build_dataset(config), "kind", CLASSIFICATION)
+    return kind
+
+
+def _study(sweep: SweepDir, pruner: dict[str, Any] | None, kind: Kind = CLASSIFICATION) -> Any:
+    """The study in the sweep's directory; `kind` counts where there is none yet."""
     library, path = optuna(), sweep.path / "study.db"
     # Not in the URL, where a path's own `?` or `%` would mean something else.
     connect = functools.partial(sqlite3.connect, path, timeout=60, check_same_thread=False)
@@ -151,7 +167,7 @@ def _study(sweep: SweepDir, pruner: dict[str, Any] | None) -> Any:
         return library.create_study(
             storage=storage,
             study_name="search",
-            direction="maximize",
+            direction="maximize" if kind.higher_is_better else "minimize",
             load_if_exists=True,
             pruner=_pruner(library, pruner),
         )

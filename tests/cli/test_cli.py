@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import yaml
 from metalearn import __version__
 from metalearn.cli import main as cli
 from metalearn.cli.main import main
+from metalearn.cli.single import make_directory
 from metalearn.config.files import choices
 from metalearn.errors import UserError
 
@@ -158,7 +160,10 @@ def subprocess_of(code: str, **environment: str) -> subprocess.CompletedProcess[
         ("train task.ways=1", "task.ways=1 is not allowed (int >= 2)"),
         ("train task.ways='5'", "task.ways='5' is not allowed (int >= 2)"),
         ("train train.lr=nan", "train.lr=NaN is not allowed (float > 0)"),
-        ("train train.lr=0 seed=-1", "seed=-1 is not allowed (int >= 0); train.lr=0 is not allowed (float > 0)"),
+        (
+            "train train.lr=0 seed=-1",
+            "seed=-1 is not allowed (int >= 0 < 9223372036854775808); train.lr=0 is not allowed (float > 0)",
+        ),
         ("train train.schedule=linaer", "train.schedule=linaer is not allowed (constant or cosine or linear or step)"),
         ("train train.optimizer=rmsprop", "train.optimizer=rmsprop is not allowed (adam or sgd)"),
         ("train train=5", "train=5 is not allowed (a group of settings)"),
@@ -171,6 +176,46 @@ def subprocess_of(code: str, **environment: str) -> subprocess.CompletedProcess[
         ("train --cfg job algorithm=mamll", "no algorithm named 'mamll'"),
         ("train --cfg job -m", "only one of"),
         ("train --config-dir nowhere", "--config-dir: 'nowhere' is no directory"),
+        ("train --config-dir nowhere --help", "--config-dir: 'nowhere' is no directory"),
+        ("train --steps 5", "no flag named '--steps'; did you mean 'train.steps=...'?"),
+        ("train --dry-run", "no flag named '--dry-run'; --cfg job shows the configuration and runs nothing"),
+        ("train --learning-rate=3", "no flag named '--learning-rate=3'; did you mean 'train.lr=...'?"),
+        ("train epochs=3", "no setting 'epochs'; did you mean 'train.steps'?"),
+        ("train train.seed=3", "no setting 'train.seed'; did you mean 'seed'?"),
+        ("train train.learning_rate=3", "no setting 'train.learning_rate'; did you mean 'train.lr'?"),
+        ("train algorithm=maml algorithm.lr=3", "no setting 'algorithm.lr'; did you mean 'algorithm.inner_lr'?"),
+        ("train experiment=snell2017/omniglot_5w1s dataset.clases=60", "no setting 'dataset.clases'"),
+        ("train dataset=/path/photos", "'dataset=/path/photos': dataset= takes a name, not a path (available: "),
+        ("train dataset=./photos", "'dataset=./photos': dataset= takes a name, not a path (available: "),
+        (
+            "train train.checkpoint_every=10m",
+            "train.checkpoint_every='10m' is not allowed (int >= 1 or minutes, such as 10min)",
+        ),
+        ("train seed=9223372036854775808", "seed=9223372036854775808 is not allowed (int >= 0 < 9223372036854775808)"),
+        ("train eval.seed=99999999999999999999", "eval.seed=99999999999999999999 is not allowed"),
+        ("train dataset.seed=99999999999999999999", "dataset.seed=99999999999999999999 is not allowed"),
+        ("train sweep.seeds=[99999999999999999999]", "seed=99999999999999999999 is not allowed"),
+        # what cannot have an effect
+        ("train -m seed=0,1 hydra.run.dir=x", "'hydra.run.dir=x' has no effect on a sweep: a sweep's directory is"),
+        ("train hydra/launcher=basic", "'hydra/launcher=basic' has no effect on a single run: a sweep needs -m"),
+        ("train hydra.sweep.dir=x", "'hydra.sweep.dir=x' has no effect on a single run: a sweep needs -m"),
+        ("train sweep.jobs=4", "'sweep.jobs=4' has no effect on a single run: a sweep needs -m"),
+        ("train sweep.retry_failed=true", "'sweep.retry_failed=true' has no effect on a single run"),
+        ("train sweep.search.trials=5", "'sweep.search.trials=5' has no effect on a single run"),
+        ("train sweep_name=x", "'sweep_name=x' has no effect on a single run: a sweep needs -m"),
+        ("train hydra.job.chdir=true", "'hydra.job.chdir=true' has no effect on a single run: of Hydra's settings"),
+        ("train -m seed=0,1 sweep.search.trials=5", "'sweep.search.trials=5' has no effect on a sweep: there is no"),
+        # the name of a sweep
+        ("train -m seed=0,1 sweep_name=", "sweep_name='' is not allowed (the name of a directory"),
+        ("train -m seed=0,1 sweep_name=..", "sweep_name='..' is not allowed"),
+        ("train -m seed=0,1 sweep_name=/abs", "sweep_name='/abs' is not allowed"),
+        ("train -m seed=0,1 sweep_name=a/b", "sweep_name='a/b' is not allowed"),
+        ("train -m seed=0,1 sweep_name=null", "sweep_name='None' is not allowed"),
+        ("train -m seed=glob(*)", "'seed=glob(*)' matches no choice"),
+        (
+            "train -m algorithm=maml,protonet algorithm.inner_lr=0.1",
+            "no setting 'algorithm.inner_lr' in job algorithm=protonet; it belongs to algorithm=",
+        ),
         ("train -m task.ways=5,1", "task.ways=1 is not allowed (int >= 2)"),
         ("train -m algorithm=maml,mamll", "no algorithm named 'mamll'"),
         ("train -m seed=0,1 task.way=5", "no setting 'task.way'"),
@@ -189,6 +234,72 @@ def subprocess_of(code: str, **environment: str) -> subprocess.CompletedProcess[
 def test_mistake(command: str, line: str, refused: Refused, runs: Calls) -> None:
     assert refused(command.split()).startswith(line)
     assert runs == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/x/Bücher/om", "/x/My Data (1)", "/x/it's", "/x/a=b", "/x/[x]", "/x/a#b", "/x/a&b", "/x/{y}"]
+)
+def test_a_path_that_hydra_refuses_is_shown_as_it_can_be_written(path: str, refused: Refused, runs: Calls) -> None:
+    line = refused(["train", "dataset=omniglot", f"dataset.root={path}"])
+    said, _, written = line.partition(": a path with such signs needs quotes: ")
+    assert said == f"cannot read 'dataset.root={path}' as key=value"
+    main(["train", "dataset=omniglot", *shlex.split(written), QUIET])
+    assert runs[0][0]["dataset"]["root"] == path
+
+
+@pytest.mark.parametrize("written", ["~/my data", "'~/my data'"])
+def test_home_is_expanded(written: str, runs: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    main(["train", "dataset=omniglot", f"dataset.root={written}", f"hydra.run.dir={written}/run", QUIET] if "'" not in written
+         else ["train", "dataset=omniglot", f"dataset.root={written}", "hydra.run.dir='~/my data/run'", QUIET])  # fmt: skip
+    assert runs[0][0]["dataset"]["root"] == f"{tmp_path}/my data"
+    assert runs[0][1] == tmp_path / "my data" / "run"
+
+
+FILES = {
+    "# @package _global_\nalgorithm: maml\n": "algorithm: maml sets the whole group to a text; a file chooses under defaults: "
+    "- override /algorithm: maml",
+    "# @package _global_\ntask: 5way_5shot\n": "task: 5way_5shot sets the whole group to a text",
+    "# @package _global_\ndefaults:\n  - algorithm: maml\n": "a file of experiment/ chooses 'algorithm: maml' in its defaults: "
+    "it must be written - override /algorithm: maml",
+    "# @package _global_\ndefaults:\n  - /algorithm: maml\n": "algorithm is chosen already",
+    "train:\n  steps: 3\n": "the settings of the experiment's file (train) end up below 'experiment': its first line must be",
+}
+
+
+@pytest.mark.parametrize(("content", "line"), FILES.items())
+def test_a_file_that_says_it_the_wrong_way(
+    content: str, line: str, tmp_path: Path, refused: Refused, runs: Calls
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(content)
+    assert refused(["train", "--config-dir", str(tmp_path), "experiment=mine"]).startswith(line)
+
+
+def test_a_suggestion_is_never_what_was_written(tmp_path: Path, refused: Refused, runs: Calls) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntrain: null\n")
+    line = refused(["train", "--config-dir", str(tmp_path), "experiment=mine", "train.steps=3"])
+    assert "did you mean 'train.steps'" not in line
+    line = refused(["train", "experiment=snell2017/omniglot_5w1s", "dataset.classes=60"])
+    assert "did you mean 'dataset.classes'" not in line
+
+
+def test_the_choices_of_a_config_dir_stand_in_the_help(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "my_own.yaml").write_text("# @package _global_\n")
+    main(["train", "--config-dir", str(tmp_path), "--help"])
+    assert "my_own" in capsys.readouterr().out
+
+
+def test_without_stdout_and_stderr() -> None:
+    command = f"{sys.executable} -m metalearn train --help <&- >&- 2>&-"
+    assert (
+        subprocess.run(
+            ["bash", "-c", command], env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+        ).returncode
+        == 0
+    )
 
 
 def test_bad_yaml_of_the_users_own(tmp_path: Path, refused: Refused) -> None:
@@ -303,7 +414,7 @@ def test_a_directory_that_cannot_be_made(refused: Refused, runs: Calls, empty_di
 
 
 def test_a_default_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
-    made = [cli._make_run_dir(tmp_path / "day" / "time", named=False) for _ in range(3)]
+    made = [make_directory(tmp_path / "day" / "time", named=False) for _ in range(3)]
     assert [path.name for path in made] == ["time", "time-1", "time-2"]
 
 
@@ -350,9 +461,7 @@ def test_a_sweep_may_come_from_a_file(runs: Calls, tmp_path: Path) -> None:
 
 
 def test_worker_processes_know_the_slug_resolver() -> None:
-    code = (
-        "import omegaconf, metalearn.cli.main\nassert omegaconf.OmegaConf.create({'a': '${metalearn.slug:x}'}).a == 'x'"
-    )
+    code = "import omegaconf, metalearn.cli.application\nassert omegaconf.OmegaConf.create({'a': '${metalearn.slug:x}'}).a == 'x'"
     done = subprocess_of(code)
     assert done.returncode == 0, done.stderr
 
@@ -418,6 +527,12 @@ def test_eval_of_a_run_older_than_some_settings_takes_their_defaults(
         ("+task.more=1", "'+task.more=1': eval changes settings"),
         ("~task.ways", "'~task.ways': eval changes settings"),
         ("experiment=x", "'experiment=x': the run is trained"),
+        ("algorithm=protonet", "'algorithm=protonet': the run's algorithm is what was trained"),
+        ("train.lr=3", "'train.lr=3' has no effect on an evaluation (task.*"),
+        ("seed=3", "'seed=3' has no effect on an evaluation; did you mean 'eval.seed'?"),
+        ("task.train.ways=3", "'task.train.ways=3' has no effect on an evaluation"),
+        ("hydra.run.dir=x", "'hydra.run.dir=x' has no effect on an evaluation"),
+        ("sweep_name=x", "'sweep_name=x' has no effect on an evaluation"),
         ("task.ways", "cannot read 'task.ways' as key=value"),
     ],
 )

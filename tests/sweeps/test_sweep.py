@@ -22,14 +22,16 @@ import pytest
 import yaml
 
 from metalearn.cli.main import main
+from metalearn.config.files import slug
 from metalearn.errors import UserError
 from metalearn.sweeps import pool as sweeps
 from metalearn.sweeps import queue
 from metalearn.sweeps import slots as slots_module
-from metalearn.sweeps.ask import _saved_before_requeue
 from metalearn.sweeps.directory import Job, SweepDir
+from metalearn.sweeps.launchers import _saved_before_requeue
 from metalearn.sweeps.pool import run_jobs
 from metalearn.sweeps.slots import Slot, slots
+from metalearn.sweeps.space import trial_text
 from metalearn.sweeps.summary import job_rows, seed_rows, write_summary
 from tests import fake_run
 from tests.fake_run import CRASHES, EXITS, FAILS, FAILS_SILENTLY, HANGS, INTERRUPTED, KILLED, calls
@@ -119,7 +121,71 @@ def test_seeds_alone_are_a_sweep_without_m() -> None:
 
 def test_m_alone_is_a_sweep_of_one() -> None:
     main(["train", "-m", "seed=4", "sweep_name=mine"])
+    main(["train", "-m", "seed=5", "sweep_name=mine"])
+    main(["train", "-m", "seed=6,7", "sweep_name=mine"])
+    assert names() == ["seed=4", "seed=5", "seed=6", "seed=7"]
+
+
+def test_the_job_of_an_older_sweep_of_one_keeps_its_name() -> None:
+    main(["train", "-m", "seed=4", "sweep_name=mine"])
+    folder = Path("outputs/multirun/mine")
+    config = SweepDir(folder).config("seed=4")
+    shutil.rmtree(folder)
+    SweepDir(folder).store([Job("default", {}, config)], "metalearn train -m seed=4 sweep_name=mine")
+    main(["train", "-m", "seed=4", "sweep_name=mine"])
     assert names() == ["default"]
+    main(["train", "-m", "seed=5", "sweep_name=mine"])
+    assert names() == ["default", "seed=5"]
+
+
+def test_a_glob_takes_the_choices_of_a_group() -> None:
+    main(["train", "-m", "algorithm=glob(proto*)", "seed=0", "sweep_name=mine"])
+    assert names() == ["algorithm=protonet"]
+
+
+def test_a_table_with_cut_names_has_a_column_for_each_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    long = [
+        "backbone.filters=8,16",
+        "train.schedule=constant",
+        "train.augment.degrees=1.5,2.5",
+        "train.augment.translate=0.1,0.2",
+    ]
+    main(["train", "-m", *long, "sweep.seeds=1", "sweep_name=mine"])
+    head = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("backbone.filters"))
+    assert head.split()[:5] == [
+        "backbone.filters",
+        "train.augment.degrees",
+        "train.augment.translate",
+        "seed",
+        "status",
+    ]
+    text = (Path("outputs/multirun/mine") / "summary.md").read_text()
+    assert (
+        "| run | backbone.filters | train.augment.degrees | train.augment.translate | seed | status | accuracy |"
+        in text
+    )
+
+
+def test_a_large_number_in_a_name_keeps_its_exponent() -> None:
+    assert trial_text(0, {"train.lr": 3.43e30}).endswith("=3.43e+30")
+    assert slug("trial=0-train.lr=3.43e+30") == "trial=0-train.lr=3.43e30"
+
+
+def test_a_regression_is_summed_up_by_its_error() -> None:
+    sweep = stored(0, 1)
+    for name, mse in (("seed=0", 0.5), ("seed=1", 0.25)):
+        sweep.run_dir(name).mkdir()
+        record = {
+            "status": "done",
+            "val": {"mse": mse},
+            "test": {"mse": mse, "ci95": 0.01},
+            "train": {"steps": 1, "seconds": 1.0},
+        }
+        (sweep.run_dir(name) / "results.json").write_text(json.dumps(record))
+    rows = write_summary(sweep)
+    assert [row["mse"] for row in rows] == [0.5, 0.25]
+    assert "| [seed=0](seed=0) | done | 0.5000 ± 0.0100 | 0:01 |  |" in (sweep.path / "summary.md").read_text()
+    assert "mse,ci95,std,seeds,val_mse" in (sweep.path / "summary.csv").read_text()
 
 
 def test_strange_values_give_safe_names_and_arrive_whole(elsewhere: Path) -> None:
@@ -492,8 +558,7 @@ def test_twenty_simultaneous_starts_make_twenty_directories(elsewhere: Path) -> 
 REAL = """
 import inspect, shutil, sys
 from metalearn.runs import run as module
-from metalearn.cli import main
-from metalearn.cli_sweep import _saved_before_requeue
+from metalearn.cli.main import main
 real = module.run
 def run(config, run_dir, resume=False):
     if resume:

@@ -1,0 +1,38 @@
+"""Hydra's own application: --cfg, --info, shell completion, and sweeps by a plugin of Hydra's (hydra/sweeper=...).
+
+Everything else is composed and run without it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from metalearn.cli.arguments import Explanation
+from metalearn.cli.single import run_and_report
+
+# Composer: a launcher's worker process imports this module to find `job`, and resolves the name of the job's directory with its resolver.
+from metalearn.compose.composer import explained, without_what_is_no_runs
+from metalearn.config.files import conf_dir
+
+
+def call_hydra(argv: list[str]) -> None:
+    """Hands the words to Hydra's application."""
+    sys.argv = ["metalearn", *argv]
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(job)()
+
+
+def explain(wanted: Explanation) -> None:
+    """Shows the configuration, or how it was composed."""
+    with explained(wanted.overrides, wanted.where.config_dir, wanted.where.config_name):
+        call_hydra([*wanted.flags, *wanted.overrides])
+
+
+def job(cfg: DictConfig) -> dict[str, Any]:
+    """One run in the directory that Hydra made for it; launchers call it, perhaps in another process."""
+    return run_and_report(without_what_is_no_runs(cfg), Path(HydraConfig.get().runtime.output_dir))

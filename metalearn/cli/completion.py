@@ -1,0 +1,50 @@
+"""Shell completion: `metalearn -sc install=SHELL`, and what the shell asks at every Tab."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from metalearn.errors import UserError
+
+
+def shell_completion(arguments: list[str], commands: list[str]) -> None:
+    """`query=SHELL` is what the shell runs at every Tab, the line so far in COMP_LINE; `install=` prints its script."""
+    request, _, shell = (arguments or [""])[0].partition("=")
+    if request not in ("install", "uninstall", "query") or shell not in ("bash", "zsh", "fish"):
+        raise UserError("-sc takes install=SHELL or uninstall=SHELL, SHELL being bash, zsh or fish")
+    if request != "query":
+        return _call_hydra(["-sc", *arguments])
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split() if line.endswith(" ") else line.split()[:-1]
+    current = "" if line.endswith(" ") else (line.split() or [""])[-1]
+    if len(words) < 2:
+        # The word before the cursor is the program itself in `metalearn` without a blank: offer the commands.
+        return print("\n".join(name for name in commands if not words or name.startswith(current)))
+    command, given = words[1], words[2:]
+    if (command == "eval" and not given) or given[-1:] == [{"reproduce": "--run", "train": "--resume"}.get(command)]:
+        return print("\n".join(f"{path}/" for path in sorted(Path().glob(f"{current}*")) if path.is_dir()))
+    if command not in commands or current.startswith("-"):
+        return None
+    if command == "bench":
+        from metalearn.bench import BENCHMARKS
+
+        return print("\n".join(name for name in BENCHMARKS if name.startswith(current)))
+    if command == "reproduce":
+        if not given:
+            from metalearn.config.files import choices
+
+            return print("\n".join(name for name in choices("experiment") if name.startswith(current)))
+        given = [f"experiment={given[0]}", *(word for word in given[1:] if "=" in word)]
+    from metalearn.compose.mistakes import MISTAKES
+
+    os.environ["COMP_LINE"] = " ".join(["metalearn", *(given[1:] if command == "eval" else given), current])
+    with contextlib.suppress(*MISTAKES):  # a line that cannot be read yet has no completions
+        return _call_hydra(["-sc", *arguments])
+
+
+def _call_hydra(argv: list[str]) -> None:
+    from metalearn.cli.application import call_hydra
+
+    call_hydra(argv)
