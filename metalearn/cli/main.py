@@ -18,7 +18,6 @@ from metalearn.cli.completion import shell_completion
 from metalearn.cli.plugins import without_plugins
 from metalearn.errors import Interrupted, RunFailed, UserError, nearest, one_line
 
-
 DEBUG = "METALEARN_DEBUG"  # environment variable
 
 

@@ -6,12 +6,9 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from metalearn.errors import RunFailed, UserError
-
-if TYPE_CHECKING:
-    from metalearn.cli.arguments import Resumption
 
 
 @dataclass(frozen=True)
@@ -36,26 +33,6 @@ def start(wanted: SingleRun) -> Path | None:
     log_to(run_dir, settings=wanted.logging)
     run_and_report(wanted.config, run_dir)
     return run_dir
-
-
-def resume(wanted: Resumption) -> None:
-    """Resumes a run under its own configuration."""
-    from metalearn.cli.evaluate import saved_config
-    from metalearn.compose.composer import composer, explained
-    from metalearn.runs.directory import is_done, read_results
-
-    run_dir, config_dir = wanted.run_dir, wanted.where.config_dir
-    saved = saved_config(run_dir)
-    with explained(wanted.overrides, config_dir, None), composer(config_dir) as composing:
-        config = composing.resumption(saved, wanted.overrides, f"'{run_dir}'")
-    if is_done(run_dir) and read_results(run_dir)["train"]["steps"] == config["train"]["steps"]:
-        return print(f"'{run_dir}' is done: nothing is left to do (metalearn eval tests it again)")
-    preflight([config])
-    from metalearn.runs.log import log_to
-
-    if is_first_rank():
-        log_to(run_dir)
-    run_and_report(config, run_dir, resume=True)
 
 
 def preflight(configs: Iterable[dict[str, Any]]) -> None:

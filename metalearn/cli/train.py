@@ -27,7 +27,9 @@ def train(argv: list[str]) -> None:
     """One run, a sweep, or the configuration of one."""
     match understood(argv):
         case Resumption() as wanted:
-            single.resume(wanted)
+            from metalearn.cli.resume import resume
+
+            resume(wanted)
         case Explanation() as wanted:
             from metalearn.cli.application import explain
 
