@@ -39,9 +39,14 @@ def _choices_help(argv: list[str], *groups: str) -> str:
         raise UserError(f"--config-dir: '{own}' is no directory")
 
     def wrapped(group: str) -> str:
-        here = set() if own is None else {
-            file.relative_to(Path(own) / group).with_suffix("").as_posix() for file in (Path(own) / group).rglob("*.yaml")
-        }
+        here = (
+            set()
+            if own is None
+            else {
+                file.relative_to(Path(own) / group).with_suffix("").as_posix()
+                for file in (Path(own) / group).rglob("*.yaml")
+            }
+        )
         names = ", ".join(sorted({*choices(group), *here})) or "(none)"
         return textwrap.fill(names, 115, initial_indent=f"  {group + '=':13}", subsequent_indent=" " * 15)
 
