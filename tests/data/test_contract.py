@@ -1,0 +1,140 @@
+"""What every data set owes, for each YAML in conf/dataset: a new file is tested the moment it exists."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metalearn.config.files import choices
+from metalearn.data.base import Dataset
+from metalearn.data.classes import SPLITS
+from metalearn.engine.build import build_dataset, check_tasks
+from metalearn.errors import UserError
+from metalearn.kinds import KINDS
+from metalearn.tasks import TaskBatch, TaskShape
+from tests.compose import compose
+
+CPU = torch.device("cpu")
+# Sizes that make a data set small, where it has such settings.
+SMALLER = {"classes": 60, "val_classes": 10, "test_classes": 20, "download": False}
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """With an algorithm for the data set's kind: those with an inner loop learn every kind."""
+    config = compose(f"dataset={name}", "algorithm=maml")
+    config["dataset"] |= {key: value for key, value in SMALLER.items() if key in config["dataset"]}
+    return config
+
+
+@pytest.fixture(params=choices("dataset"))
+def config(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return config_of(request.param)
+
+
+@pytest.fixture
+def dataset(config: dict[str, Any]) -> Dataset:
+    try:
+        return build_dataset(config)
+    except UserError as error:
+        if "root" not in config["dataset"]:
+            raise
+        pytest.skip(f"its files are not here: {error}")
+
+
+def shape_of(config: dict[str, Any]) -> TaskShape:
+    return TaskShape.of(config["task"])
+
+
+def tensors(tasks: TaskBatch) -> list[torch.Tensor]:
+    return [tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y, tasks.classes]
+
+
+def test_it_says_what_it_is(dataset: Dataset, config: dict[str, Any]) -> None:
+    assert dataset.name == config["names"]["dataset"]
+    assert dataset.kind in KINDS.values()
+    assert dataset.split.name
+    assert len(dataset.split.sha256) == 64
+    for split in SPLITS:
+        source = dataset.source(split, 0, CPU)
+        assert (source.name, source.kind, source.split) == (dataset.name, dataset.kind, split)
+        assert source.classes == dataset.classes(split)
+
+
+def test_its_own_task_fits_every_split(dataset: Dataset, config: dict[str, Any]) -> None:
+    check_tasks(dataset, config["task"], *SPLITS)
+
+
+def test_tasks_have_the_shapes_that_were_asked_for(dataset: Dataset, config: dict[str, Any]) -> None:
+    shape = shape_of(config)._replace(shots=2, queries=3)
+    tasks = dataset.source("train", 0, CPU).tasks(0, 4, shape)
+    assert tasks.support.x.shape == (4, shape.ways * 2, *dataset.input_shape)
+    assert tasks.query.x.shape == (4, shape.ways * 3, *dataset.input_shape)
+    assert tasks.query.y.shape[:2] == (4, shape.ways * 3)
+    assert tasks.classes.shape == (4, shape.ways)
+    assert tasks.support.x.dtype == torch.float32
+    assert tasks.support.ways == shape.ways
+    outputs = torch.zeros(4, shape.ways * 3, shape.ways)
+    assert dataset.kind.loss(outputs, tasks.query.y).shape == (4,)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_task_is_a_function_of_seed_split_and_number(dataset: Dataset, config: dict[str, Any], split: str) -> None:
+    shape = shape_of(config)
+    whole = dataset.source(split, 5, CPU).tasks(3, 6, shape)
+    again = dataset.source(split, 5, CPU)
+    again.tasks(0, 2, shape)  # nothing is remembered from one call to the next
+    for number in reversed(range(6)):
+        for part, of_all in zip(tensors(again.tasks(3 + number, 1, shape)), tensors(whole), strict=True):
+            assert torch.equal(part[0], of_all[number])
+    other = dataset.source(split, 6, CPU).tasks(3, 6, shape)
+    assert not torch.equal(other.query.x, whole.query.x)
+
+
+def test_splits_share_no_class_and_no_task(dataset: Dataset, config: dict[str, Any]) -> None:
+    for one, other in itertools.combinations(SPLITS, 2):
+        classes = [{class_.upright for class_ in dataset.classes(split)} for split in (one, other)]
+        assert not classes[0] & classes[1]
+        tasks = [dataset.source(split, 0, CPU).tasks(0, 4, shape_of(config)).query.x for split in (one, other)]
+        assert not torch.equal(*tasks)
+
+
+def test_the_hash_of_a_split_is_the_same_in_another_process(config: dict[str, Any], dataset: Dataset) -> None:
+    """Python's own hashes and the order of its sets differ from process to process."""
+    program = """
+import json, sys
+from metalearn.engine.build import build_dataset
+print(build_dataset(json.loads(sys.argv[1])).split.sha256)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(config)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert run.stdout.strip() == dataset.split.sha256
+
+
+def test_impossible_tasks_are_refused_in_one_line(dataset: Dataset, config: dict[str, Any]) -> None:
+    for shape in (shape_of(config)._replace(ways=10**6), shape_of(config)._replace(ways=0)):
+        with pytest.raises(UserError) as error:
+            dataset.check("test", shape)
+        assert "\n" not in str(error.value)
+        assert str(shape.ways) in str(error.value)
+
+
+@pytest.mark.parametrize("name", choices("dataset"))
+def test_a_hostile_root_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    config = config_of(name)
+    if "root" not in config["dataset"]:
+        pytest.skip("it has no files")
+    (tmp_path / "file").write_text("<html>not found</html>")
+    (tmp_path / "empty").mkdir()
+    for root in (tmp_path / "file", tmp_path / "empty", tmp_path / "nowhere", Path("/dev/null")):
+        with pytest.raises(UserError, match=r"dataset\.root") as error:
+            build_dataset(config | {"dataset": config["dataset"] | {"root": str(root)}})
+        assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
