@@ -51,7 +51,7 @@ def build(
     if not ((inspect.isclass(made) or inspect.isfunction(made)) and f"{made.__module__}.".startswith(f"{home}.")):
         raise refused
     comes_back = made if inspect.isclass(made) else get_type_hints(made).get("return")
-    if not (inspect.isclass(comes_back) and issubclass(comes_back, made_of)):
+    if not (inspect.isclass(comes_back) and issubclass(comes_back, made_of)) or inspect.isabstract(made):
         raise refused
     check(made)
     signature = inspect.signature(made)

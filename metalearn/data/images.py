@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -51,6 +51,26 @@ class ImageClasses(Dataset):
         turns = self.rotations[split]
         names = self.split.classes[split]
         return tuple(ClassId(self.name, name, r * 360 // turns) for r in range(turns) for name in names)
+
+    def without_small_classes(self, least: int) -> ImageClasses:
+        """The same data set without the classes of fewer than `least` images (`dataset.min_images`); its split says so in its name.
+
+        Raises:
+            UserError: a split is left without a class.
+        """
+        small = {name for name, count in zip(self.class_names, self.images.counts, strict=True) if count < least}
+        kept = {
+            split: tuple(name for name in names if name not in small) for split, names in self.split.classes.items()
+        }
+        if kept == self.split.classes:
+            return self
+        for split, names in kept.items():
+            if not names:
+                most = max(int(count) for count in self.images.counts[self.numbers(split)])
+                raise UserError(
+                    f"dataset.min_images={least} leaves no class in the {split} split of {self.name} (at most {most} does)"
+                )
+        return replace(self, split=ClassSplit(f"{self.split.name}-min{least}", kept))
 
     def source(
         self, split: str, seed: int, device: torch.device, augment: Mapping[str, float] | None = None

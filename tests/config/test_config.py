@@ -247,6 +247,7 @@ def test_build_calls_what_is_named() -> None:
         "metalearn.data.sets.glyphs.ImageClasses",
         "metalearn.data.classes.SPLITS",
         "metalearn.data.classes.ClassSplit",
+        "metalearn.data.base.Dataset",
         "metalearn.database.load",
         "metalearn",
         "metalearn.",

@@ -198,3 +198,20 @@ def test_pixels_are_unit_floats(source: Callable[..., TaskSource]) -> None:
     x = source().tasks(0, 4, TaskShape(5, 1, 2)).support.x
     assert x.dtype == torch.float32
     assert 0 <= float(x.min()) < float(x.max()) <= 1
+
+
+def test_small_classes_can_be_left_out() -> None:
+    dataset = numbered(counts=[4, 9, 5, 9, 6, 9] + [IMAGES] * 6)
+    kept = dataset.without_small_classes(6)
+    assert kept.split.classes["train"] == ("c01", "c03", "c04", "c05")
+    assert kept.split.classes["test"] == dataset.split.classes["test"]
+    assert kept.split.name == "fixed-min6"
+    assert kept.split.sha256 != dataset.split.sha256
+    kept.check("train", TaskShape(4, 1, 5))
+    batch = kept.source("train", 0, CPU).tasks(0, 20, TaskShape(3, 1, 5))
+    assert set(identities(batch)[0][..., 0].flatten()) == {1, 3, 4, 5}
+    assert dataset.without_small_classes(4) is dataset
+    with pytest.raises(
+        UserError, match=r"dataset\.min_images=10 leaves no class in the train split of numbered \(at most 9 does\)"
+    ):
+        dataset.without_small_classes(10)

@@ -52,6 +52,7 @@ def load(
     size: int,
     resize: str,
     rotations: dict[str, int],
+    min_images: int = 1,  # runs of version 0.1.0 do not know it
 ) -> ImageClasses:
     """Omniglot: 20 images [1, size, size] of each class, 255 = ink, classes named `Alphabet/characterNN`.
 
@@ -64,13 +65,9 @@ def load(
     parts = _find_parts(folder)
     key = f"{size}-{resize}-v{CONVERSION}-{_fingerprint(parts)}"
     stored = load_or_make("omniglot", key, lambda: _convert(parts, size, resize))
-    return ImageClasses(
-        "omniglot",
-        stored.images,
-        stored.class_names,
-        _split(stored.class_names, split, split_seed),
-        rotations,
-    )
+    chosen = _split(stored.class_names, split, split_seed)
+    whole = ImageClasses("omniglot", stored.images, stored.class_names, chosen, rotations)
+    return whole.without_small_classes(min_images)
 
 
 def _folder(root: str | None) -> Path:
