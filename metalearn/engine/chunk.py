@@ -22,6 +22,7 @@ from metalearn.tasks import TaskBatch
 log = logging.getLogger("metalearn")
 
 _ROUNDS = 3  # timed passes for each candidate; the fastest counts, as noise only ever adds
+_SECONDS = 5.0  # after which no further round is begun
 _HOPELESS = 1.5  # times the fastest: no further pass will make up for that
 
 MetaGradient = Callable[[Algorithm, TaskBatch, int, str], object]
@@ -35,12 +36,13 @@ def choose_task_chunk(
     A measured choice is remembered in the cache directory and taken again: sums of another grouping differ in rounding, so two runs with one
     seed are equal to the bit only if they cut their batches alike.
     """
-    most = min(tasks.tasks, _fitting(algorithm, tasks, config["precision"], meta_gradient))
     asked = config["train"]["task_chunk"]
     if asked != "auto":
         return min(int(asked), tasks.tasks)
     if tasks.tasks == 1:
         return 1
+    log.info("choosing train.task_chunk: how many of %d tasks share a backward pass", tasks.tasks)
+    most = min(tasks.tasks, _fitting(algorithm, tasks, config["precision"], meta_gradient))
     file = cache_dir() / "task_chunk" / f"{_setting(config, tasks)}.json"
     if (remembered := _read(file, tasks.tasks)) is not None:
         return remembered
@@ -75,12 +77,12 @@ def _measure(
 ) -> dict[int, float]:
     """Seconds of one meta-gradient for each size, on a copy, so that running statistics and gradients stay untouched.
 
-    A size that runs out of memory, and those above it, take for ever.
+    A size that runs out of memory, and those above it, get infinity. Where the passes take longer than `_SECONDS`, fewer of them have to do.
     """
     trial = copy.deepcopy(algorithm).train()
     device = tasks.classes.device
     seconds = dict.fromkeys(sizes, float("inf"))
-    fitting = list(sizes)
+    fitting, begun = list(sizes), time.perf_counter()
     for timed in range(_ROUNDS + 1):
         for size in list(fitting):
             _wait(device)
@@ -95,9 +97,12 @@ def _measure(
                 seconds |= {larger: float("inf") for larger in sizes if larger >= size}
                 trial.zero_grad(set_to_none=True)
                 break
-            if timed:  # the first round warms up
-                seconds[size] = min(seconds[size], time.perf_counter() - started)
+            taken = time.perf_counter() - started
+            # The first round warms up; it counts where there is no second one.
+            seconds[size] = taken if timed <= 1 else min(seconds[size], taken)
             trial.zero_grad(set_to_none=True)
+        if time.perf_counter() - begun > _SECONDS:
+            break
         if timed:
             fitting = [size for size in fitting if seconds[size] <= _HOPELESS * min(seconds.values())]
     return seconds

@@ -28,7 +28,9 @@ from metalearn.report import terminal
 from metalearn.report.progress import Progress, TaskProgress
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
+from metalearn.runs.evaluation import refuse_seen_classes
 from metalearn.runs.hparams import hparams
+from metalearn.runs.initial import read_initial, start_from
 from metalearn.runs.resume import refuse_changes
 from metalearn.runs.tracking import Tracker
 from metalearn.runs.training import Listener, ShouldPrune, train
@@ -53,6 +55,10 @@ def preflight(config: dict[str, Any]) -> None:
     check_tasks(dataset, config["task"], "train", "val", "test")
     if settings.eval.transductive is not None:
         algorithm.set_transductive(settings.eval.transductive)
+    if settings.train.init is not None:
+        earlier = read_initial(settings.train.init)
+        start_from(algorithm, earlier, settings.train.init)
+        refuse_seen_classes(earlier["train_classes"], tuple(map(str, dataset.classes("test"))))
 
 
 @dataclass
@@ -190,7 +196,7 @@ def _iterate(
     train_tasks = parts.source("train")
     keeper = checkpoint.Keeper(
         attempt.run_dir,
-        {"config": attempt.config, "train_classes": list(train_tasks.class_names)},
+        {"config": attempt.config, "train_classes": _trained_classes(attempt, parts, train_tasks.class_names)},
         parts.settings.train.checkpoint_every,
         writes=attempt.ranks.first,
         before_saving=before_saving,
@@ -208,6 +214,18 @@ def _iterate(
     if attempt.state is not None:
         loop.load_state_dict(attempt.state)
     train(loop, keeper, attempt.interrupts, listeners, should_prune)
+
+
+def _trained_classes(attempt: _Attempt, parts: Parts, classes: tuple[str, ...]) -> list[str]:
+    """The training classes and, with `train.init`, from whose weights this starts, those of the earlier run."""
+    init = parts.settings.train.init
+    if attempt.state is not None:
+        return list(dict.fromkeys([*classes, *attempt.state["train_classes"]]))
+    if init is None:
+        return list(classes)
+    earlier = read_initial(init)
+    log.info("%s", start_from(parts.algorithm, earlier, init))
+    return list(dict.fromkeys([*classes, *earlier["train_classes"]]))
 
 
 def _assembled(config: dict[str, Any]) -> Parts:

@@ -34,6 +34,31 @@ def test_a_number_is_taken_as_it_is(easy: ImageClasses, source: Source, empty_ca
     assert choose_task_chunk(config, algorithm, source().tasks(0, 2, TaskShape(5, 1, 5)), meta_gradient) == 2
     assert not list(empty_cache.iterdir())
 
+    def must_not_measure(*_: object) -> None:
+        pytest.fail("a number needs no measurement, of the memory neither")
+
+    assert choose_task_chunk(config, algorithm, source().tasks(0, 8, TaskShape(5, 1, 5)), must_not_measure) == 3
+
+
+def test_slow_steps_are_measured_once(
+    easy: ImageClasses, source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import time
+
+    config = compose("algorithm=protonet", *SMALL)
+    algorithm, tasks, tried = build_algorithm(config, easy), source().tasks(0, 6, TaskShape(5, 1, 5)), []
+
+    def slow(_: object, batch: TaskBatch, size: int, precision: str) -> None:
+        if batch.tasks > 1:
+            tried.append(size)
+        time.sleep(0.01 if size == 4 else 0.02)
+
+    monkeypatch.setattr(task_chunk, "_SECONDS", 0.01)
+    with caplog.at_level("INFO", "metalearn"):
+        assert choose_task_chunk(config, algorithm, tasks, slow) == 4
+    assert tried == [1, 4, 6]
+    assert caplog.records[0].message.startswith("choosing train.task_chunk")
+
 
 def test_measured_once_and_changing_nothing(
     easy: ImageClasses, source: Source, empty_cache: Path, monkeypatch: pytest.MonkeyPatch

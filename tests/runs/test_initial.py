@@ -1,0 +1,67 @@
+"""`train.init`: what is taken of an earlier run, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metalearn.engine.build import build_algorithm, build_dataset
+from metalearn.errors import UserError
+from metalearn.runs import checkpoint
+from metalearn.runs.initial import read_initial, start_from
+from metalearn.runs.run import preflight, run
+from tests.compose import compose
+from tests.runs.test_resume import CPU, TINY
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("earlier")
+    run(compose(*TINY, "train.steps=2"), run_dir)
+    return run_dir
+
+
+def fresh(*overrides: str) -> Any:
+    config = compose(*TINY, *overrides)
+    return build_algorithm(config, build_dataset(config))
+
+
+def test_the_same_learner_takes_everything(earlier: Path) -> None:
+    state, algorithm = read_initial(str(earlier)), fresh("seed=5")
+    line = start_from(algorithm, state, "there")
+    assert line == f"train.init: {len(state['model'])} of {len(state['model'])} tensors from there"
+    assert all(torch.equal(state["model"][name], value) for name, value in algorithm.state_dict().items())
+
+
+def test_another_learner_takes_the_backbone(earlier: Path) -> None:
+    state, algorithm = read_initial(str(earlier / "last.pt")), fresh("algorithm=maml", "backbone.running_stats=false")
+    line = start_from(algorithm, state, "there")
+    assert "not found there" in line
+    weights = {
+        name: value for name, value in algorithm.state_dict().items() if name.endswith("backbone.blocks.0.weight")
+    }
+    for name, value in weights.items():
+        assert torch.equal(value, state["model"][name[name.find("backbone.") :]])
+
+
+def test_what_cannot_serve_is_refused(earlier: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.init=.*nothing: no checkpoint"):
+        read_initial(str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match=r"train\.init=there: no weight there has the name and shape"):
+        start_from(fresh("backbone=mlp"), {"model": {"other": torch.zeros(3)}}, "there")
+    config = compose(*TINY)
+    tested = [str(class_) for class_ in build_dataset(config).classes("test")]
+    checkpoint.save(tmp_path / "leak.pt", read_initial(str(earlier)) | {"train_classes": tested[:2]})
+    config["train"]["init"] = str(tmp_path / "leak.pt")
+    with pytest.raises(UserError, match="2 of these test classes were training classes"):
+        preflight(config)
+
+
+def test_the_earlier_runs_classes_count_as_trained_on(earlier: Path, tmp_path: Path) -> None:
+    run(compose(*TINY, "train.steps=2", f"train.init={earlier}", "seed=3"), tmp_path)
+    before, after = (checkpoint.load(where / "last.pt", CPU) for where in (earlier, tmp_path))
+    assert set(before["train_classes"]) <= set(after["train_classes"])
+    assert "train.init: " not in str(after["model"].keys())
