@@ -5,7 +5,7 @@
       train.meta_batch_size: 16
 
 A wish replaces the default of a setting. Where the chosen part has no such setting, the wish is ignored: a backbone without normalisation has
-no `running_stats`. A later group's wish wins over an earlier one's (dataset, task, backbone, algorithm). What an experiment, a sweep or the
+no `running_stats`. A later group's wish wins over an earlier one's (task, backbone, dataset, algorithm). What an experiment, a sweep or the
 command line states wins over every wish. No configuration keeps `prefers`.
 """
 

@@ -311,13 +311,16 @@ def _train_record(outcome: Outcome, config: dict[str, Any], device: torch.device
 
 def _describe(config: dict[str, Any], parts: Parts) -> str:
     task, parameters = config["task"], sum(p.numel() for p in parts.algorithm.parameters())
-    classes = len(parts.dataset.classes("train"))
-    train_task = task["train"]
+    classes, train_task = len(parts.dataset.classes("train")), task["train"]
+    origin = f"{classes} classes of {config['names']['dataset']}" if classes else config["names"]["dataset"]
+
+    def ways(shape: dict[str, Any]) -> str:
+        return f"{shape['ways']}-way, " if classes else ""
+
     return (
         f"{config['names']['algorithm']} with {config['names']['backbone']} ({parameters:,} parameters) on {parts.device}; train: "
-        f"{train_task['ways']}-way, {train_task['shots']} support + {train_task['queries']} query per class, from "
-        f"{classes} classes of {config['names']['dataset']}, {config['train']['meta_batch_size']} tasks a step; "
-        f"test: {task['ways']}-way, {task['shots']} + {task['queries']}"
+        f"{ways(train_task)}{train_task['shots']} support + {train_task['queries']} query {'per class, ' if classes else ''}from "
+        f"{origin}, {config['train']['meta_batch_size']} tasks a step; test: {ways(task)}{task['shots']} + {task['queries']}"
     )
 
 
