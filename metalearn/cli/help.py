@@ -20,12 +20,12 @@ usage: metalearn COMMAND [key=value ...]
 
 {commands}
 
-  metalearn train                                            the defaults: a minute, no download
+  metalearn train                                            the defaults: 1 to 2 minutes, no download
   metalearn train algorithm=maml dataset=omniglot task=20way_1shot
   metalearn train -m algorithm=maml,protonet seed=0,1,2      a sweep: every combination
   metalearn train --resume RUN_DIR                           resumes a run that was stopped or killed
-  metalearn eval RUN_DIR task.ways=20                        another test condition, same checkpoint
-  metalearn reproduce snell2017/omniglot_5w1s                a paper's protocol, beside the paper's numbers
+  metalearn eval RUN_DIR task.ways=20                        tests the run under another condition
+  metalearn reproduce snell2017/omniglot_5w1s                trains as a paper did, compares with its numbers
 
 metalearn COMMAND --help says more. Completion: eval "$(metalearn -sc install=bash)\""""
 
@@ -67,22 +67,22 @@ usage: metalearn train [-m] [key=value ...]
 choices:
 {_choices_help(argv, "algorithm", "backbone", "dataset", "task", "experiment", "sweep")}
 
-settings (metalearn train --cfg job shows all, with the choices you give):
+settings (metalearn train --cfg job shows all of them for your choices):
   seed device precision             device=auto|cpu|cuda, precision=fp32|tf32|bf16
   task.ways task.shots task.queries the test tasks; task.train.ways ... for other training tasks
   train.steps train.meta_batch_size train.lr train.val_every train.checkpoint_every
   eval.tasks eval.transductive
-  algorithm.* backbone.* dataset.*  what the chosen part has
-  hydra.run.dir sweep_name          the run's directory; a sweep goes to outputs/multirun/SWEEP_NAME, and the same
-                                    command runs there what is missing, interrupted or (sweep.retry_failed=true) failed
+  algorithm.* backbone.* dataset.*  the settings of the chosen algorithm, backbone and data set
+  hydra.run.dir sweep_name          the run's directory; a sweep is written to outputs/multirun/SWEEP_NAME. The same command
+                                    runs its missing and interrupted jobs, with sweep.retry_failed=true failed ones too
   sweep=FILE sweep.seeds=3          a sweep from a file; each job with seeds 0, 1, 2, or sweep.seeds=[3,7]
-  sweep.search.trials               of a file that says what to search: how many trials
+  sweep.search.trials               for a sweep file with a search: the number of trials
   sweep.jobs sweep.jobs_per_gpu     jobs at once on this machine; hydra/launcher=slurm, ray_cluster: elsewhere
 
 flags:
   --resume RUN_DIR      resume a run that was stopped, killed or failed, in its directory, from its newest intact
-                        checkpoint; may change train.steps (train.schedule=constant or step), train.checkpoint_every,
-                        device, dataset.root, dataset.download
+                        checkpoint; you may change train.steps (if train.schedule is constant or step),
+                        train.checkpoint_every, device, dataset.root, dataset.download
   -m, --multirun        one run for every combination of the values a,b,c
   --config-dir DIR      your own YAML files, in DIR/algorithm, DIR/experiment, ...
   --plugins A,B         packages of your own whose algorithms, backbones and datasets may be used (docs/extending.md)
@@ -97,7 +97,7 @@ def eval_help(argv: list[str]) -> str:
     return f"""\
 usage: metalearn eval RUN_DIR [key=value ...]
 
-Evaluates the run's checkpoint on test tasks, under the run's own configuration changed by what you give.
+Tests the run's checkpoint on test tasks. The configuration is the run's own, with the settings that you give changed.
 
   metalearn eval RUN_DIR task.ways=20 task.shots=5
   metalearn eval RUN_DIR task=20way_1shot eval.tasks=2000
@@ -108,7 +108,7 @@ choices:
 
 settings:
   task.ways task.shots task.queries eval.tasks eval.seed eval.checkpoint eval.transductive device
-  algorithm.*                       those of the evaluation, such as algorithm.test_inner_steps
+  algorithm.*                       settings of the evaluation, such as algorithm.test_inner_steps
 
 flags:
   --config-dir DIR                  your own YAML files, as for metalearn train"""
@@ -120,21 +120,21 @@ def reproduce_help(argv: list[str]) -> str:
 usage: metalearn reproduce EXPERIMENT [key=value ...]
        metalearn reproduce EXPERIMENT --run RUN_DIR [key=value ...]
 
-Trains the experiment as `metalearn train experiment=EXPERIMENT` would, tests it in every way that its paper does, and
-prints the paper's numbers beside ours, with difference, band that counts as reproduced, and the known differences of
-protocol. Writes reproduction.json into the run directory. With --run, takes a finished run of the experiment instead.
+Trains the experiment like `metalearn train experiment=EXPERIMENT` and tests it in every way that its paper does. Prints
+the paper's numbers beside ours: the difference, the band that counts as reproduced, and the known differences from the
+paper's protocol. Writes reproduction.json into the run directory. --run compares a finished run and trains nothing.
 
   metalearn reproduce short/protonet_omniglot_5w1s
   metalearn reproduce snell2017/omniglot_20w5s seed=1 device=cuda
   metalearn reproduce nichol2018/omniglot_5w1s --run RUN_DIR eval.tasks=2000
 
-Settings may be changed; the outcome then says that it is not the experiment's protocol. A number below the band is an
-outcome like any other: the exit code is 0.
+You may change settings; the result then says which settings differ from the experiment's. A number below the band is
+no error: the exit code is 0.
 
 {_choices_help(argv, "experiment")}
 
 flags:
-  --run RUN_DIR         compare this run, train nothing; settings change its evaluation, as for metalearn eval
+  --run RUN_DIR         compare this finished run; settings change its evaluation, as for metalearn eval
   --config-dir DIR      your own YAML files, as for metalearn train"""
 
 
@@ -146,9 +146,9 @@ def bench_help(argv: list[str]) -> str:
     return f"""\
 usage: metalearn bench [NAME ...] [flags]
 
-Measures what the program costs, and learn2learn beside it where that does the same work: both take turns in one
-process, with the same initial parameters, images and precision. Prints tables of medians, quartiles and ratios.
-Without a NAME runs all of:
+Measures time and memory of the program and, for the same work, of learn2learn: both take turns in one process, with
+the same initial parameters, images and precision. Prints tables of medians, quartiles and ratios. Without a NAME it
+runs all of:
 
 {benchmarks}
 
@@ -159,11 +159,11 @@ Without a NAME runs all of:
   metalearn bench tasks steps --quick --against FILE     better, same or worse than the ratios in FILE
 
 flags:
-  --json FILE           add the records to FILE; what it holds of other benchmarks stays
+  --json FILE           add the records to FILE; records of other benchmarks in it stay
   --against FILE        compare ratios with those in FILE
-  --rounds N            turns of each side (default: 9; 5 with --quick)
-  --threads N           of torch (default: all cores)
-  --device cpu|cuda     where (default: cpu)
+  --rounds N            number of turns of each side (default: 9; 5 with --quick)
+  --threads N           torch's threads (default: all cores)
+  --device cpu|cuda     device (default: cpu)
   --quick               few cases, on characters that the program draws
   --run RUN_DIR         for accuracy: a finished run; may be repeated
   --train EXPERIMENT    for accuracy: train it first; may be repeated"""

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from metalearn.config import plugins
 from metalearn.config.files import conf_dir
 from metalearn.config.limits import allows
 from metalearn.errors import UserError, nearest, one_line
@@ -86,7 +87,7 @@ def read_reference(config: Node, folders: Sequence[Path] = ()) -> Reference:
 
     Args:
         config: the configuration of a run. One that an earlier version wrote may hold its `reference` itself.
-        folders: where to look for `reference/NAME.yaml` before the shipped files, as `--config-dir` names them.
+        folders: where to look for `reference/NAME.yaml` first, such as `--config-dir`; then follow plug-ins and the shipped files.
 
     Raises:
         UserError: there is no reference for it, or a value in it is not allowed.
@@ -104,7 +105,7 @@ class _Files:
     """The reference files in several folders; the first folder that has a file wins."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = [*folders, conf_dir()]
+        self._folders = [*folders, *plugins.conf_dirs(), conf_dir()]
 
     def cell(self, experiment: str, seen: tuple[str, ...] = ()) -> Node | None:
         """The numbers of one experiment with all that they are like, or None; `seen` are the names that led here."""

@@ -148,7 +148,7 @@ def test_a_cell_adds_to_its_file_and_a_file_to_what_it_is_like() -> None:
     cells = {"one": {"rows": {"a": {"reported": 60.0}}, "differences": {"x": "of the cell"}}, "two": None}
     own = {"like": "base2020", "paper": "another", "cells": cells}
     one, two = (read_reference(written(own, f"own2021/{cell}", "own2021"), [Path()]) for cell in ("one", "two"))
-    assert (one.paper, one.table, one.rows[0].reported, one.rows[0].band) == ("another", "t", 60.0, 1.0)
+    assert (one.paper, one.table, one.rows[0].reported, one.rows[0].band) == ("another", "t", 60.0, ROW["band"])
     assert one.differences == ("of the cell", "stays")
     assert (two.rows[0].reported, two.differences) == (50.0, ("of the base", "stays"))
     short = {"cells": {"fast": {"like": "own2021/one", "differences": {"z": "shorter"}}}}
