@@ -73,7 +73,7 @@ settings (metalearn train --cfg job shows all of them for your choices):
   train.steps train.meta_batch_size train.lr train.val_every train.checkpoint_every
   eval.tasks eval.transductive
   algorithm.* backbone.* dataset.*  the settings of the chosen algorithm, backbone and data set
-  hydra.run.dir sweep_name          the run's directory; a sweep is written to outputs/multirun/SWEEP_NAME. The same command
+  hydra.run.dir sweep_name          the run's directory; a sweep goes to outputs/multirun/SWEEP_NAME. The same command
                                     runs its missing and interrupted jobs, with sweep.retry_failed=true failed ones too
   sweep=FILE sweep.seeds=3          a sweep from a file; each job with seeds 0, 1, 2, or sweep.seeds=[3,7]
   sweep.search.trials               for a sweep file with a search: the number of trials
@@ -97,7 +97,7 @@ def eval_help(argv: list[str]) -> str:
     return f"""\
 usage: metalearn eval RUN_DIR [key=value ...]
 
-Tests the run's checkpoint on test tasks. The configuration is the run's own, with the settings that you give changed.
+Tests the run's checkpoint on test tasks, with the run's own configuration and the changes that you give.
 
   metalearn eval RUN_DIR task.ways=20 task.shots=5
   metalearn eval RUN_DIR task=20way_1shot eval.tasks=2000
