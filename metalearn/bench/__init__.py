@@ -18,6 +18,7 @@ BENCHMARKS = {
     "start": "metalearn --help, metalearn train to its first step, import time by package",
     "growth": "how time and memory grow with meta-batch size, ways, queries and inner steps",
     "limit": "operations and bytes of a meta-step over this machine's peak rates, and where the rest goes",
+    "data": "drawing, loading and sampling; what raw pixels come to",
 }
 
 

@@ -17,9 +17,11 @@ from metalearn.bench import BENCHMARKS
 from metalearn.bench.harness import Bench, Config, Record, Table, fresh_choices, times
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.errors import UserError
+from metalearn.nn.l2l import learn2learn
 from metalearn.runs.directory import environment, write_json
 
 _ROUNDS, _QUICK_ROUNDS = 9, 5
+_BESIDE_LEARN2LEARN = {"tasks", "steps"}  # what cannot be measured without it
 _WIDTH = 170  # columns
 _TOLERANCE = 1.1  # a ratio that is less than this many times another is the same
 
@@ -48,6 +50,7 @@ def run(
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here")
+    _check_needs(names, runs, train)
     before = {} if against is None else read_records(against)
     kept = read_records(json_file) if json_file is not None and json_file.exists() else {}
     if threads is not None:
@@ -71,6 +74,14 @@ def run(
     if against is not None:
         console.print(comparison(before, records).rich())
     return records
+
+
+def _check_needs(names: list[str], runs: tuple[Path, ...], train: tuple[str, ...]) -> None:
+    """Raises UserError, before anything is printed, where a benchmark cannot run here."""
+    if "accuracy" in names and not (runs or train):
+        raise UserError("bench accuracy needs --run RUN_DIR of finished runs or --train EXPERIMENT")
+    if not names or set(names) & _BESIDE_LEARN2LEARN:
+        learn2learn()
 
 
 def _console() -> Console:

@@ -73,11 +73,11 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
 def _publish(run_dir: Path, results: dict[str, Any]) -> None:
     """Prints the result, then writes it: what cannot be written must not be lost. Raises RunFailed after saying what went wrong."""
     failed = results["status"] == Status.FAILED
+    file = run_dir / f"eval-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}.json"
     if failed:
         terminal.error_line(f"failed: {results['error']} ({run_dir})")
     else:
-        shown.result_panel({**results, "run_dir": str(run_dir)})
-    file = run_dir / f"eval-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}.json"
+        shown.result_panel({**results, "run_dir": str(run_dir), "written": str(file)})
     try:
         files.write_json(file, results)
     except OSError as error:

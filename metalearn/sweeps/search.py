@@ -151,8 +151,7 @@ def kind_of_tasks(config: dict[str, Any]) -> Kind:
     """The kind of the tasks that a configuration's dataset gives."""
     from metalearn.engine.build import build_dataset
 
-    kind: Kind = getattr(build_dataset(config), "kind", CLASSIFICATION)
-    return kind
+    return build_dataset(config).kind
 
 
 def _study(sweep: SweepDir, pruner: dict[str, Any] | None, kind: Kind = CLASSIFICATION) -> Any:

@@ -161,7 +161,7 @@ def test_json_keeps_what_was_measured_before(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.usefixtures("stub")
 def test_all_but_accuracy_without_a_name(capsys: pytest.CaptureFixture[str]) -> None:
     records = command.run([], compose)
-    assert list(records) == ["tasks", "steps", "eval", "start", "growth", "limit"]
+    assert list(records) == ["tasks", "steps", "eval", "start", "growth", "limit", "data"]
     assert "accuracy: skipped" in capsys.readouterr().err
 
 

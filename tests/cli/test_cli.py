@@ -225,6 +225,7 @@ def subprocess_of(code: str, **environment: str) -> subprocess.CompletedProcess[
         ("eval nowhere", "'nowhere' is no directory"),
         ("eval nowhere -m", "eval takes a run directory"),
         ("bench taks", "no benchmark named 'taks'; did you mean 'tasks'? (available: tasks, steps, "),
+        ("bench accuracy", "bench accuracy needs --run RUN_DIR of finished runs or --train EXPERIMENT"),
         ("bench --rounds 0", "argument --rounds: '0' is not allowed (int >= 1)"),
         ("bench tasks --quik", "no flag named '--quik'; did you mean '--quick'?"),
         ("bench tasks --against nothing.json", "nothing.json cannot be read"),
@@ -608,3 +609,10 @@ def test_debugging_shows_the_traceback_of_a_users_mistake(
     err = capsys.readouterr().err
     assert err.startswith("Traceback")
     assert err.splitlines()[-1].startswith("metalearn: error: train.steps=0 is not allowed")
+
+
+def test_a_benchmark_beside_learn2learn_says_first_that_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch, refused: Refused
+) -> None:
+    monkeypatch.setitem(sys.modules, "learn2learn", None)
+    assert "needs learn2learn" in refused(["bench", "steps", "--quick"])
