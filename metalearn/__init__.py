@@ -1,5 +1,27 @@
-"""Train and compare few-shot learners: fixed test tasks, disjoint classes, learn2learn's meta-modules on many tasks at once."""
+"""An experiment runner for meta-learning: few-shot tasks, learn2learn's meta-modules, results that can be checked.
+
+`train`, `evaluate`, `sweep` and `load` do what the commands of the same names do (docs/python.md). They are imported when first used: `import
+metalearn` alone takes milliseconds and imports no torch.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metalearn.api import Prediction, Run, evaluate, load, sweep, train
+
 __version__ = "0.1.0"
+__all__ = ["Prediction", "Run", "__version__", "evaluate", "load", "sweep", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from metalearn import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'metalearn' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"runs"} | RUNS,
     "cli": {"bench", "sweeps"} | SWEEPS,
     "__main__": {"cli"},
-    "__init__": set(),
+    "api": SWEEPS | {"sweeps"},
+    "__init__": {"api"},
 }
 # Libraries that only these may import, wherever in a file.
 KEPT_TO = {

@@ -8,10 +8,10 @@ from typing import Any
 
 from metalearn.cli import single
 from metalearn.cli.arguments import parsed, with_quoted_home
-from metalearn.cli.evaluate import saved_config
 from metalearn.cli.train import single_run
 from metalearn.compose.composer import composer, explained
 from metalearn.errors import UserError
+from metalearn.runs.directory import saved_config
 from metalearn.sweeps.ask import asked_sweep, shared_config
 
 

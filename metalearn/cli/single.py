@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ def start(wanted: SingleRun) -> Path | None:
     if not is_first_rank():  # it writes nothing, so it has no directory
         run_and_report(wanted.config, wanted.directory)
         return None
+    from metalearn.runs.directory import make_directory
     from metalearn.runs.log import log_to
 
     run_dir = make_directory(wanted.directory, wanted.named).absolute()
@@ -80,21 +80,3 @@ def run_and_report(config: dict[str, Any], run_dir: Path, **options: Any) -> dic
 
 def _modified(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
-
-
-def make_directory(path: Path, named: bool) -> Path:
-    """Makes a directory that no other run has; a name that nobody asked for gets -1, -2, ... where it is taken."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for candidate in itertools.chain([path], (path.with_name(f"{path.name}-{n}") for n in itertools.count(1))):
-            try:
-                candidate.mkdir()
-            except FileExistsError:
-                if named and (not path.is_dir() or any(path.iterdir())):
-                    raise UserError(f"the run directory '{path}' exists already") from None
-                if not named:
-                    continue
-            return candidate
-    except OSError as error:
-        raise UserError(f"the run directory '{path}' cannot be made: {error.strerror}") from error
-    raise AssertionError("itertools.count ended")

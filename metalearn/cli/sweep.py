@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metalearn.cli.plugins import with_plugins
-from metalearn.cli.single import make_directory, preflight
+from metalearn.cli.single import preflight
 from metalearn.compose.composer import composer, explained
 from metalearn.errors import RunFailed, UserError
 from metalearn.report import terminal
+from metalearn.runs.directory import make_directory
 from metalearn.status import Status
 from metalearn.sweeps import ask
 from metalearn.sweeps.directory import Job, SweepDir

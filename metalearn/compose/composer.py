@@ -136,6 +136,7 @@ class Composer:
 def composer(config_dir: str | None = None, config_name: str | None = None) -> Iterator[Composer]:
     """A Composer; Hydra's global state is its own while it lives."""
     version.setbase("1.3")
+    wishes.forget()
     GlobalHydra.instance().clear()
     search_path = create_config_search_path(str(conf_dir()))
     if config_dir is not None:

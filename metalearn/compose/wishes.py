@@ -29,7 +29,7 @@ from metalearn.compose.mistakes import GROUPS
 from metalearn.config.tree import dotted_keys
 from metalearn.errors import UserError, nearest
 
-# `train.lr=0.002` -> `algorithm=protonet`: the granted wishes of all compositions of this process, for error messages.
+# `train.lr=0.002` -> `algorithm=protonet`: the granted wishes of the compositions since `forget`, for error messages.
 _origins: dict[str, str] = {}
 
 
@@ -38,6 +38,11 @@ def with_origins(message: str) -> str:
     for setting, origin in _origins.items():
         message = re.sub(rf"{re.escape(setting)}(?![\w.])", rf"\g<0> (preferred by {origin})", message)
     return message
+
+
+def forget() -> None:
+    """Forgets the wishes of earlier compositions."""
+    _origins.clear()
 
 
 class WishingLoader(ConfigLoaderImpl):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import logging
 import math
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from metalearn import __version__, atomic
+from metalearn.config.tree import leaves
 from metalearn.errors import UserError, one_line
 from metalearn.locks import NoLocksError, folder_locked
 
@@ -64,6 +66,43 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from error
     return _mapping(path, config)
+
+
+def saved_config(run_dir: Path) -> DictConfig:
+    """The configuration in a run directory.
+
+    Raises:
+        UserError: there is none, naming the newest run below; or it holds interpolations, which a run does not write.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        below = sorted(run_dir.rglob("config.yaml"), key=lambda file: file.stat().st_mtime)
+        hint = f"; the newest run below it is {below[-1].parent}" if below else ""
+        raise UserError(f"'{run_dir}' {'has no config.yaml' if run_dir.is_dir() else 'is no directory'}{hint}")
+    plain = read_config(run_dir)
+    # Written resolved; what a stranger put there must not be looked up in this user's environment.
+    for key, value in leaves(plain):
+        if "${" in str(value):
+            raise UserError(f"{path}: {key} is not a value but an interpolation")
+    return OmegaConf.create(plain)
+
+
+def make_directory(path: Path, named: bool) -> Path:
+    """Makes a directory that no other run has; a name that nobody asked for gets -1, -2, ... where it is taken."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for candidate in itertools.chain([path], (path.with_name(f"{path.name}-{n}") for n in itertools.count(1))):
+            try:
+                candidate.mkdir()
+            except FileExistsError:
+                if named and (not path.is_dir() or any(path.iterdir())):
+                    raise UserError(f"the run directory '{path}' exists already") from None
+                if not named:
+                    continue
+            return candidate
+    except OSError as error:
+        raise UserError(f"the run directory '{path}' cannot be made: {error.strerror}") from error
+    raise AssertionError("itertools.count ended")
 
 
 def is_done(run_dir: Path) -> bool:

@@ -20,9 +20,9 @@ import yaml
 from metalearn import __version__
 from metalearn.cli import main as cli
 from metalearn.cli.main import main
-from metalearn.cli.single import make_directory
 from metalearn.config.files import choices
 from metalearn.errors import UserError
+from metalearn.runs.directory import make_directory
 
 QUIET = "hydra/job_logging=disabled"
 Calls = list[tuple[dict[str, Any], Path]]

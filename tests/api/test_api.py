@@ -1,0 +1,95 @@
+"""`import metalearn`: the commands as functions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import metalearn
+from metalearn.errors import UserError
+
+PACKAGE = Path(metalearn.__file__).parent
+TINY = (
+    *(
+        "train.steps=4",
+        "train.val_every=2",
+        "train.val_tasks=4",
+        "train.task_chunk=1",
+        "eval.tasks=4",
+        "task.queries=2",
+    ),
+    *("backbone.filters=8", "dataset.classes=40", "dataset.val_classes=6", "dataset.test_classes=6", "dataset.size=16"),
+    "task.train.ways=5",
+)
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_notebook_trains_evaluates_loads_and_predicts(tmp_path: Path) -> None:
+    run = metalearn.train(*TINY, algorithm="protonet", seed=1)
+    assert run.results["status"] == "done"
+    assert run.settings.seed == run.config["seed"] == 1
+    assert "training" in (run.directory / "run.log").read_text() or (run.directory / "run.log").stat().st_size > 0
+    again = metalearn.evaluate(run.directory, "task.ways=3", **{"eval.tasks": 5})
+    assert (again["task"]["ways"], again["test"]["tasks"]) == (3, 5)
+    loaded = metalearn.load(str(run.directory))
+    assert loaded.results == run.results
+    source = loaded.dataset.source("test", 0, torch.device("cpu"))
+    task = source.tasks(0, 1, metalearn.load(run.directory).settings.task)
+    labels = torch.tensor([70, 30, 50, 10, 90])  # any numbers, in any order
+    support_y = labels[task.support.y[0]]
+    predicted = loaded.predict(task.support.x[0], support_y.numpy(), task.query.x[0])
+    assert predicted.classes.tolist() == [10, 30, 50, 70, 90]
+    assert torch.equal(predicted.labels, predicted.classes[predicted.probabilities.argmax(-1)])
+    adapted = loaded.algorithm.adapt(task.support)
+    direct = labels[loaded.algorithm.predict(adapted, task.query.x)[0].argmax(-1)]
+    assert torch.equal(predicted.labels, direct)
+
+
+def test_mistakes_are_user_errors_and_write_nothing(tmp_path: Path) -> None:
+    for call in (
+        lambda: metalearn.train(algorithm="mamll"),
+        lambda: metalearn.train("train.steps=0"),
+        lambda: metalearn.train("seed=0,1"),
+        lambda: metalearn.evaluate("nowhere"),
+        lambda: metalearn.load("nowhere"),
+        lambda: metalearn.sweep("sweep=rates", algorithm="maml"),
+        lambda: metalearn.train(plugins=("no_such_package",)),
+    ):
+        with pytest.raises(UserError):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_predict_names_what_does_not_fit() -> None:
+    run = metalearn.train(*TINY)
+    x = torch.zeros(4, 1, 16, 16)
+    for support_x, support_y, message in (
+        (x[:, :, :8], [0, 0, 1, 1], "support_x has the shape"),
+        (x, [0, 1], "support_y has the shape"),
+        (x, [0, 0, 0, 1], "same number of examples"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run.predict(support_x, support_y, x)
+
+
+def test_a_sweep_returns_its_rows() -> None:
+    rows = metalearn.sweep(*TINY, seed=[0, 1], sweep_name="seeds")
+    assert [row["status"] for row in rows] == ["done", "done"]
+    assert metalearn.sweep(*TINY, seed=(0, 1), sweep_name="seeds") == rows
+
+
+def test_the_import_is_light() -> None:
+    program = "import sys, metalearn as m; assert 'train' in dir(m); heavy = {'torch', 'hydra', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)})
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        metalearn.trian  # type: ignore[attr-defined]  # noqa: B018
