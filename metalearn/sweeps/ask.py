@@ -225,7 +225,7 @@ def override_text(key: str, value: Any) -> str:
 
 
 def _parts_of_file(plain: dict[str, Any]) -> Iterator[list[list[Choice]]]:
-    """Of each part of a sweep's file: its alternatives, each a list of choices."""
+    """Yields the parts of a sweep's file, each a list of alternatives, each a list of choices."""
     if plain["list"]:
         if not isinstance(plain["list"], list) or not all(isinstance(one, dict) and one for one in plain["list"]):
             raise UserError("sweep.list is a list of combinations, each of them a mapping from settings to values")
@@ -253,7 +253,7 @@ def _axes(plain: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _params(composing: Composer, base: DictConfig, given: dict[str, str]) -> Iterator[list[list[Choice]]]:
-    """Of hydra.sweeper.params, Hydra's own way to put a sweep into a file; the command line wins."""
+    """Yields the parts in hydra.sweeper.params, Hydra's own way to put a sweep into a file; the command line wins."""
     params = [f"{key}={value}" for key, value in (base.hydra.sweeper.get("params") or {}).items() if key not in given]
     for override in composing.parse(params):
         yield [[choice] for choice in _choices(composing, override)]
@@ -291,7 +291,7 @@ def _choice(key: str, value: Any) -> Choice:
 
 
 def _choices(composing: Composer, override: Override) -> list[Choice]:
-    """Of `key=a,b`, or of `key=a`."""
+    """The values of `key=a,b`, or the one of `key=a`."""
     if not override.is_sweep_override():
         return [Choice(override.key_or_group, override.value(), text(override))]
     if not override.is_discrete_sweep():

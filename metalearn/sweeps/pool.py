@@ -42,7 +42,7 @@ def run_jobs(sweep: SweepDir, names: list[str], places: list[Slot], retry_failed
 
 
 def run_queue(sweep: SweepDir, queue: Queue, places: list[Slot]) -> None:
-    """The same for the jobs of a queue."""
+    """Runs the jobs that the queue gives, until it is empty; raises what `run_jobs` raises."""
     with _sigterm_raises():
         if len(places) == 1 and places[0].gpu is None:
             _one_by_one(sweep, queue)
@@ -177,14 +177,14 @@ class _Pool:
 
 
 def _let_go(process: subprocess.Popen[bytes]) -> None:
-    """Of a worker that has ended, or is to end."""
+    """Waits for the end of a worker and closes the pipe to it."""
     process.wait()
     assert process.stdin is not None
     process.stdin.close()
 
 
 def _signal_name(code: int) -> str | None:
-    """Of the signal that ended a process."""
+    """The name of the signal that ended a process with this exit code; None where none did."""
     if code >= 0:
         return None
     try:

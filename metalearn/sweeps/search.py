@@ -98,7 +98,7 @@ class Trials(Queue):
         """Draws the values of a trial, or the rest of them, and stores its job."""
         library, settings = optuna(), self._settings
         fresh = len(self._trials()) if number is None else number
-        # A generator for every trial: a search that is gone on with draws what it would have drawn.
+        # A generator for every trial: a search that is resumed draws what it would have drawn.
         seed = int(np.random.SeedSequence([settings["seed"], fresh]).generate_state(1)[0])
         self._study.sampler = library.samplers.TPESampler(seed=seed, n_startup_trials=settings["startup_trials"])
         trial = self._study.ask() if number is None else _trial(self._study, number)
@@ -138,7 +138,7 @@ def hopeless(sweep: SweepDir, name: str) -> Callable[[int, float], bool]:
     known = max(study.get_trials(deepcopy=False)[number].intermediate_values, default=0)
 
     def asked(step: int, accuracy: float) -> bool:
-        if step < known:  # told before a kill, and gone on from there
+        if step < known:  # reported before the process was killed; the run was resumed from there
             return False
         if step > known:
             trial.report(accuracy, step)
