@@ -52,7 +52,7 @@ def load(
     size: int,
     resize: str,
     rotations: dict[str, int],
-    min_images: int = 1,  # runs of version 0.1.0 do not know it
+    min_images: int | None = None,  # runs of version 0.1.0 do not know it
 ) -> ImageClasses:
     """Omniglot: 20 images [1, size, size] of each class, 255 = ink, classes named `Alphabet/characterNN`.
 
@@ -67,7 +67,7 @@ def load(
     stored = load_or_make("omniglot", key, lambda: _convert(parts, size, resize))
     chosen = _split(stored.class_names, split, split_seed)
     whole = ImageClasses("omniglot", stored.images, stored.class_names, chosen, rotations)
-    return whole.without_small_classes(min_images)
+    return whole if min_images is None else whole.without_small_classes(min_images)
 
 
 def _folder(root: str | None) -> Path:

@@ -178,3 +178,15 @@ def test_real_omniglot_loads_from_the_cache_within_a_second(omniglot_root: Path)
     started = time.perf_counter()
     load(omniglot_root)
     assert time.perf_counter() - started < 1.0, "a conversion takes many seconds: this one was not cached"
+
+
+def test_characters_with_few_drawings_can_be_left_out(small_root: Path) -> None:
+    """As in an incomplete copy: of one character there is a single drawing."""
+    with zipfile.ZipFile(small_root / "images_background.zip", "a") as archive:
+        archive.writestr("images_background/Aa/character999/0999_01.png", drawing(1))
+    assert "Aa/character999" in load(small_root, min_images=1).split.classes["train"] + tuple(
+        name for split in ("val", "test") for name in load(small_root).split.classes[split]
+    )
+    kept = load(small_root, min_images=2)
+    assert "Aa/character999" not in {name for names in kept.split.classes.values() for name in names}
+    assert sum(len(names) for names in kept.split.classes.values()) == 600
