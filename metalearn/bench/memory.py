@@ -14,7 +14,8 @@ import torch
 from metalearn.bench import peer
 from metalearn.bench.harness import Config, Record, wait
 from metalearn.bench.ours import Ours
-from metalearn.engine.build import build_algorithm, build_dataset, choose_device
+from metalearn.engine.build import build_algorithm, build_dataset
+from metalearn.engine.device import choose_device
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.errors import UserError
 from metalearn.runs.directory import peak_memory_mib

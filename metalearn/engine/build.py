@@ -17,6 +17,7 @@ from metalearn.backbones import Backbone
 from metalearn.config.build import build
 from metalearn.config.files import choices, target_of
 from metalearn.data.base import Dataset, TaskSource
+from metalearn.engine.device import choose_device
 from metalearn.engine.settings import Settings
 from metalearn.errors import UserError
 from metalearn.tasks import TaskShape
@@ -50,14 +51,6 @@ def assemble(config: Config) -> Parts:
     """Builds what the configuration names; checks the shape of no task (`check_tasks` does)."""
     device, dataset = choose_device(config), build_dataset(config)
     return Parts(Settings.of(config), device, dataset, build_algorithm(config, dataset).to(device))
-
-
-def choose_device(config: Config) -> torch.device:
-    """Raises UserError when a GPU is asked for and there is none."""
-    asked = config["device"]
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: torch sees no CUDA device here (allowed: auto, cpu)")
-    return torch.device("cuda" if asked == "cuda" or (asked == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def build_dataset(config: Config) -> Dataset:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from metalearn.config.identity import compared, config_hash
-from metalearn.engine.build import Parts, assemble, build_algorithm, build_dataset, check_tasks, choose_device
+from metalearn.engine.build import Parts, assemble, build_algorithm, build_dataset, check_tasks
+from metalearn.engine.device import choose_device
 from metalearn.engine.evaluate import evaluate, test_record
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.engine.interrupts import Interrupts
