@@ -29,9 +29,12 @@ def preflight(config: dict[str, Any]) -> None:
 
 
 def run(
-    config: dict[str, Any], run_dir: Path, resume: bool = False, hopeless: Callable[[int, float], bool] | None = None
+    config: dict[str, Any],
+    run_dir: Path,
+    resume: bool = False,
+    should_prune: Callable[[int, float], bool] | None = None,
 ) -> dict[str, Any]:
-    """With a `hopeless`, a trial of a search: the learning rate is its validation accuracy, at outer steps 5 and 10."""
+    """With a `should_prune`, a trial of a search: the learning rate is its validation accuracy, at outer steps 5 and 10."""
     seed = config["seed"]
     (run_dir / "config.yaml").write_text(yaml.safe_dump(config))
     gpu, threads = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("OMP_NUM_THREADS")
@@ -53,9 +56,9 @@ def run(
     try:
         if ending:
             ending()
-        for step in (5, 10) if hopeless else ():
+        for step in (5, 10) if should_prune else ():
             results["val"] = {"accuracy": config["train"]["lr"], "step": step}
-            if hopeless and hopeless(step, config["train"]["lr"]):
+            if should_prune and should_prune(step, config["train"]["lr"]):
                 raise Pruned(step)
         time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
         results["test"] = {"accuracy": 0.5 + seed / 100, "ci95": 0.01, "seconds": 0.5}

@@ -77,7 +77,7 @@ class Composer:
             del own["hydra"]
         check_limits(own)
         check_known(own, GROUPS[:3])
-        return _with_home(without_what_is_no_runs(own)), str(Path(run_dir).expanduser())
+        return _with_home(run_configuration(own)), str(Path(run_dir).expanduser())
 
     def resumption(self, saved: DictConfig, overrides: list[str], whose: str) -> dict[str, Any]:
         """A run's configuration with the few overrides that let it go on as before."""
@@ -101,7 +101,7 @@ class Composer:
         HydraConfig.instance().set_config(fresh)
         with read_write(fresh), open_dict(fresh):
             del fresh["hydra"]
-        nodes = without_what_is_no_runs(fresh)
+        nodes = run_configuration(fresh)
         # A run older than a setting was made as that setting's default is.
         _fill_in(config, {key: node for key, node in nodes.items() if key not in GROUPS or key in there})
         for group, name in chosen.items():
@@ -119,7 +119,7 @@ class Composer:
         for prefix in ["", *(group for group in GROUPS if group in there or group == "task")]:
             _adopt_limits(checked, fresh, prefix)
         check_limits(checked)
-        return _with_home(without_what_is_no_runs(checked))
+        return _with_home(run_configuration(checked))
 
     def known_keys(self, overrides: list[str]) -> list[str]:
         """Every setting and group there is, given the choices among `overrides`."""
@@ -202,7 +202,7 @@ def explained(overrides: list[str], config_dir: str | None, config_name: str | N
         raise UserError(explanation(error, known_keys)) from error
 
 
-def without_what_is_no_runs(cfg: DictConfig) -> dict[str, Any]:
+def run_configuration(cfg: DictConfig) -> dict[str, Any]:
     """A run's configuration: without limits, and without what says how a sweep is to be run and what it is called.
 
     `plugins` names the packages of the user's own that its parts come from.

@@ -60,7 +60,7 @@ def evaluate(
 
     Args:
         task_chunk: tasks at a time.
-        stepwise: the full report: also score the states before adaptation and after inner steps (of many, those of `telling_states`), and what
+        stepwise: the full report: also score the states before adaptation and after inner steps (of many, those of `scored_states`), and what
             else the paper reports.
         progress: called with the number of tasks done after each chunk.
     """
@@ -72,7 +72,7 @@ def evaluate(
         batch = source.tasks(first, min(task_chunk, tasks - first), task)
         steps, per_state = [], []
         states = algorithm.adapt_stepwise(batch.support) if stepwise else iter([algorithm.adapt(batch.support)])
-        for step, adapted in telling_states(states):
+        for step, adapted in scored_states(states):
             outputs = algorithm.predict(adapted, batch.query.x)
             per_state.append(kind.score_of(outputs, batch.query.y))
             steps.append(step)
@@ -91,7 +91,7 @@ def evaluate(
     )
 
 
-def telling_states(states: Iterator[Any]) -> Iterator[tuple[int, Any]]:
+def scored_states(states: Iterator[Any]) -> Iterator[tuple[int, Any]]:
     """(inner steps done, state): of the first ten steps, of every tenth, and of the last, since accuracy moves little later on."""
     step, state = 0, next(states)
     for following in states:

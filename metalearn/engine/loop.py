@@ -83,7 +83,9 @@ class OuterLoop:
             reported = self._report(step)
             yield reported
             # To stop after the same step, several processes exchange a message, hence only where they report.
-            if reported.values and (received := int(self._ranks.largest(self._interrupts.received, self.device))):
+            if reported.values and (
+                received := int(self._ranks.all_reduce_max(self._interrupts.received, self.device))
+            ):
                 raise Interrupted(received)
         if self.outcome.steps < self.settings.train.steps:
             count = self.outcome.validations_without_gain
@@ -100,7 +102,7 @@ class OuterLoop:
         """Settles how many tasks share a backward pass, unless that is settled already."""
         if not self.outcome.task_chunk:
             chosen = choose_task_chunk(self.config, self.algorithm, self.tasks(0), meta_gradient)
-            self.outcome.task_chunk = int(self._ranks.told_by_first([chosen], self.device)[0])
+            self.outcome.task_chunk = int(self._ranks.broadcast([chosen], self.device)[0])
 
     def tasks(self, step: int) -> TaskBatch:
         """This process's share of the tasks of outer step `step`, counted from 0."""
@@ -154,7 +156,7 @@ class OuterLoop:
                     stepwise=False,
                 )
                 numbers = [scores.mean, scores.ci95, float(scores.loss.mean()), float(scores.not_finite)]
-            value, ci95, loss, not_finite = self._ranks.told_by_first(numbers, self.device)
+            value, ci95, loss, not_finite = self._ranks.broadcast(numbers, self.device)
         return Score(value, ci95, loss, int(not_finite), kind)
 
     def check(self) -> None:

@@ -56,15 +56,15 @@ class Ranks:
             for tensor in tensors:
                 tensor.detach().div_(self.count)
 
-    def told_by_first(self, numbers: Sequence[float], device: torch.device) -> list[float]:
-        """Rank 0's numbers; the others give as many of any value."""
+    def broadcast(self, numbers: Sequence[float], device: torch.device) -> list[float]:
+        """Returns rank 0's numbers on every rank. The other ranks pass as many numbers; their values do not matter."""
         if self.count == 1:
             return list(numbers)
         message = torch.tensor(numbers, dtype=torch.float64, device=device)
         dist.broadcast(message, src=0)
         return [float(number) for number in message.tolist()]
 
-    def largest(self, number: float, device: torch.device) -> float:
+    def all_reduce_max(self, number: float, device: torch.device) -> float:
         """The largest of all ranks' numbers."""
         if self.count == 1:
             return number
@@ -74,7 +74,7 @@ class Ranks:
 
 
 def launched() -> Ranks:
-    """As torchrun's environment says; a single process without it.
+    """Reads the ranks from torchrun's environment; a single process without it.
 
     Raises:
         UserError: the environment is not torchrun's.

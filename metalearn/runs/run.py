@@ -75,13 +75,13 @@ class _Attempt:
 
 
 def run(
-    config: dict[str, Any], run_dir: Path, resume: bool = False, hopeless: ShouldPrune | None = None
+    config: dict[str, Any], run_dir: Path, resume: bool = False, should_prune: ShouldPrune | None = None
 ) -> dict[str, Any]:
     """Trains, evaluates on test tasks and writes everything into `run_dir`, which is made where it is missing.
 
     Args:
         resume: continue from the newest intact checkpoint in `run_dir`; where there is none, start anew in place of what is there.
-        hopeless: called after every validation; where it returns True, the run ends as pruned, without a test, and can be resumed.
+        should_prune: called after every validation; where it returns True, the run ends as pruned, without a test, and can be resumed.
 
     Returns:
         What results.json holds.
@@ -107,13 +107,13 @@ def run(
                     files.clear(run_dir, keep_checkpoints=attempt.state is not None)
                 files.write_config(run_dir, config)
                 log.info("run directory: %s", run_dir.resolve())
-                results |= _train_and_test(attempt, device, hopeless)
+                results |= _train_and_test(attempt, device, should_prune)
                 results["status"] = Status.DONE
         except BaseException as error:
             failure = error
             step = getattr(error, "step", attempt.outcome.steps)
-            results |= {"status": _status(error), "error": _told(error), "step": step}
-            _say(results, run_dir, error)
+            results |= {"status": _status(error), "error": _error_text(error), "step": step}
+            _report_failure(results, run_dir, error)
         results["val"] = attempt.outcome.best or None
         results["train"] = _train_record(attempt.outcome, config, device)
         if failure is None:  # before it is written: a disk that is full by now must not cost the number
@@ -340,7 +340,7 @@ def _write_results(run_dir: Path, results: dict[str, Any], failure: BaseExceptio
             raise RunFailed(str(failure or error)) from (failure or error)
 
 
-def _say(results: dict[str, Any], run_dir: Path, error: BaseException) -> None:
+def _report_failure(results: dict[str, Any], run_dir: Path, error: BaseException) -> None:
     where = f"{results['status']} at step {results['step']}: {results['error']} ({run_dir})"
     if isinstance(error, KeyboardInterrupt):
         log.info("%s", where)
@@ -352,7 +352,7 @@ def _say(results: dict[str, Any], run_dir: Path, error: BaseException) -> None:
         terminal.error_line(where)
 
 
-def _told(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "stopped at once"
     if isinstance(error, Pruned):

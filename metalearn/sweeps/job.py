@@ -39,9 +39,9 @@ def run_job(sweep: SweepDir, name: str) -> None:
         config = sweep.config(name)
         options: dict[str, Any] = {"resume": True} if begun else {}
         if sweep.search() is not None:
-            from metalearn.sweeps.search import hopeless
+            from metalearn.sweeps.search import should_prune
 
-            options["hopeless"] = hopeless(sweep, name)
+            options["should_prune"] = should_prune(sweep, name)
         run(config, run_dir, **options)
     except BaseException as error:
         results = sweep.results(name)

@@ -130,7 +130,7 @@ class Trials(Queue):
             self._sweep.check([self._make(first.number, values)], kept(self._settings))
 
 
-def hopeless(sweep: SweepDir, name: str) -> Callable[[int, float], bool]:
+def should_prune(sweep: SweepDir, name: str) -> Callable[[int, float], bool]:
     """Tells the study of the job's validations, and says whether to stop it."""
     study = _study(sweep, (sweep.search() or {})["pruner"])
     (number,) = [trial.number for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get(_JOB) == name]

@@ -13,7 +13,7 @@ from metalearn.algorithms.protonet import ProtoNet
 from metalearn.data.base import TaskSource
 from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_algorithm
-from metalearn.engine.evaluate import evaluate, interval95, telling_states
+from metalearn.engine.evaluate import evaluate, interval95, scored_states
 from metalearn.engine.evaluate import test_record as record_of
 from metalearn.errors import UserError
 from metalearn.runs.evaluation import refuse_seen_classes
@@ -54,8 +54,8 @@ def test_steps_are_recorded_where_there_are_steps(easy: ImageClasses, source: Ca
 
 
 def test_of_many_inner_steps_the_telling_ones_are_scored(easy: ImageClasses, source: Callable[..., TaskSource]) -> None:
-    assert [step for step, _ in telling_states(iter("abcd"))] == [0, 1, 2, 3]
-    assert list(telling_states(iter(range(28)))) == [(i, i) for i in (*range(11), 20, 27)]
+    assert [step for step, _ in scored_states(iter("abcd"))] == [0, 1, 2, 3]
+    assert list(scored_states(iter(range(28)))) == [(i, i) for i in (*range(11), 20, 27)]
     algorithm = build_algorithm(compose("algorithm=reptile", "algorithm.test_inner_steps=22", *SMALL), easy)
     scores = evaluate(algorithm, source("test"), TASK, 6, 4, stepwise=True)
     record = record_of(algorithm, scores, "best")

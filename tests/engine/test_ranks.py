@@ -34,8 +34,8 @@ def test_one_process_talks_to_nobody() -> None:
     Ranks().add([x])
     Ranks().average([x])
     assert torch.equal(x, torch.ones(3))
-    assert Ranks().told_by_first([0.5, 2.0], torch.device("cpu")) == [0.5, 2.0]
-    assert Ranks().largest(15, torch.device("cpu")) == 15
+    assert Ranks().broadcast([0.5, 2.0], torch.device("cpu")) == [0.5, 2.0]
+    assert Ranks().all_reduce_max(15, torch.device("cpu")) == 15
 
 
 def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,21 +192,21 @@ def test_a_pruned_run_says_so_keeps_its_checkpoint_and_can_be_gone_on_with() -> 
     stopped.mkdir()
     asked: list[tuple[int, float]] = []
 
-    def hopeless(step: int, accuracy: float) -> bool:
+    def should_prune(step: int, accuracy: float) -> bool:
         asked.append((step, accuracy))
         return len(asked) == 2
 
     with pytest.raises(Pruned):
-        run(config, stopped, hopeless=hopeless)
+        run(config, stopped, should_prune=should_prune)
     results = json.loads((stopped / "results.json").read_text())
     assert (results["status"], results["step"], results["test"]) == ("pruned", 4, None)
     assert results["error"] == "stopped by the search at step 4: other trials had validated better by then"
     assert results["val"]["accuracy"] == max(accuracy for _, accuracy in asked)
     assert (stopped / "last.pt").exists()
     told: list[int] = []
-    ended = run(config, stopped, resume=True, hopeless=lambda step, _: bool(told.append(step)))
+    ended = run(config, stopped, resume=True, should_prune=lambda step, _: bool(told.append(step)))
     assert (ended["status"], told) == ("done", [6]), "nothing is asked twice, and nobody at the end is stopped"
-    straight = run(config, whole, hopeless=lambda step, _: step == 6)
+    straight = run(config, whole, should_prune=lambda step, _: step == 6)
     assert straight["status"] == "done", "a run that has come to its end is not stopped"
     assert (ended["test"]["accuracy"], ended["val"]) == (straight["test"]["accuracy"], straight["val"])
 
