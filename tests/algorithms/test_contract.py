@@ -18,6 +18,7 @@ from metalearn.engine.evaluate import evaluate
 from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch, TaskShape
+from metalearn.testing import check_algorithm
 from tests.compose import SMALL, compose
 
 pytestmark = pytest.mark.parametrize("name", choices("algorithm"))
@@ -39,6 +40,10 @@ def tasks_of(source: Source, count: int = 4) -> TaskBatch:
 
 def state(algorithm: Algorithm) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in algorithm.state_dict().items()}
+
+
+def test_keeps_what_ships_for_users_algorithms(name: str) -> None:
+    check_algorithm(name, *("backbone.filters=8",))
 
 
 def test_is_reproducible(name: str, easy: ImageClasses, source: Source) -> None:

@@ -1,0 +1,80 @@
+"""Checks for algorithms of your own: what every algorithm owes, on a small drawn data set, in seconds.
+
+from metalearn.testing import check_algorithm
+
+def test_my_learner():
+    check_algorithm("my_learner", plugins=("my_lab",))
+"""
+
+from __future__ import annotations
+
+import torch
+
+from metalearn.algorithms.base import Algorithm
+from metalearn.compose.composer import composer, explained
+from metalearn.config.plugins import trust
+from metalearn.engine.build import build_algorithm, build_dataset
+from metalearn.tasks import TaskBatch, TaskShape
+
+_SMALL = (
+    *("dataset=glyphs", "dataset.classes=40", "dataset.val_classes=6", "dataset.test_classes=6", "dataset.size=16"),
+    *("task.train.ways=5", "task.queries=5", "task.train.queries=5"),
+)
+_SHAPE = TaskShape(ways=5, shots=1, queries=5)
+_TASKS = 3
+
+
+def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -> None:
+    """Builds `algorithm=NAME` and checks it as the project's own algorithms are checked.
+
+    Args:
+        name: of its YAML file.
+        overrides: further settings: `"backbone=mlp"`.
+        plugins: packages of your own to trust.
+
+    Raises:
+        AssertionError: it breaks a rule; the message says which.
+        UserError: its settings are refused.
+    """
+    trust(plugins)
+    asked = [f"algorithm={name}", *_SMALL, *overrides]
+    with explained(asked, None, None), composer() as composing:
+        config, _ = composing.job(asked, 0)
+    dataset = build_dataset(config)
+    tasks = dataset.source("train", 0, torch.device("cpu")).tasks(0, _TASKS, _SHAPE)
+    before = torch.random.get_rng_state()
+    first, second = (build_algorithm(config, dataset) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), before), "building it moves torch's global random generator"
+    _check_gradients(first, second, tasks)
+    _check_prediction(first, tasks)
+
+
+def _check_gradients(first: Algorithm, second: Algorithm, tasks: TaskBatch) -> None:
+    """Equal seeds give equal losses and gradients; every parameter learns."""
+    losses = []
+    for algorithm in (first.train(), second.train()):
+        loss = algorithm.meta_loss(tasks).loss
+        assert loss.shape == (tasks.tasks,), f"meta_loss gives {list(loss.shape)}, not one loss per task"
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    assert torch.equal(*losses), "two algorithms with one seed have different losses"
+    for (name, parameter), (_, twin) in zip(first.named_parameters(), second.named_parameters(), strict=True):
+        assert parameter.grad is not None, f"{name} has no gradient"
+        assert bool(torch.isfinite(parameter.grad).all()), f"{name} has a gradient that is not finite"
+        assert twin.grad is not None
+        assert torch.equal(parameter.grad, twin.grad), f"{name}: two algorithms with one seed have different gradients"
+
+
+def _check_prediction(algorithm: Algorithm, tasks: TaskBatch) -> None:
+    """Evaluation gives one finite score per query and class, the same at every call, and changes nothing."""
+    algorithm.eval()
+    stored = {name: tensor.clone() for name, tensor in algorithm.state_dict().items()}
+    outputs = [algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x).detach() for _ in range(2)]
+    wanted = (tasks.tasks, _SHAPE.ways * _SHAPE.queries, _SHAPE.ways)
+    assert outputs[0].shape == wanted, (
+        f"predict gives {list(outputs[0].shape)}, not [tasks, queries, ways] {list(wanted)}"
+    )
+    assert bool(torch.isfinite(outputs[0]).all()), "predict gives numbers that are not finite"
+    assert torch.equal(*outputs), "the same task gets different answers"
+    for name, tensor in algorithm.state_dict().items():
+        assert torch.equal(tensor, stored[name]), f"evaluation changes {name}"
