@@ -13,7 +13,7 @@ from metalearn.algorithms.base import Algorithm
 from metalearn.data.base import TaskSource
 from metalearn.errors import NotFinite
 from metalearn.kinds import CLASSIFICATION, Kind
-from metalearn.tasks import TaskShape
+from metalearn.tasks import TaskBatch, TaskShape
 
 
 class Scores(NamedTuple):
@@ -55,6 +55,7 @@ def evaluate(
     task_chunk: int,
     stepwise: bool,
     progress: Callable[[int], None] = lambda done: None,
+    answers: Callable[[TaskBatch, Tensor], None] = lambda tasks, outputs: None,
 ) -> Scores:
     """Scores tasks 0..tasks-1 of `source`, which every run with the same evaluation seed shares.
 
@@ -63,6 +64,7 @@ def evaluate(
         stepwise: the full report: also score the states before adaptation and after inner steps (of many, those of `scored_states`), and what
             else the paper reports.
         progress: called with the number of tasks done after each chunk.
+        answers: called with each chunk of tasks and what was predicted for their queries.
     """
     was_training, kind = algorithm.training, source.kind
     algorithm.eval()
@@ -80,6 +82,7 @@ def evaluate(
         losses.append(kind.loss(outputs, batch.query.y))
         for name, values in (algorithm.further_scores(batch) if stepwise else {}).items():
             further.setdefault(name, []).append(values)
+        answers(batch, outputs)
         progress(first + batch.tasks)
     algorithm.train(was_training)
     return Scores(

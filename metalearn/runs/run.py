@@ -14,6 +14,7 @@ import torch
 
 from metalearn.config.identity import compared, config_hash
 from metalearn.engine.build import Parts, assemble, build_algorithm, build_dataset, check_tasks
+from metalearn.engine.classes import ClassCounts
 from metalearn.engine.device import choose_device
 from metalearn.engine.evaluate import evaluate, test_record
 from metalearn.engine.host_memory import keep_freed_memory
@@ -242,6 +243,7 @@ def _test(attempt: _Attempt, parts: Parts) -> dict[str, Any]:
     if settings.eval.checkpoint == "best":
         attempt.outcome.best = chosen["outcome"]["best"]  # also where the resumed checkpoint said otherwise
     parts.be_transductive()
+    by_class, counts = bool(test_tasks.classes), ClassCounts(test_tasks.class_names)
     started = time.perf_counter()
     with TaskProgress(settings.eval.tasks, "test", settings.train.log_seconds) as progress:
         scores = evaluate(
@@ -252,11 +254,13 @@ def _test(attempt: _Attempt, parts: Parts) -> dict[str, Any]:
             settings.eval.task_chunk,
             stepwise=True,
             progress=progress.update,
+            **({"answers": counts.add} if by_class else {}),
         )
-    return test_record(parts.algorithm, scores, settings.eval.checkpoint) | {
-        "step": chosen["step"],
-        "seconds": time.perf_counter() - started,
-    }
+    record = test_record(parts.algorithm, scores, settings.eval.checkpoint)
+    seconds = time.perf_counter() - started
+    if by_class:
+        files.write_json(attempt.run_dir / "test_classes.json", counts.record())
+    return record | {"step": chosen["step"], "seconds": seconds}
 
 
 def _times(outcome: Outcome, tested: dict[str, Any]) -> dict[str, float]:

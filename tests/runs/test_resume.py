@@ -19,9 +19,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metalearn import kinds
 from metalearn.cli.main import main
-from metalearn.engine import evaluate as evaluate_module
 from metalearn.engine import gradient as gradient_module
 from metalearn.engine import loop as train_module
 from metalearn.engine.progress import Outcome
@@ -502,13 +500,15 @@ def test_test_tasks_that_are_not_finite_fail_the_run(
 ) -> None:
     shutil.copytree(straight, tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
-    real = kinds.CLASSIFICATION.score_of
+    real = run_module.evaluate
 
-    def lost(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        outputs[0, 0, 0] = torch.nan
-        return real(outputs, y)
+    def lost(*arguments: Any, **more: Any) -> Any:
+        scores = real(*arguments, **more)
+        scores.score[-1, 0] = torch.nan
+        return scores
 
-    monkeypatch.setattr(evaluate_module, "CLASSIFICATION", dataclasses.replace(kinds.CLASSIFICATION, score_of=lost))
+    monkeypatch.setattr(run_module, "evaluate", lost)
+    monkeypatch.setattr("metalearn.runs.evaluation.evaluate", lost)
     assert leaves_with("train", "--resume", "run") == 1
     found = results(Path("run"))
     assert (found["status"], found["test"]) == ("failed", None)

@@ -30,7 +30,16 @@ TINY = [
     "train.checkpoint_every=3",
     "eval.tasks=40",
 ]
-FILES = {"config.yaml", "run.log", "metrics.csv", "last.pt", "previous.pt", "best.pt", "results.json"}
+FILES = {
+    "config.yaml",
+    "run.log",
+    "metrics.csv",
+    "last.pt",
+    "previous.pt",
+    "best.pt",
+    "results.json",
+    "test_classes.json",
+}
 
 
 @pytest.fixture(autouse=True)
