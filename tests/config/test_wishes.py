@@ -28,7 +28,7 @@ def test_a_wish_is_ignored_where_the_chosen_part_lacks_the_setting() -> None:
 
 def test_the_command_line_and_an_experiment_win_over_a_wish() -> None:
     assert compose("algorithm=protonet", "task.train.ways=7")["task"]["train"]["ways"] == 7
-    assert compose("experiment=snell2017/5w1s")["task"]["train"]["ways"] == 60
+    assert compose("experiment=snell2017/omniglot_5w1s")["task"]["train"]["ways"] == 60
 
 
 def test_the_choice_that_is_made_from_another_wins_over_it() -> None:
