@@ -23,7 +23,10 @@ def write(path: Path, content: bytes) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Puts the names of a directory's files on the disk, where its file system can."""
-    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except PermissionError:  # Windows opens no directories
+        return
     try:
         with contextlib.suppress(OSError):  # some network file systems refuse, and do so for every directory
             os.fsync(descriptor)

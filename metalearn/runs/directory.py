@@ -211,7 +211,7 @@ def git_commit(package: Path) -> str | None:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory this process has held so far: resident on the CPU, allocated by tensors on a GPU."""
+    """The most memory this process has held so far: resident on the CPU, allocated by tensors on a GPU; NaN where the system does not tell."""
     if device.type == "cuda":
         import torch
 
@@ -221,8 +221,10 @@ def peak_memory_mib(device: torch.device) -> float:
         status = Path("/proc/self/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
     except (OSError, StopIteration):
-        import resource
-
+        try:
+            import resource
+        except ImportError:  # Windows
+            return math.nan
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / _MIB if sys.platform == "darwin" else peak / 1024
 

@@ -29,7 +29,10 @@ from metalearn.sweeps.summary import score_text, seconds_text, write_summary
 _WORKER = (sys.executable, "-m", "metalearn.sweeps.job")
 _POLL = 0.1  # seconds between two looks at the workers
 # Somebody, or the machine, ended the process: the job is not to blame, and continues the next time.
-_ENDED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ENDED_FROM_OUTSIDE = tuple(
+    getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
+)
+_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 def run_jobs(sweep: SweepDir, names: list[str], places: list[Slot], retry_failed: bool) -> None:
@@ -200,7 +203,7 @@ def _sigterm_raises() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + signal.SIGTERM)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, leave) for number in _ENDING}
     try:
         yield
     finally:
