@@ -12,6 +12,7 @@ import json
 import re
 from typing import Any
 
+from metalearn.config.automatic import resolved
 from metalearn.config.moved import present_name
 from metalearn.config.tree import leaves
 
@@ -58,7 +59,7 @@ def compared(config: dict[str, Any], kinds: frozenset[Kind] = QUESTION) -> dict[
     """Dotted path -> value of the settings of these kinds; classes that have moved since are called by their present name."""
     return {
         key: present_name(value) if key.endswith("._target_") else value
-        for key, value in leaves(config)
+        for key, value in leaves(resolved(config))
         if kind_of(key) in kinds
     }
 

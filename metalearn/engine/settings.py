@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self
 
+from metalearn.config.automatic import validation_tasks
 from metalearn.tasks import TaskShape
 
 Config = dict[str, Any]
@@ -59,11 +60,8 @@ class TrainSettings(_Group):
 
     @property
     def validation_tasks(self) -> int:
-        """`train.val_tasks`; auto: 200, in a short run fewer, down to 20: not more than a tenth of the training tasks between two validations."""
-        if not isinstance(self.val_tasks, str):
-            return self.val_tasks
-        between = min(self.val_every, self.steps) * self.meta_batch_size
-        return max(20, min(200, between // 10))
+        """How many validation tasks `train.val_tasks` stands for."""
+        return validation_tasks(vars(self))
 
 
 @dataclass(frozen=True)

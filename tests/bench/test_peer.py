@@ -62,7 +62,7 @@ def test_equal_meta_gradients(case: steps.Case, monkeypatch: pytest.MonkeyPatch)
     for module in vars(theirs).values():
         if isinstance(module, torch.nn.Module):
             module.double()
-    ours.gradient(tasks)
+    ours.loop.gradient(tasks)
     theirs.gradient()
     assert len(theirs.pairs) == len(theirs.parameters)
     assert all(torch.equal(our, their) for our, their in theirs.pairs), "the same initial parameters"
@@ -89,7 +89,7 @@ def test_both_take_whole_steps_and_count_their_data(label: str) -> None:
         side.step()
         side.step()
         assert side.data_seconds > 0
-    assert ours.steps == 2
+    assert ours.loop.outcome.steps == 2
     assert any(not torch.equal(was, now) for was, now in zip(before, theirs.parameters, strict=True))
 
 

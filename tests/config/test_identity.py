@@ -96,3 +96,11 @@ def test_a_class_that_moved_is_the_same_class() -> None:
 def test_what_no_pattern_names_belongs_to_the_protocol() -> None:
     assert kind_of("algorithm.something_new") is Kind.PROTOCOL
     assert kind_of("train.seed") is Kind.PROTOCOL
+
+
+def test_an_automatic_number_is_the_same_as_the_number() -> None:
+    long = {"train": {"steps": 1000, "val_every": 500, "meta_batch_size": 16, "val_tasks": 200}}
+    automatic = {"train": long["train"] | {"val_tasks": "auto"}}
+    short = {"train": automatic["train"] | {"meta_batch_size": 1}}
+    assert not differences(long, automatic)
+    assert differences(automatic, short)["train.val_tasks"] == (200, 50)
