@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from metalearn.version import __version__
+
 if TYPE_CHECKING:
     from metalearn.api import Prediction, Run, evaluate, load, sweep, train
 
-__version__ = "0.1.0"
 __all__ = ["Prediction", "Run", "__version__", "evaluate", "load", "sweep", "train"]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from metalearn import __version__
 from metalearn.cli.arguments import config_dir_of
 from metalearn.errors import UserError
+from metalearn.version import __version__
 
 
 def main_help(summaries: dict[str, str]) -> str:

@@ -12,11 +12,11 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
-from metalearn import __version__
 from metalearn.cli import help as texts
 from metalearn.cli.completion import shell_completion
 from metalearn.cli.plugins import without_plugins
 from metalearn.errors import Interrupted, RunFailed, UserError, nearest, one_line
+from metalearn.version import __version__
 
 DEBUG = "METALEARN_DEBUG"  # environment variable
 

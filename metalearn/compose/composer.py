@@ -27,9 +27,9 @@ from metalearn.compose.overrides import for_evaluation
 from metalearn.config.files import conf_dir, slug
 from metalearn.config.limits import check_known, check_limits
 from metalearn.config.plugins import refuse_untrusted, used_by
+from metalearn.config.resume import refuse_changes
 from metalearn.config.tree import dotted_keys, without_limits
 from metalearn.errors import UserError
-from metalearn.runs.resume import refuse_changes
 
 
 class Composer:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from metalearn import __version__, atomic
+from metalearn import atomic
 from metalearn.config.tree import leaves
 from metalearn.errors import UserError, one_line
 from metalearn.locks import NoLocksError, folder_locked
+from metalearn.version import __version__
 
 if TYPE_CHECKING:
     import torch

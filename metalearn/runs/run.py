@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from metalearn.config.identity import compared, config_hash
+from metalearn.config.resume import refuse_changes
 from metalearn.engine.build import Parts, assemble, build_algorithm, build_dataset, check_tasks
 from metalearn.engine.classes import ClassCounts
 from metalearn.engine.device import choose_device
@@ -33,7 +34,6 @@ from metalearn.runs import directory as files
 from metalearn.runs.evaluation import refuse_seen_classes
 from metalearn.runs.hparams import hparams
 from metalearn.runs.initial import read_initial, start_from
-from metalearn.runs.resume import refuse_changes
 from metalearn.runs.tracking import Tracker
 from metalearn.runs.training import Listener, ShouldPrune, train
 from metalearn.status import Status

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import metalearn
 from metalearn.report import terminal
 from metalearn.runs.log import log_to
 from metalearn.status import Status
@@ -110,7 +109,7 @@ class _Pool:
         return started
 
     def _spawn(self, name: str, slot: Slot) -> subprocess.Popen[bytes]:
-        package = str(Path(metalearn.__file__).parents[1])
+        package = str(Path(__file__).resolve().parents[2])
         environment = os.environ | {
             "OMP_NUM_THREADS": str(slot.threads),
             "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),

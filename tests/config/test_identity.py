@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from metalearn.config.identity import Kind, compared, config_hash, differences, kind_of
+from metalearn.config.resume import refuse_changes
 from metalearn.errors import UserError
 from metalearn.runs.reproduce import changed_settings
-from metalearn.runs.resume import refuse_changes
 from metalearn.sweeps.directory import Job, SweepDir
 
 CONFIG: dict[str, Any] = {
