@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
@@ -37,23 +37,19 @@ def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What tasks of one kind have in common.
+class Scale:
+    """How scores of one kind of task are read; results.json says it, so that a reader needs no code of the kind.
 
     Attributes:
         name: of the kind.
         score: the name of the main score in results.json and, behind a split's name, in tags: `val/<score>`.
         higher_is_better: whether of two scores the larger one is the better one.
-        loss: (outputs [T, n, ...], y [T, n, ...]) -> [T]; what inner and outer loops descend.
-        score_of: (outputs, y) -> [T], the main score of each task; NaN for a task whose outputs are not finite.
         percent: whether scores are fractions that are shown in percent.
     """
 
     name: str
     score: str
     higher_is_better: bool
-    loss: Callable[[Tensor, Tensor], Tensor]
-    score_of: Callable[[Tensor, Tensor], Tensor]
     percent: bool
 
     @property
@@ -76,12 +72,34 @@ class Kind:
         interval = "" if half_width is None else f" ± {factor * half_width:.{places}f}"
         return f"{factor * score:.{places}f}{interval}{unit}"
 
+    def record(self) -> dict[str, Any]:
+        """The `kind` entry of results.json, which `scale_of` reads."""
+        return {field.name: getattr(self, field.name) for field in fields(Scale)}
 
-CLASSIFICATION = Kind("classification", "accuracy", True, cross_entropy, accuracy, percent=True)
-REGRESSION = Kind("regression", "mse", False, squared_error, squared_error, percent=False)
-KINDS = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION)}
+
+@dataclass(frozen=True)
+class Kind(Scale):
+    """What tasks of one kind have in common. A plug-in's data set may bring a kind of its own.
+
+    Attributes:
+        loss: (outputs [T, n, ...], y [T, n, ...]) -> [T]; what inner and outer loops descend.
+        score_of: (outputs, y) -> [T], the main score of each task; NaN for a task whose outputs are not finite.
+    """
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    score_of: Callable[[Tensor, Tensor], Tensor]
 
 
-def kind_of_record(record: Mapping[str, Any]) -> Kind:
-    """The kind of the tasks that an entry of results.json is about (`test`, `val`), told by the score that it holds."""
-    return next((kind for kind in KINDS.values() if kind.score in record), CLASSIFICATION)
+CLASSIFICATION = Kind("classification", "accuracy", True, percent=True, loss=cross_entropy, score_of=accuracy)
+REGRESSION = Kind("regression", "mse", False, percent=False, loss=squared_error, score_of=squared_error)
+
+
+def scale_of(results: Mapping[str, Any]) -> Scale:
+    """How the scores in what results.json holds are read.
+
+    Results of earlier versions do not say their kind: it shows in the name of the score that `test` or `val` holds.
+    """
+    if results.get("kind"):
+        return Scale(**{field.name: results["kind"][field.name] for field in fields(Scale)})
+    records = [results.get("test") or {}, results.get("val") or {}]
+    return REGRESSION if any(REGRESSION.score in record for record in records) else CLASSIFICATION

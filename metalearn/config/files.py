@@ -27,8 +27,9 @@ def choices(group: str) -> list[str]:
 
 
 def target_of(group: str, name: str) -> str:
-    """The `_target_` of a shipped file of a group, its own or that of the file of the group that it is made from."""
-    content = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    """The `_target_` of a choice that `choices` lists, its own or that of the file of the group that it is made from."""
+    files = (conf / group / f"{name}.yaml" for conf in (conf_dir(), *conf_dirs()))
+    content = yaml.safe_load(next(file for file in files if file.is_file()).read_text(encoding="utf-8"))
     node = content.get(group, content)
     if "_target_" in node:
         return str(node["_target_"])

@@ -110,14 +110,17 @@ def _refuse_what_is_no_image(config: Config, dataset: Dataset, backbone: Any) ->
         names = config["names"]
         raise UserError(
             f"backbone={names['backbone']} needs images; the examples of dataset={names['dataset']} have the shape "
-            f"{list(dataset.input_shape)}; those that take any: {', '.join(_shipped('backbone', _takes_any_shape))}"
+            f"{list(dataset.input_shape)}; those that take any: {', '.join(_able('backbone', _takes_any_shape))}"
         )
 
 
 def _refuse_other_kinds(config: Config, dataset: Dataset, algorithm: Any) -> None:
     """Raises UserError where `algorithm`, a class, cannot learn the data set's kind of task."""
     if dataset.kind not in algorithm.kinds:
-        names, able = config["names"], ", ".join(_shipped("algorithm", lambda made: dataset.kind in made.kinds))
+        names, able = (
+            config["names"],
+            ", ".join(_able("algorithm", lambda made: dataset.kind in made.kinds)) or "none",
+        )
         raise UserError(
             f"algorithm={names['algorithm']} cannot learn {dataset.kind.name} tasks (dataset={names['dataset']}); those that can: {able}"
         )
@@ -127,8 +130,8 @@ def _takes_any_shape(backbone: Any) -> bool:
     return "input_shape" in inspect.signature(backbone).parameters
 
 
-def _shipped(group: str, able: Callable[[Any], bool]) -> list[str]:
-    """The shipped choices of a group whose class is `able`."""
+def _able(group: str, able: Callable[[Any], bool]) -> list[str]:
+    """The choices of a group, plug-ins' included, whose class is `able`."""
     found = []
     for name in choices(group):
         module, _, made = target_of(group, name).rpartition(".")

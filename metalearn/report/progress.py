@@ -11,7 +11,7 @@ import rich.progress
 from rich.console import RenderableType
 from rich.text import Text
 
-from metalearn.kinds import KINDS
+from metalearn.kinds import CLASSIFICATION, Scale
 from metalearn.report import terminal
 from metalearn.report.text import duration
 
@@ -27,6 +27,7 @@ class Progress:
         done: outer steps done by an earlier process, where the run is resumed.
         log_seconds: where there is no live bar, a line also follows after so many seconds (at the next update).
         ways: ways of the training tasks and of the test tasks, where there are classes; they are shown where they differ.
+        kind: of the tasks, which says which tags are scores and how they are shown.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class Progress:
         done: int = 0,
         log_seconds: float = LOG_SECONDS,
         ways: tuple[int, int] | None = None,
+        kind: Scale = CLASSIFICATION,
     ) -> None:
-        self._total_steps = total_steps
+        self._total_steps, self._kind = total_steps, kind
         self._latest: dict[str, float] = {}
         self._names = _names(ways)
         self._rate = _Rate(done)
@@ -66,17 +68,15 @@ class Progress:
             terminal.log.info("  ".join(part for part in (where, numbers, left) if part))
 
     def _numbers(self) -> Iterable[str]:
-        latest = self._latest
+        latest, kind = self._latest, self._kind
         if "train/loss" in latest:
             yield f"loss {latest['train/loss']:.3f}"
-        for kind in KINDS.values():
-            digits = 1 if kind.percent else None
-            for tag, name in (
-                (f"train/{kind.score}", self._names["train"] + kind.score),
-                (f"val/{kind.score}", self._names["val"] + "val"),
-            ):
-                if tag in latest:
-                    yield f"{name} {kind.text(latest[tag], digits=digits)}"
+        for tag, name in (
+            (f"train/{kind.score}", self._names["train"] + kind.score),
+            (f"val/{kind.score}", self._names["val"] + "val"),
+        ):
+            if tag in latest:
+                yield f"{name} {kind.text(latest[tag], digits=1 if kind.percent else None)}"
         if "time/tasks_per_second" in latest:
             yield f"{latest['time/tasks_per_second']:,.0f} tasks/s"
 

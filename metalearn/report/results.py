@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Column, Table
 from rich.text import Text
 
-from metalearn.kinds import Kind, kind_of_record
+from metalearn.kinds import Scale, scale_of
 from metalearn.report import terminal
 from metalearn.status import Status
 
@@ -32,7 +32,7 @@ def result_panel(results: dict[str, Any]) -> None:
     Args:
         results: what results.json holds, and `run_dir`; with `written`, a file, that is named in place of the run directory.
     """
-    numbers = _result_lines(results["task"], results["test"])
+    numbers = _result_lines(scale_of(results), results["task"], results["test"])
     for line in numbers:
         terminal.file_log.info(line)
     places = _places(results)  # outside the frame, so that they can be copied whole
@@ -76,8 +76,7 @@ def sweep_table(head: list[str], rows: list[list[str]], status_column: int = 1) 
             terminal.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _result_lines(task: dict[str, Any], test: dict[str, Any]) -> list[str]:
-    kind = kind_of_record(test)
+def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> list[str]:
     lines = [
         f"test {_shape(task, kind)}: {_score(kind, test[kind.score], test['ci95'])} ({_conditions(kind, task, test)})"
     ]
@@ -92,11 +91,11 @@ def _result_lines(task: dict[str, Any], test: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _shape(task: dict[str, Any], kind: Kind) -> str:
+def _shape(task: dict[str, Any], kind: Scale) -> str:
     return f"{task['ways']}-way {task['shots']}-shot" if kind.chance(2) is not None else f"{task['shots']}-shot"
 
 
-def _score(kind: Kind, score: float | None, ci95: float | None) -> str:
+def _score(kind: Scale, score: float | None, ci95: float | None) -> str:
     """The score with its interval; a score that is not a number says so, as JSON's null for it does."""
     if score is None or not math.isfinite(score):
         return f"no {kind.score} (not a number)"
@@ -104,7 +103,7 @@ def _score(kind: Kind, score: float | None, ci95: float | None) -> str:
     return text if kind.percent else f"{kind.score} {text}"
 
 
-def _conditions(kind: Kind, task: dict[str, Any], test: dict[str, Any]) -> str:
+def _conditions(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> str:
     chance = kind.chance(task["ways"])
     step = f", step {test['step']}" if "step" in test else ""
     parts = [

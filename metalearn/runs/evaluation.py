@@ -57,6 +57,7 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
         "seed": settings.seed,
         "overrides": overrides,
         "split": {"name": dataset.split.name, "sha256": dataset.split.sha256},
+        "kind": dataset.kind.record(),
         "task": settings.task._asdict(),
         "test": None,
         "seconds": time.perf_counter() - started,

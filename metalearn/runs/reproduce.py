@@ -11,7 +11,7 @@ from typing import Any
 from metalearn.config.identity import SAME_PROTOCOL, differences
 from metalearn.config.tree import leaves
 from metalearn.errors import UserError
-from metalearn.kinds import kind_of_record
+from metalearn.kinds import scale_of
 from metalearn.runs.reference import Reference, Row
 
 _PLACES = ("hydra.", "dataset.root=")  # overrides that say where, not what
@@ -80,7 +80,7 @@ def reproduce_run(
     if results["status"] != "done":
         raise UserError(f"'{run_dir}' is not a finished run (status: {results['status']})")
     tests: dict[bool | None, dict[str, Any]] = {}
-    incomparable = other_question(protocol, config)
+    incomparable, factor = other_question(protocol, config), 100 if scale_of(results).percent else 1
     for row in reference.rows:
         if row.transductive in tests:
             continue
@@ -95,7 +95,7 @@ def reproduce_run(
         "seed": results["seed"],
         "date": f"{datetime.now():%Y-%m-%d}",
         **{key: getattr(reference, key) for key in ("paper", "table", "url", "interval_over")},
-        "rows": [_scored(row, tests[row.transductive], incomparable) for row in reference.rows],
+        "rows": [_scored(row, tests[row.transductive], factor, incomparable) for row in reference.rows],
         "differences": list(reference.differences),
         "overrides": [text for text in overrides if not text.startswith(_PLACES)],
         "changed": changed_settings(protocol, config),
@@ -119,9 +119,8 @@ def _evaluated(config: dict[str, Any], transductive: bool | None) -> dict[str, A
     return config if transductive is None else config | {"eval": config["eval"] | {"transductive": transductive}}
 
 
-def _scored(row: Row, test: dict[str, Any], incomparable: Sequence[str]) -> dict[str, Any]:
-    """The row with what was measured, in percent where papers give percent, from the `test` entry of results.json."""
-    factor = 100 if kind_of_record(test).percent else 1
+def _scored(row: Row, test: dict[str, Any], factor: int, incomparable: Sequence[str]) -> dict[str, Any]:
+    """The row with what was measured, from the `test` entry of results.json; `factor` is 100 where papers give percent."""
     main = {"mean": test[row.score], "ci95": test["ci95"]} if row.score in test else None
     score = main or test.get("further", {}).get(row.score)
     ours, ci95 = (None, None) if score is None else (factor * score["mean"], factor * score["ci95"])

@@ -26,6 +26,7 @@ from metalearn.engine.progress import Outcome
 from metalearn.engine.ranks import Ranks, check_share, joined, launched
 from metalearn.engine.settings import Settings
 from metalearn.errors import Diverged, Pruned, RunFailed, UserError
+from metalearn.kinds import Scale
 from metalearn.report import results as shown
 from metalearn.report import terminal
 from metalearn.report.progress import Progress, TaskProgress
@@ -73,6 +74,7 @@ class _Attempt:
     state: dict[str, Any] | None  # of the checkpoint that is resumed
     interrupts: Interrupts = field(default_factory=Interrupts)
     outcome: Outcome = field(default_factory=Outcome)
+    kind: Scale | None = None  # of the tasks, once they are known
 
 
 def run(
@@ -115,6 +117,7 @@ def run(
             step = getattr(error, "step", attempt.outcome.steps)
             results |= {"status": _status(error), "error": _error_text(error), "step": step}
             _report_failure(results, run_dir, error)
+        results["kind"] = attempt.kind.record() if attempt.kind else None
         results["val"] = attempt.outcome.best or None
         results["train"] = _train_record(attempt.outcome, config, device)
         if failure is None:  # before it is written: a disk that is full by now must not cost the number
@@ -151,6 +154,7 @@ def _train_and_test(attempt: _Attempt, device: torch.device, should_prune: Shoul
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # of the jobs before this one in a sweep
     parts = _assembled(config)
+    attempt.kind = kind = parts.dataset.kind
     log.info(_describe(config, parts))
     reported = state["outcome"]["reported"] if state else None
     if state is not None:
@@ -159,7 +163,6 @@ def _train_and_test(attempt: _Attempt, device: torch.device, should_prune: Shoul
     with Tracker(attempt.run_dir, hparams(config), reported) as tracker:
         _train(attempt, parts, tracker, should_prune)
         tested = _test(attempt, parts)
-        kind = parts.dataset.kind
         further = {f"test/{name}": score["mean"] for name, score in tested.get("further", {}).items()}
         tracker.log(outcome.steps, {f"test/{name}": tested[name] for name in (kind.score, "ci95", "loss")} | further)
     times = [f"{name} {seconds:.1f} s" for name, seconds in _times(outcome, tested).items()]
@@ -176,6 +179,7 @@ def _train(attempt: _Attempt, parts: Parts, tracker: Tracker, should_prune: Shou
             done=done,
             log_seconds=parts.settings.train.log_seconds,
             ways=(parts.settings.train_task.ways, parts.settings.task.ways),
+            kind=parts.dataset.kind,
         ) as progress,
         joined(attempt.ranks, parts.device),
     ):
@@ -290,6 +294,7 @@ def _header(config: dict[str, Any], device: torch.device) -> dict[str, Any]:
         "seed": config["seed"],
         "config_hash": config_hash(compared(config)),
         "split": None,
+        "kind": None,
         "task": {
             **{name: config["task"][name] for name in ("ways", "shots", "queries")},
             "train": config["task"]["train"],

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from metalearn.errors import UserError
-from metalearn.kinds import CLASSIFICATION, Kind, kind_of_record
+from metalearn.kinds import CLASSIFICATION, Scale, scale_of
 from metalearn.status import Status
 from metalearn.sweeps.directory import Job, SweepDir
 from metalearn.sweeps.queue import Queue
@@ -50,7 +50,7 @@ class Trials(Queue):
         sweep: SweepDir,
         settings: dict[str, Any],
         make: Callable[[int, dict[str, Any]], Job],
-        kind: Kind = CLASSIFICATION,
+        kind: Scale = CLASSIFICATION,
     ) -> None:
         self._sweep, self._settings, self._make = sweep, settings, make
         self._given: set[str] = set()
@@ -115,9 +115,10 @@ class Trials(Queue):
             name = trial.user_attrs.get(_JOB)
             if not _is_open(trial) or name is None or not (status := self._sweep.status(name)).finished:
                 continue
-            best = (self._sweep.results(name) or {}).get("val")
+            results = self._sweep.results(name) or {}
+            best = results.get("val")
             if status == Status.DONE and best:
-                self._study.tell(trial.number, best[kind_of_record(best).score])
+                self._study.tell(trial.number, best[scale_of(results).score])
             elif status in (Status.PRUNED, Status.DIVERGED):  # both say something about the values
                 self._study.tell(trial.number, state=states.PRUNED)
             else:
@@ -147,14 +148,14 @@ def should_prune(sweep: SweepDir, name: str) -> Callable[[int, float], bool]:
     return asked
 
 
-def kind_of_tasks(config: dict[str, Any]) -> Kind:
+def kind_of_tasks(config: dict[str, Any]) -> Scale:
     """The kind of the tasks that a configuration's dataset gives."""
     from metalearn.engine.build import build_dataset
 
     return build_dataset(config).kind
 
 
-def _study(sweep: SweepDir, pruner: dict[str, Any] | None, kind: Kind = CLASSIFICATION) -> Any:
+def _study(sweep: SweepDir, pruner: dict[str, Any] | None, kind: Scale = CLASSIFICATION) -> Any:
     """The study in the sweep's directory; `kind` counts where there is none yet."""
     library, path = optuna(), sweep.path / "study.db"
     # Not in the URL, where a path's own `?` or `%` would mean something else.

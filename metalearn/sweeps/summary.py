@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from metalearn.kinds import CLASSIFICATION, KINDS, Kind, kind_of_record
+from metalearn.kinds import CLASSIFICATION, Scale, scale_of
 from metalearn.report import terminal
 from metalearn.report.results import sweep_table
 from metalearn.report.text import duration, markdown_table
@@ -79,14 +79,14 @@ def report(sweep: SweepDir) -> list[dict[str, Any]]:
 
 def score_text(row: dict[str, Any]) -> str:
     """`95.20 ± 0.31 %`, or nothing for a job without a result."""
-    kind = KINDS[row["kind"]]
+    kind = _scale(row)
     score = row[kind.score]
     return "" if score is None else kind.text(score, row["ci95"])
 
 
 def val_text(row: dict[str, Any]) -> str:
     """`95.20 %`, the best validation, or nothing for a job without one."""
-    kind = KINDS[row["kind"]]
+    kind = _scale(row)
     score = row[f"val_{kind.score}"]
     return "" if score is None else kind.text(score)
 
@@ -122,21 +122,25 @@ def _value_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _kind(results: Iterable[dict[str, Any]]) -> Kind:
+def _kind(results: Iterable[dict[str, Any]]) -> Scale:
     """The kind of the tasks that the jobs are about; the jobs of a sweep that are compared share it."""
-    records = (record for result in results for record in (result.get("test"), result.get("val")) if record)
-    return next((kind_of_record(record) for record in records), CLASSIFICATION)
+    known = (result for result in results if result.get("kind") or result.get("test") or result.get("val"))
+    return next((scale_of(result) for result in known), CLASSIFICATION)
+
+
+def _scale(row: dict[str, Any]) -> Scale:
+    return scale_of({"kind": row["scale"]})
 
 
 def _rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
     """How a trial is ordered: validation decides, and only among those trained to their end; of equal ones the earlier stays first."""
-    kind = KINDS[row["kind"]]
+    kind = _scale(row)
     score = row[f"val_{kind.score}"]
     return row["status"] != Status.DONE, score is None, (-1 if kind.higher_is_better else 1) * (score or 0.0)
 
 
 def _job_row(
-    sweep: SweepDir, name: str, choices: dict[str, Any], results: dict[str, Any], kind: Kind
+    sweep: SweepDir, name: str, choices: dict[str, Any], results: dict[str, Any], kind: Scale
 ) -> dict[str, Any]:
     status = sweep.status(name)
     test, train = results.get("test") or {}, results.get("train") or {}
@@ -145,6 +149,7 @@ def _job_row(
         "status": status,
         "choices": choices,
         "kind": kind.name,
+        "scale": kind.record(),
         kind.score: test.get(kind.score),
         "ci95": test.get("ci95"),
         f"val_{kind.score}": (results.get("val") or {}).get(kind.score),
@@ -156,7 +161,7 @@ def _job_row(
 
 
 def _seed_row(group: list[dict[str, Any]]) -> dict[str, Any]:
-    kind, choices = KINDS[group[0]["kind"]], _without_seed(group[0]["choices"])
+    kind, choices = _scale(group[0]), _without_seed(group[0]["choices"])
     scores = [row[kind.score] for row in group if row[kind.score] is not None and row["status"] == Status.DONE]
     std = statistics.stdev(scores) if len(scores) > 1 else None
     return {
@@ -164,6 +169,7 @@ def _seed_row(group: list[dict[str, Any]]) -> dict[str, Any]:
         "status": f"{len(scores)} of {len(group)} done",
         "choices": choices,
         "kind": kind.name,
+        "scale": kind.record(),
         kind.score: statistics.fmean(scores) if scores else None,
         "ci95": None if std is None else _t(len(scores) - 1) * std / math.sqrt(len(scores)),
         "std": std,
@@ -208,7 +214,7 @@ def _markdown(sweep: SweepDir, rows: list[dict[str, Any]], over_seeds: list[dict
 
 
 def _score_name(rows: list[dict[str, Any]]) -> str:
-    return KINDS[rows[0]["kind"]].score if rows else CLASSIFICATION.score
+    return _scale(rows[0]).score if rows else CLASSIFICATION.score
 
 
 def _head(rows: list[dict[str, Any]], searched: bool) -> list[str]:
@@ -225,5 +231,5 @@ def _seed_head(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _seed_cells(row: dict[str, Any]) -> list[str]:
-    std = "" if row["std"] is None else KINDS[row["kind"]].text(row["std"])
+    std = "" if row["std"] is None else _scale(row).text(row["std"])
     return [row["job"], row["status"], score_text(row), std]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,7 +13,10 @@ import yaml
 
 from metalearn.cli.main import main
 from metalearn.config import plugins
+from metalearn.engine.build import _dataset
 from metalearn.runs.directory import read_results
+from metalearn.sweeps.directory import SweepDir
+from metalearn.sweeps.summary import write_summary
 
 TINY = (
     *("train.steps=2", "train.val_every=2", "train.val_tasks=2", "train.task_chunk=1", "eval.tasks=2"),
@@ -36,6 +41,28 @@ from metalearn.data.sets import glyphs
 def load(classes: int) -> Dataset:
     return glyphs.load(classes=classes, drawers=4, size=16, seed=1, val_classes=6, test_classes=6)
 """,
+    "absolute.py": """
+from typing import ClassVar
+
+from metalearn.algorithms.maml import MAML
+from metalearn.data.sets.sinusoid import Sinusoid
+from metalearn.kinds import Kind
+
+def error(outputs, y):
+    return (outputs - y).abs().flatten(1).mean(1)
+
+MAE = Kind("absolute error", "mae", False, percent=False, loss=error, score_of=error)
+
+class Learner(MAML):
+    kinds: ClassVar = (MAE,)
+
+class Waves(Sinusoid):
+    def __init__(self, **intervals):
+        super().__init__(**intervals)
+        self.name, self.kind = "waves", MAE
+""",
+    "conf/algorithm/absolute.yaml": "defaults: [maml]\n_target_: mylab.absolute.Learner\n",
+    "conf/dataset/waves.yaml": "defaults: [sinusoid]\n_target_: mylab.absolute.Waves\n",
     "conf/algorithm/my_learner.yaml": "_target_: mylab.learner.Mine\nfactor: 2.0\n"
     "prefers: {task.train.ways: 3}\nlimits: {factor: float > 0}\n",
     "conf/algorithm/faulty.yaml": "_target_: mylab.faulty.Faulty\nlimits: {}\n",
@@ -56,6 +83,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(plugins.VARIABLE, "")
     for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:
         monkeypatch.delitem(sys.modules, name)
+    _dataset.cache_clear()  # it may hold an object of an earlier test's package
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     return home
@@ -100,6 +128,54 @@ def test_the_processes_of_a_sweep_know_it(package: Path) -> None:
         line for line in Path("outputs/multirun/both/sweep.json").read_text().splitlines() if "--plugins" in line
     ]
     assert "mylab" in again
+
+
+def test_it_brings_a_kind_of_task(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = (
+        "train",
+        "-m",
+        "--plugins",
+        "mylab",
+        "algorithm=absolute",
+        "dataset=waves",
+        "seed=0,1",
+        "sweep_name=waves",
+    )
+    steps = (
+        "train.steps=4",
+        "train.val_every=1",
+        "train.val_tasks=4",
+        "train.lr=0.3",
+        "train.task_chunk=4",
+        "eval.tasks=4",
+    )
+    assert leaves_with(*command, *steps, "train.meta_batch_size=2") == 0
+    sweep = Path("outputs/multirun/waves")
+    results = read_results(sweep / "seed=0")
+    with open(sweep / "seed=0" / "metrics.csv", newline="") as file:
+        errors = [float(row["val/mae"]) for row in csv.DictReader(file) if row["val/mae"]]
+    assert results["kind"] == {"name": "absolute error", "score": "mae", "higher_is_better": False, "percent": False}
+    assert len(errors) == 4
+    assert min(errors) < max(errors)
+    assert results["val"]["mae"] == pytest.approx(min(errors), rel=1e-6)
+    said = capfd.readouterr().out
+    assert re.search(r"step 4/4 \(100 %\)  loss [\d.]+  mae [\d.]+  val [\d.]+", said)
+    test = f"{results['test']['mae']:.4f} ± {results['test']['ci95']:.4f}"
+    assert f"test 10-shot: mae {test} (95 % interval" in said
+    monkeypatch.setenv(plugins.VARIABLE, "")  # the summary is read without the package
+    write_summary(SweepDir(sweep))
+    assert f"| [seed=0](seed=0) | done | {test} |" in (sweep / "summary.md").read_text()
+    assert leaves_with("eval", str(sweep / "seed=0"), "--plugins", "mylab") == 0
+    assert f"test 10-shot: mae {test} (95 % interval" in capfd.readouterr().out
+
+
+def test_an_algorithm_for_other_kinds_names_those_that_can(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert leaves_with("train", "--plugins", "mylab", "algorithm=maml", "dataset=waves") == 2
+    message = "algorithm=maml cannot learn absolute error tasks (dataset=waves); those that can: absolute"
+    assert message in capsys.readouterr().err
+    assert not list(Path().iterdir())
 
 
 def test_a_fault_in_a_plugin_keeps_its_place(package: Path) -> None:

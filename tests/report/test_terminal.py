@@ -25,6 +25,7 @@ import yaml
 from metalearn.report import progress as progress_module, results, terminal
 from metalearn.report.progress import Progress, TaskProgress
 from metalearn.config.files import conf_dir
+from metalearn.kinds import REGRESSION
 
 def set_up():
     text = (conf_dir() / "hydra/job_logging/metalearn.yaml").read_text()
@@ -190,7 +191,7 @@ def test_numbers_say_their_ways_where_training_and_test_differ(tmp_path: Path) -
     run = """
 with Progress(2, "x", ways=(20, 5)) as progress:
     progress.update(2, {"train/accuracy": 0.5, "val/accuracy": 0.25})
-with Progress(2, "x", ways=(1, 1)) as progress:
+with Progress(2, "x", ways=(1, 1), kind=REGRESSION) as progress:
     progress.update(2, {"train/mse": 0.5, "val/mse": 0.25})
 """
     said = on_pipe(run, tmp_path).splitlines()
