@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 from metalearn.errors import UserError
 
 
@@ -22,11 +20,3 @@ def without_plugins(argv: list[str]) -> list[str]:
 
         trust([name for name in names.split(",") if name])
     return rest
-
-
-def with_plugins(command: list[str]) -> str:
-    """The command as the user would type it again, with the plug-ins that were trusted."""
-    from metalearn.config.plugins import trusted_by_command
-
-    flags = ["--plugins", ",".join(names)] if (names := trusted_by_command()) else []
-    return shlex.join([*command, *flags])

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from metalearn.cli.plugins import with_plugins
 from metalearn.cli.single import preflight
 from metalearn.compose.composer import composer, explained
+from metalearn.config.plugins import with_plugins
 from metalearn.errors import RunFailed, UserError
 from metalearn.report import terminal
 from metalearn.runs.directory import make_directory

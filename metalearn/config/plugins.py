@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ def trust(names: Iterable[str]) -> None:
     os.environ[VARIABLE] = ",".join(dict.fromkeys([*_from_environment(), *names]))
 
 
-def trusted_by_command() -> list[str]:
-    """The packages that the next command must be told of again: all but the installed ones."""
-    return [name for name in _from_environment() if name not in _installed()]
+def with_plugins(command: list[str]) -> str:
+    """The command as the user would type it again, with a flag for the packages that the next process would not trust by itself."""
+    names = [name for name in _from_environment() if name not in _installed()]
+    return shlex.join([*command, *(["--plugins", ",".join(names)] if names else [])])
 
 
 def trusted() -> tuple[str, ...]:

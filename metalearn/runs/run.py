@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from metalearn.config.identity import compared, config_hash
+from metalearn.config.plugins import with_plugins
 from metalearn.config.resume import refuse_changes
 from metalearn.engine.build import Parts, assemble, build_algorithm, build_dataset, check_tasks
 from metalearn.engine.classes import ClassCounts
@@ -353,7 +353,7 @@ def _report_failure(results: dict[str, Any], run_dir: Path, error: BaseException
     where = f"{results['status']} at step {results['step']}: {results['error']} ({run_dir})"
     if isinstance(error, KeyboardInterrupt):
         log.info("%s", where)
-        log.info("to go on: metalearn train --resume %s", shlex.quote(str(run_dir)))
+        log.info("to go on: %s", with_plugins(["metalearn", "train", "--resume", str(run_dir)]))
     elif isinstance(error, Pruned):
         log.info("%s", where)
     else:

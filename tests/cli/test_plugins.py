@@ -41,6 +41,14 @@ from metalearn.data.sets import glyphs
 def load(classes: int) -> Dataset:
     return glyphs.load(classes=classes, drawers=4, size=16, seed=1, val_classes=6, test_classes=6)
 """,
+    "stopping.py": """
+from metalearn.algorithms.protonet import ProtoNet
+
+class Stopping(ProtoNet):
+    def meta_loss(self, tasks):
+        raise KeyboardInterrupt
+""",
+    "conf/algorithm/stopping.yaml": "_target_: mylab.stopping.Stopping\nlimits: {}\n",
     "absolute.py": """
 from typing import ClassVar
 
@@ -176,6 +184,13 @@ def test_an_algorithm_for_other_kinds_names_those_that_can(package: Path, capsys
     message = "algorithm=maml cannot learn absolute error tasks (dataset=waves); those that can: absolute"
     assert message in capsys.readouterr().err
     assert not list(Path().iterdir())
+
+
+def test_a_run_that_stops_says_how_to_resume_it_with_the_package(
+    package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert leaves_with("train", "--plugins", "mylab", "algorithm=stopping", "hydra.run.dir=run", *TINY) == 130
+    assert f"to go on: metalearn train --resume {Path('run').resolve()} --plugins mylab\n" in capsys.readouterr().out
 
 
 def test_a_fault_in_a_plugin_keeps_its_place(package: Path) -> None:
