@@ -41,6 +41,16 @@ def _drop_limits(plain: dict[str, Any]) -> dict[str, Any]:
     return {key: _drop_limits(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
+def drop_limits(cfg: DictConfig) -> None:
+    """Removes the `limits` nodes, at any depth, and leaves interpolations as they are written."""
+    if "limits" in cfg:
+        del cfg["limits"]
+    for key in cfg:
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            drop_limits(node)
+
+
 def container(cfg: DictConfig, resolve: bool) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=resolve)
     assert isinstance(plain, dict)

@@ -370,7 +370,10 @@ def test_cfg_shows_the_configuration_and_writes_nothing(
     capsys: pytest.CaptureFixture[str], empty_directory: Path
 ) -> None:
     main(["train", "--cfg", "job", "task.ways=7"])
-    assert yaml.safe_load(capsys.readouterr().out)["task"]["ways"] == 7
+    shown = capsys.readouterr().out
+    assert yaml.safe_load(shown)["task"]["ways"] == 7
+    assert "${now:" in shown, "interpolations stay as they are written"
+    assert "limits" not in shown
     assert list(empty_directory.iterdir()) == []
 
 
