@@ -90,18 +90,21 @@ class ImageClasses(Dataset):
         if not names:
             raise UserError(f"{self.name} cannot serve the {split} tasks: its {split} split has no class")
         ways, shots, queries = shape
+        key = "task.train" if split == "train" else "task"
         counts = dict(zip(names, self.images.counts[self.numbers(split)].tolist(), strict=True))
         classes = len(names) * self.rotations[split]
         smallest = min(names, key=lambda name: counts[name])
         images = counts[smallest]
         faults = []
         if ways < 2:
-            raise UserError(f"{self.name} cannot serve the {split} tasks: {ways} ways, tasks of classes need 2 or more")
+            raise UserError(
+                f"{self.name} cannot serve the {split} tasks: {key}.ways={ways}, tasks of classes need 2 or more"
+            )
         if ways > classes:
-            faults.append(f"{ways} ways need {ways} classes, the {split} split has {classes}")
+            faults.append(f"{key}.ways={ways} needs {ways} classes, the {split} split has {classes}")
         if shots + queries > images:
             faults.append(
-                f"{shots} shots + {queries} queries need {shots + queries} images of every class, '{smallest}' has {images}"
+                f"{key}.shots={shots} + {key}.queries={queries} need {shots + queries} images of every class, '{smallest}' has {images}"
             )
         if faults:
             largest = f"{min(ways, classes)} ways"

@@ -391,6 +391,12 @@ def test_one_run(runs: Calls, empty_directory: Path) -> None:
     assert "limits" not in str(config)
 
 
+def test_a_task_that_does_not_fit_names_the_settings_and_who_prefers_them(refused: Refused) -> None:
+    few = ("algorithm=protonet", "dataset.classes=20", "dataset.val_classes=6", "dataset.test_classes=6")
+    said = "glyphs cannot serve the train tasks: task.train.ways=20 (preferred by algorithm=protonet) needs 20 classes"
+    assert said in refused(["train", *few])
+
+
 def test_the_command_line_beats_the_experiment_and_that_the_defaults(runs: Calls, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(

@@ -172,9 +172,19 @@ def test_classes_may_have_fewer_images_than_the_largest() -> None:
 @pytest.mark.parametrize(
     ("ways", "shots", "queries", "said"),
     [
-        (7, 1, 1, "7 ways need 7 classes, the train split has 6; the largest that fits: 6 ways, 1 shots, 1 queries"),
-        (5, 1, 9, "1 shots \\+ 9 queries need 10 images of every class, 'c00' has 9; .* 5 ways, 1 shots, 8 queries"),
-        (7, 12, 1, "7 ways .* 12 shots .*; the largest that fits: 6 ways, 8 shots, 1 queries"),
+        (
+            7,
+            1,
+            1,
+            "task.train.ways=7 needs 7 classes, the train split has 6; the largest that fits: 6 ways, 1 shots, 1 queries",
+        ),
+        (
+            5,
+            1,
+            9,
+            "task.train.shots=1 \\+ task.train.queries=9 need 10 images of every class, 'c00' has 9; .* 5 ways, 1 shots, 8 queries",
+        ),
+        (7, 12, 1, "ways=7 .*shots=12 .*; the largest that fits: 6 ways, 8 shots, 1 queries"),
     ],
 )
 def test_impossible_tasks_name_both_numbers_and_what_fits(ways: int, shots: int, queries: int, said: str) -> None:

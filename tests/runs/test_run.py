@@ -227,9 +227,9 @@ def test_without_learn2learn_one_line_says_how_to_get_it(
     [
         (
             ["task.ways=13"],
-            "13 ways need 13 classes, the val split has 8; the largest that fits: 8 ways, 1 shots, 5 queries",
+            "task.ways=13 needs 13 classes, the val split has 8; the largest that fits: 8 ways, 1 shots, 5 queries",
         ),
-        (["task.shots=18"], "18 shots + 3 queries need 21 images of every class"),
+        (["task.shots=18"], "task.train.shots=18 + task.train.queries=3 need 21 images of every class"),
         (["dataset.test_classes=35"], "leave no training class"),
         (["dataset=omniglot", "dataset.root=nowhere", "dataset.download=false"], "no images_background.zip"),
         (["dataset.size=8", "task.queries=1"], "8x8 pixels are too few"),

@@ -129,7 +129,7 @@ def test_classes_need_two_ways(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         raise SystemExit(main(["train", "algorithm=maml", "task=10shot_regression"]))
-    assert "1 ways, tasks of classes need 2 or more" in capsys.readouterr().err
+    assert "task.train.ways=1, tasks of classes need 2 or more" in capsys.readouterr().err
 
 
 def test_a_run_keeps_the_lowest_error_and_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
