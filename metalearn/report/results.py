@@ -16,7 +16,13 @@ from metalearn.report import terminal
 from metalearn.status import Status
 
 _COMPARED = ("paper", "ours", "difference", "band", "verdict")  # in percent
-_VERDICT_STYLES = {"reproduced": "green", "below the band": "bold red", "not scored": "bold red"}
+_VERDICT_STYLES = {
+    "reproduced": "green",
+    "below the band": "bold red",
+    "not scored": "bold red",
+    "undecided": "yellow",
+    "not comparable": "yellow",
+}
 _STATUS_STYLES = {
     Status.DONE: "green",
     Status.FAILED: "bold red",
@@ -56,10 +62,15 @@ def reproduction(record: dict[str, Any]) -> None:
     if terminal.on_terminal():
         table = Table("", *_COMPARED)
         for *cells, verdict in rows:
-            table.add_row(*map(Text, cells), Text(verdict, style=_VERDICT_STYLES.get(verdict, "")))
+            table.add_row(*map(Text, cells), Text(verdict, style=verdict_style(verdict)))
         terminal.CONSOLE.print(Text(head), table, Text("\n".join(notes)), sep="\n")
     else:
         terminal.say("\n".join(lines))
+
+
+def verdict_style(verdict: str) -> str:
+    """The colour of a verdict; what stands behind a colon are its reasons."""
+    return _VERDICT_STYLES.get(verdict.partition(":")[0], "")
 
 
 def sweep_table(head: list[str], rows: list[list[str]], status_column: int = 1) -> None:

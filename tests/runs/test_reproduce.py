@@ -179,6 +179,19 @@ def test_a_number_whose_interval_reaches_the_band_is_undecided() -> None:
     ]
 
 
+def test_every_verdict_has_its_colour() -> None:
+    row = Row("a", "accuracy", None, 98.0, None, 97.5)
+    verdicts = [row.verdict(98.0), row.verdict(90.0), row.verdict(97.5, 0.3), row.verdict(None)]
+    verdicts += [row.verdict(98.0, 0.1, ["eval.tasks"])]
+    assert [shown.verdict_style(verdict) for verdict in verdicts] == [
+        "green",
+        "bold red",
+        "yellow",
+        "bold red",
+        "yellow",
+    ]
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
