@@ -13,7 +13,7 @@ from metalearn.errors import UserError, nearest
 _SETTINGS = ("trials", "space", "seed", "startup_trials", "pruner")
 _PRUNER = ("keep_percent", "startup_trials", "warmup_steps")
 _AXIS = ("low", "high", "log", "step", "choices")
-# With these, two trials' validation accuracies would answer two questions.
+# With these, two trials' validation scores would answer two questions.
 _ASKS_ELSE = re.compile(r"dataset(\..*)?|task(\.(ways|shots|queries))?|eval\..*|train\.val_(tasks|every)|experiment")
 
 
@@ -22,7 +22,7 @@ def check_search(search: dict[str, Any], fixed: set[str]) -> None:
     for key in search:
         if key in ("metric", "direction"):
             raise UserError(
-                f"no setting 'sweep.search.{key}': a search is for the best validation accuracy, never for that on test tasks"
+                f"no setting 'sweep.search.{key}': a search is for the best validation score, never for the score on test tasks"
             )
         if key not in _SETTINGS:
             raise UserError(f"no setting 'sweep.search.{key}'{nearest(key, _SETTINGS)}")

@@ -154,10 +154,15 @@ def _job_row(
         "ci95": test.get("ci95"),
         f"val_{kind.score}": (results.get("val") or {}).get(kind.score),
         "steps": train.get("steps"),
-        "seconds": train["seconds"] + test.get("seconds", 0.0) if train else None,
+        "seconds": _seconds(train, test) if train else None,
         "directory": name,
         "error": sweep.error(name) if status in (Status.FAILED, Status.DIVERGED, Status.INTERRUPTED) else None,
     }
+
+
+def _seconds(train: dict[str, Any], test: dict[str, Any]) -> float:
+    """Training, validation and test; runs of earlier versions do not say how long validation took."""
+    return float(train["seconds"] + train.get("validation_seconds", 0.0) + test.get("seconds", 0.0))
 
 
 def _seed_row(group: list[dict[str, Any]]) -> dict[str, Any]:

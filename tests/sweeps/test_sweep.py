@@ -179,12 +179,12 @@ def test_a_regression_is_summed_up_by_its_error() -> None:
             "status": "done",
             "val": {"mse": mse},
             "test": {"mse": mse, "ci95": 0.01},
-            "train": {"steps": 1, "seconds": 1.0},
+            "train": {"steps": 1, "seconds": 1.0, "validation_seconds": 60.0},
         }
         (sweep.run_dir(name) / "results.json").write_text(json.dumps(record))
     rows = write_summary(sweep)
     assert [row["mse"] for row in rows] == [0.5, 0.25]
-    assert "| [seed=0](seed=0) | done | 0.5000 ± 0.0100 | 0:01 |  |" in (sweep.path / "summary.md").read_text()
+    assert "| [seed=0](seed=0) | done | 0.5000 ± 0.0100 | 1:01 |  |" in (sweep.path / "summary.md").read_text()
     assert "mse,ci95,std,seeds,val_mse" in (sweep.path / "summary.csv").read_text()
 
 
