@@ -137,8 +137,8 @@ def _to_resume(config: dict[str, Any], run_dir: Path, resume: bool) -> dict[str,
         return None
     state = checkpoint.newest(run_dir)
     if state is None:
-        if files.is_done(run_dir):
-            keep = Settings.of(files.read_config(run_dir)).train.keep
+        keep = Settings.of(files.read_config(run_dir)).train.keep if files.is_done(run_dir) else "all"
+        if keep in ("best", "none"):
             raise UserError(f"'{run_dir}' is done and kept no last.pt (train.keep={keep}): it cannot be resumed")
         return None
     if "outcome" not in state:

@@ -371,14 +371,17 @@ def test_a_finished_run_goes_on_for_more_steps_where_the_rate_allows_it(tmp_path
     ("overrides", "said"),
     [
         ("seed=1", "'run' has another seed; a run that goes on may change train.steps, "),
-        ("train.lr=1 algorithm=matching", "another train.lr, algorithm._target_"),
+        ("train.lr=1 algorithm=matching", "'algorithm=matching': the run's algorithm is what was trained; "),
         ("train.steps=30", "train.steps=30: train.schedule=cosine was laid out for 24 steps; only constant and step"),
         ("train.steps=0", "train.steps=0 is not allowed (int >= 1)"),
-        ("train.checkpoint_every=10m", "train.checkpoint_every='10m' is not allowed (int >= 1 or minutes)"),
+        (
+            "train.checkpoint_every=10m",
+            "train.checkpoint_every='10m' is not allowed (int >= 1 or minutes, such as 10min); did you",
+        ),
         ("train.stps=30", "no setting 'train.stps'; did you mean 'train.steps'?"),
         ("train.steps=3,4", "'train.steps=3,4': --resume takes one value"),
         ("+train.more=3", "'+train.more=3': --resume changes settings"),
-        ("-m", "--resume goes on with one run"),
+        ("-m", "--resume resumes one run"),
     ],
 )
 def test_what_may_not_change(
@@ -546,7 +549,7 @@ def test_a_further_process_of_torchrun_evaluates_nothing(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     main(["eval", "run"])
-    main(["reproduce", "snell2017_omniglot_5w1s", "--run", "run"])
+    main(["reproduce", "snell2017/omniglot_5w1s", "--run", "run"])
     assert contents(tmp_path / "run") == before
     assert capsys.readouterr() == ("", "")
 
