@@ -13,7 +13,8 @@ from metalearn.compose.composer import Composer, composer, explained
 from metalearn.compose.wishes import with_origins
 from metalearn.config.plugins import trust
 from metalearn.errors import RunFailed, UserError, one_line
-from metalearn.runs.directory import make_directory, read_results, saved_config
+from metalearn.runs.directory import make_directory, saved_config
+from metalearn.runs.record import read_results
 from metalearn.status import Status
 
 if TYPE_CHECKING:

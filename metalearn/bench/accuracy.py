@@ -10,7 +10,8 @@ from pathlib import Path
 
 from metalearn.bench.harness import Bench, Config, Record, Table
 from metalearn.errors import UserError
-from metalearn.runs.directory import read_config, read_results
+from metalearn.runs.directory import read_config
+from metalearn.runs.record import read_results
 from metalearn.runs.reference import read_reference
 from metalearn.runs.tracking import read_metrics
 

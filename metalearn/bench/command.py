@@ -18,7 +18,8 @@ from metalearn.bench.harness import Bench, Config, Record, Table, fresh_choices,
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.errors import UserError
 from metalearn.nn.l2l import learn2learn
-from metalearn.runs.directory import environment, write_json
+from metalearn.runs.directory import write_json
+from metalearn.runs.environment import environment
 
 _ROUNDS, _QUICK_ROUNDS = 9, 5
 _BESIDE_LEARN2LEARN = {"tasks", "steps"}  # what cannot be measured without it

@@ -18,7 +18,7 @@ from metalearn.engine.build import build_algorithm, build_dataset
 from metalearn.engine.device import choose_device
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.errors import UserError
-from metalearn.runs.directory import peak_memory_mib
+from metalearn.runs.environment import peak_memory_mib
 
 _MIB = 2**20
 _EARLY = 3  # steps after which the peak is looked at first: it should not rise later

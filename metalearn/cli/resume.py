@@ -5,8 +5,9 @@ from __future__ import annotations
 from metalearn.cli.arguments import Resumption
 from metalearn.cli.single import is_first_rank, preflight, run_and_report
 from metalearn.compose.composer import composer, explained
-from metalearn.runs.directory import is_done, read_results, saved_config
+from metalearn.runs.directory import saved_config
 from metalearn.runs.log import log_to
+from metalearn.runs.record import is_done, read_results
 
 
 def resume(wanted: Resumption) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.data.base import TaskSource
-from metalearn.errors import NotFinite
 from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import TaskBatch, TaskShape
 
@@ -66,32 +65,35 @@ def evaluate(
         progress: called with the number of tasks done after each chunk.
         answers: called with each chunk of tasks and what was predicted for their queries.
     """
-    was_training, kind = algorithm.training, source.kind
+    was_training = algorithm.training
     algorithm.eval()
     scores, losses = [], []
     further: dict[str, list[Tensor]] = {}
     for first in range(0, tasks, task_chunk):
         batch = source.tasks(first, min(task_chunk, tasks - first), task)
-        steps, per_state = [], []
-        states = algorithm.adapt_stepwise(batch.support) if stepwise else iter([algorithm.adapt(batch.support)])
-        for step, adapted in scored_states(states):
-            outputs = algorithm.predict(adapted, batch.query.x)
-            per_state.append(kind.score_of(outputs, batch.query.y))
-            steps.append(step)
-        scores.append(torch.stack(per_state))  # [S, t]
-        losses.append(kind.loss(outputs, batch.query.y))
+        steps, score, outputs = _score_states(algorithm, batch, source.kind, stepwise)
+        scores.append(score)
+        losses.append(source.kind.loss(outputs, batch.query.y))
         for name, values in (algorithm.further_scores(batch) if stepwise else {}).items():
             further.setdefault(name, []).append(values)
         answers(batch, outputs)
         progress(first + batch.tasks)
     algorithm.train(was_training)
-    return Scores(
-        torch.cat(scores, dim=1).cpu(),
-        steps,
-        torch.cat(losses).cpu(),
-        {name: torch.cat(values).cpu() for name, values in further.items()},
-        kind,
-    )
+    by_name = {name: torch.cat(values).cpu() for name, values in further.items()}
+    return Scores(torch.cat(scores, dim=1).cpu(), steps, torch.cat(losses).cpu(), by_name, source.kind)
+
+
+def _score_states(
+    algorithm: Algorithm, batch: TaskBatch, kind: Kind, stepwise: bool
+) -> tuple[list[int], Tensor, Tensor]:
+    """The inner steps done in each scored state, [S]; its scores, [S, t]; the outputs of the last one."""
+    steps, scores = [], []
+    states = algorithm.adapt_stepwise(batch.support) if stepwise else iter([algorithm.adapt(batch.support)])
+    for step, adapted in scored_states(states):
+        outputs = algorithm.predict(adapted, batch.query.x)
+        scores.append(kind.score_of(outputs, batch.query.y))
+        steps.append(step)
+    return steps, torch.stack(scores), outputs
 
 
 def scored_states(states: Iterator[Any]) -> Iterator[tuple[int, Any]]:
@@ -102,30 +104,3 @@ def scored_states(states: Iterator[Any]) -> Iterator[tuple[int, Any]]:
             yield step, state
         step, state = step + 1, following
     yield step, state
-
-
-def test_record(algorithm: Algorithm, scores: Scores, checkpoint_name: str) -> dict[str, Any]:
-    """The `test` entry of results.json.
-
-    Raises:
-        NotFinite: a task has no score.
-    """
-    if scores.not_finite:
-        raise NotFinite(scores.not_finite, scores.loss.numel())
-    kind, means = scores.kind, [float(score) for score in scores.score.mean(1)]
-    record: dict[str, Any] = {
-        kind.score: scores.mean,
-        "ci95": scores.ci95,
-        "tasks": scores.loss.numel(),
-        "loss": float(scores.loss.mean()),
-        "transductive": algorithm.transductive,
-        "checkpoint": checkpoint_name,
-        "adapt_steps": scores.steps[-1],
-    }
-    if len(means) > 1:
-        record |= {f"{kind.score}_before": means[0], "per_step": means, "scored_steps": scores.steps}
-    if scores.further:
-        record["further"] = {
-            name: {"mean": float(values.mean()), "ci95": interval95(values)} for name, values in scores.further.items()
-        }
-    return record

@@ -1,20 +1,15 @@
-"""The files of a run directory that are read again: config.yaml and results.json, always whole; and what goes into their records."""
+"""A run directory: its path, its lock, its config.yaml, and how files are written there, always whole."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import itertools
 import json
 import logging
 import math
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -23,21 +18,10 @@ from metalearn import atomic
 from metalearn.config.tree import leaves
 from metalearn.errors import UserError, one_line
 from metalearn.locks import NoLocksError, folder_locked
-from metalearn.version import __version__
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger("metalearn")
 
-# What scripts outside this repository read from results.json.
-RESULT_KEYS = (
-    *("status", "error", "algorithm", "dataset", "backbone", "seed", "config_hash", "split", "task"),
-    *("test", "val", "train", "environment"),
-)
 _CHECKPOINTS = ("last.pt", "previous.pt", "best.pt")
-_GIT_SECONDS = 5  # more than any local checkout needs; a dead network drive must not hold up a run
-_MIB = 2**20
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,10 +47,10 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / "config.yaml"
     try:
-        config = yaml.safe_load(_read_text(path))
+        config = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from error
-    return _mapping(path, config)
+    return mapping(path, config)
 
 
 def saved_config(run_dir: Path) -> DictConfig:
@@ -106,14 +90,6 @@ def make_directory(path: Path, named: bool) -> Path:
     raise AssertionError("itertools.count ended")
 
 
-def is_done(run_dir: Path) -> bool:
-    """Whether the run has finished; a results.json that cannot be read says nothing."""
-    try:
-        return read_results(run_dir).get("status") == "done"
-    except UserError:
-        return False
-
-
 @contextlib.contextmanager
 def in_use(run_dir: Path) -> Iterator[None]:
     """Keeps other processes out of `run_dir`; the lock ends with this process, however that ends.
@@ -143,93 +119,6 @@ def clear(run_dir: Path, keep_checkpoints: bool) -> None:
             file.unlink()
 
 
-def write_results(run_dir: Path, results: dict[str, Any]) -> None:
-    """Writes results.json atomically."""
-    missing = [key for key in RESULT_KEYS if key not in results]
-    assert not missing, f"results.json without {missing}"
-    write_json(run_dir / "results.json", results)
-
-
-def read_results(run_dir: Path) -> dict[str, Any]:
-    """The run's results.
-
-    Raises:
-        UserError: there is no results.json, or it is not a mapping.
-    """
-    path = run_dir / "results.json"
-    try:
-        results = json.loads(_read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    return _mapping(path, results)
-
-
-def environment(device: str) -> dict[str, Any]:
-    """What the numbers of a run may depend on outside its configuration: versions, device, platform, commit."""
-    import torch
-
-    on_gpu = torch.device(device).type == "cuda"
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": _version("torchvision"),
-        "learn2learn": _version("learn2learn"),
-        "numpy": _version("numpy"),
-        "hydra-core": _version("hydra-core"),
-        "metalearn": __version__,
-        "cuda": torch.version.cuda if on_gpu else None,
-        "device": torch.cuda.get_device_name(device) if on_gpu else _cpu_model(),
-        "cpu_threads": torch.get_num_threads(),
-        "platform": platform.platform(),
-        "git": git_commit(Path(__file__).resolve().parent),
-    }
-
-
-def git_commit(package: Path) -> str | None:
-    """The commit of the checkout that tracks `package`, with `-dirty` where tracked files were changed; None without one."""
-    # A hook's GIT_DIR would name another repository; taking git's index lock could make the user's own git command fail.
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    clean |= {"GIT_OPTIONAL_LOCKS": "0"}
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(package), *arguments],
-            env=clean,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_GIT_SECONDS,
-            check=True,
-        )
-        return done.stdout.strip()
-
-    try:
-        # An installed package may lie in a .venv inside somebody else's checkout, whose commit says nothing about it.
-        git("ls-files", "--error-unmatch", "__init__.py")
-        return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
-        return None  # no git, no checkout, no commit yet, or too slow
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """The most memory this process has held so far: resident on the CPU, allocated by tensors on a GPU; NaN where the system does not tell."""
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated(device) / _MIB
-    try:
-        # Not getrusage where this exists: Linux lets its ru_maxrss start at the size of the process that started this one.
-        status = Path("/proc/self/status").read_text()
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
-    except (OSError, StopIteration):
-        try:
-            import resource
-        except ImportError:  # Windows
-            return math.nan
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / _MIB if sys.platform == "darwin" else peak / 1024
-
-
 def _without_nan(obj: Any) -> Any:
     if isinstance(obj, dict):
         return {key: _without_nan(value) for key, value in obj.items()}
@@ -238,7 +127,8 @@ def _without_nan(obj: Any) -> Any:
     return None if isinstance(obj, float) and not math.isfinite(obj) else obj
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text in `path`; UserError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -247,23 +137,8 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def _mapping(path: Path, content: Any) -> dict[str, Any]:
+def mapping(path: Path, content: Any) -> dict[str, Any]:
+    """`content`, read from `path`; UserError where it is not a mapping."""
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no mapping but {type(content).__name__}")
     return content
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from metalearn.data.classes import ClassId
-from metalearn.engine.build import assemble, build_dataset, check_tasks
-from metalearn.engine.evaluate import evaluate, test_record
+from metalearn.engine.build import Parts, assemble, build_dataset, check_tasks
+from metalearn.engine.evaluate import Scores, evaluate
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.engine.ranks import launched
 from metalearn.errors import NotFinite, RunFailed, UserError, one_line
@@ -18,6 +19,8 @@ from metalearn.report import terminal
 from metalearn.report.progress import TaskProgress
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
+from metalearn.runs.environment import environment
+from metalearn.runs.record import EvalResults, TestRecord
 from metalearn.status import Status
 
 
@@ -34,7 +37,32 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
     keep_freed_memory()
     check_tasks(build_dataset(config), config["task"], "test")
     parts = assemble(config)
-    settings, algorithm, dataset = parts.settings, parts.algorithm, parts.dataset
+    settings = parts.settings
+    step, scores = _scored(run_dir, parts)
+    results = EvalResults(
+        status=Status.DONE,
+        error=None,
+        names=settings.names,
+        seed=settings.seed,
+        overrides=overrides,
+        split=parts.dataset.split,
+        kind=parts.dataset.kind,
+        task=settings.task._asdict(),
+        test=None,
+        seconds=time.perf_counter() - started,
+        environment=environment(str(parts.device)),
+    )
+    transductive, name = parts.algorithm.transductive, settings.eval.checkpoint
+    try:
+        results = replace(results, test=TestRecord.of(scores, transductive=transductive, checkpoint=name, step=step))
+    except NotFinite as error:
+        results = replace(results, status=Status.FAILED, error=str(error))
+    return _publish(run_dir, results)
+
+
+def _scored(run_dir: Path, parts: Parts) -> tuple[int, Scores]:
+    """The outer step of the checkpoint, and its scores."""
+    settings, algorithm = parts.settings, parts.algorithm
     state = checkpoint.load(run_dir / f"{settings.eval.checkpoint}.pt", parts.device)
     source = parts.source("test")
     refuse_seen_classes(state["train_classes"], source.class_names)
@@ -48,44 +76,33 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
     tasks, chunk = settings.eval.tasks, settings.eval.task_chunk
     with TaskProgress(tasks, "test") as progress:
         scores = evaluate(algorithm, source, settings.task, tasks, chunk, stepwise=True, progress=progress.update)
-    results = {
-        "status": Status.DONE,
-        "error": None,
-        "algorithm": settings.names.algorithm,
-        "dataset": settings.names.dataset,
-        "backbone": settings.names.backbone,
-        "seed": settings.seed,
-        "overrides": overrides,
-        "split": {"name": dataset.split.name, "sha256": dataset.split.sha256},
-        "kind": dataset.kind.record(),
-        "task": settings.task._asdict(),
-        "test": None,
-        "seconds": time.perf_counter() - started,
-        "environment": files.environment(str(parts.device)),
-    }
-    try:
-        results["test"] = test_record(algorithm, scores, settings.eval.checkpoint) | {"step": state["step"]}
-    except NotFinite as error:
-        results |= {"status": Status.FAILED, "error": str(error)}
-    _publish(run_dir, results)
-    return results
+    return state["step"], scores
 
 
-def _publish(run_dir: Path, results: dict[str, Any]) -> None:
+def _publish(run_dir: Path, results: EvalResults) -> dict[str, Any]:
     """Prints the result, then writes it: what cannot be written must not be lost. Raises RunFailed after saying what went wrong."""
-    failed = results["status"] == Status.FAILED
-    file = run_dir / f"eval-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}.json"
-    if failed:
-        terminal.error_line(f"failed: {results['error']} ({run_dir})")
+    file, record = run_dir / f"eval-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}.json", results.to_json()
+    if results.error is not None:
+        terminal.error_line(f"failed: {results.error} ({run_dir})")
     else:
-        shown.result_panel({**results, "run_dir": str(run_dir), "written": str(file)})
+        shown.result_panel({**record, "run_dir": str(run_dir), "written": str(file)})
+    write_or_say(file, record)
+    if results.error is not None:
+        raise RunFailed(results.error)
+    return record
+
+
+def write_or_say(file: Path, record: dict[str, Any]) -> None:
+    """Writes what the console has shown already.
+
+    Raises:
+        RunFailed: it cannot be written; the console said so.
+    """
     try:
-        files.write_json(file, results)
+        files.write_json(file, record)
     except OSError as error:
         terminal.error_line(f"{file} cannot be written: {error.strerror or error}")
         raise RunFailed(str(error)) from error
-    if failed:
-        raise RunFailed(results["error"])
 
 
 def refuse_seen_classes(train_classes: list[str], test_classes: tuple[str, ...]) -> None:

@@ -68,28 +68,20 @@ def reproduce_run(
 
     Raises:
         UserError: the run is not finished, or cannot be evaluated as a row wants.
+        RunFailed: test tasks have no score, or a file cannot be written; the console said so.
     """
     from metalearn.engine.ranks import launched
     from metalearn.report import results as shown
-    from metalearn.runs import directory as files
-    from metalearn.runs.evaluation import evaluate_run
+    from metalearn.runs.directory import write_json
+    from metalearn.runs.record import read_results
 
     if not launched().first:
         return {}  # the first of torchrun's processes evaluates and writes
-    results = files.read_results(run_dir)
+    results = read_results(run_dir)
     if results["status"] != "done":
         raise UserError(f"'{run_dir}' is not a finished run (status: {results['status']})")
-    tests: dict[bool | None, dict[str, Any]] = {}
+    tests = _tests(run_dir, reference, config, overrides, None if again else results["test"])
     incomparable, factor = other_question(protocol, config), 100 if scale_of(results).percent else 1
-    for row in reference.rows:
-        if row.transductive in tests:
-            continue
-        if not again and row.transductive in (None, results["test"]["transductive"]):
-            tests[row.transductive] = results["test"]
-        else:
-            asked = [] if row.transductive is None else [f"eval.transductive={str(row.transductive).lower()}"]
-            evaluated = evaluate_run(run_dir, _evaluated(config, row.transductive), [*overrides, *asked])
-            tests[row.transductive] = evaluated["test"]
     record = {
         "experiment": protocol["names"]["experiment"],
         "seed": results["seed"],
@@ -103,8 +95,28 @@ def reproduce_run(
         "results": results,
     }
     shown.reproduction(record)  # before it is written: what cannot be written must not be lost
-    files.write_json(run_dir / "reproduction.json", record)
+    write_json(run_dir / "reproduction.json", record)
     return record
+
+
+def _tests(
+    run_dir: Path,
+    reference: Reference,
+    config: dict[str, Any],
+    overrides: list[str],
+    known: dict[str, Any] | None,
+) -> dict[bool | None, dict[str, Any]]:
+    """The `test` entry for every `transductive` among the rows; an evaluation where `known`, the run's own entry, is not the answer."""
+    from metalearn.runs.evaluation import evaluate_run
+
+    tests: dict[bool | None, dict[str, Any]] = {}
+    for mode in dict.fromkeys(row.transductive for row in reference.rows):
+        if known is not None and mode in (None, known["transductive"]):
+            tests[mode] = known
+        else:
+            asked = [] if mode is None else [f"eval.transductive={str(mode).lower()}"]
+            tests[mode] = evaluate_run(run_dir, _evaluated(config, mode), [*overrides, *asked])["test"]
+    return tests
 
 
 def _without_places(config: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,18 @@ import torch
 from metalearn.config.identity import compared, config_hash
 from metalearn.config.plugins import with_plugins
 from metalearn.config.resume import refuse_changes
+from metalearn.data.base import Split
 from metalearn.engine.build import Parts, assemble, build_algorithm, build_dataset, check_tasks
 from metalearn.engine.classes import ClassCounts
 from metalearn.engine.device import choose_device
-from metalearn.engine.evaluate import evaluate, test_record
+from metalearn.engine.evaluate import evaluate
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.engine.interrupts import Interrupts
 from metalearn.engine.loop import OuterLoop
 from metalearn.engine.optimizer import check_schedule
 from metalearn.engine.progress import Outcome
 from metalearn.engine.ranks import Ranks, check_share, joined, launched
-from metalearn.engine.settings import Settings
+from metalearn.engine.settings import Names, Settings
 from metalearn.errors import Diverged, Pruned, RunFailed, UserError
 from metalearn.kinds import Scale
 from metalearn.report import results as shown
@@ -32,9 +33,11 @@ from metalearn.report import terminal
 from metalearn.report.progress import Progress, TaskProgress
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
+from metalearn.runs.environment import environment, peak_memory_mib
 from metalearn.runs.evaluation import refuse_seen_classes
 from metalearn.runs.hparams import hparams
 from metalearn.runs.initial import read_initial, start_from
+from metalearn.runs.record import RunResults, TestRecord, TrainRecord, is_done, write_results
 from metalearn.runs.tracking import Tracker
 from metalearn.runs.training import Listener, ShouldPrune, train
 from metalearn.status import Status
@@ -103,30 +106,38 @@ def run(
     run_dir.mkdir(parents=True, exist_ok=True)
     with files.in_use(run_dir):
         attempt = _Attempt(config, run_dir, ranks, _to_resume(config, run_dir, resume))
-        results, failure = _header(config, device), None
-        try:
-            with attempt.interrupts.watched():
-                if resume:
-                    files.clear(run_dir, keep_checkpoints=attempt.state is not None)
-                files.write_config(run_dir, config)
-                log.info("run directory: %s", run_dir.resolve())
-                results |= _train_and_test(attempt, device, should_prune)
-                results["status"] = Status.DONE
-        except BaseException as error:
-            failure = error
-            step = getattr(error, "step", attempt.outcome.steps)
-            results |= {"status": _status(error), "error": _error_text(error), "step": step}
-            _report_failure(results, run_dir, error)
-        results["kind"] = attempt.kind.record() if attempt.kind else None
-        results["val"] = attempt.outcome.best or None
-        results["train"] = _train_record(attempt.outcome, config, device)
+        results, failure = _attempted(attempt, device, resume, should_prune)
+        record = results.to_json()
         if failure is None:  # before it is written: a disk that is full by now must not cost the number
-            shown.result_panel({**results, "run_dir": str(run_dir)})
+            shown.result_panel({**record, "run_dir": str(run_dir)})
         _write_results(run_dir, results, failure)
         if failure is not None:
             raise failure
         checkpoint.drop(run_dir, Settings.of(config).train.keep)
-    return results
+    return record
+
+
+def _attempted(
+    attempt: _Attempt, device: torch.device, resume: bool, should_prune: ShouldPrune | None
+) -> tuple[RunResults, BaseException | None]:
+    """The results of training and testing, and what ended them early, which the console and run.log have said."""
+    config, run_dir, outcome = attempt.config, attempt.run_dir, attempt.outcome
+    results, failure = _no_results(config, device), None
+    try:
+        with attempt.interrupts.watched():
+            if resume:
+                files.clear(run_dir, keep_checkpoints=attempt.state is not None)
+            files.write_config(run_dir, config)
+            log.info("run directory: %s", run_dir.resolve())
+            split, tested = _train_and_test(attempt, device, should_prune)
+            results = replace(results, status=Status.DONE, split=split, test=tested)
+    except BaseException as error:
+        failure = error
+        step = getattr(error, "step", outcome.steps)
+        results = replace(results, status=_status(error), error=_error_text(error), step=step)
+        _report_failure(results, run_dir, error)
+    val, trained = outcome.best or None, _train_record(outcome, config, device)
+    return replace(results, kind=attempt.kind, val=val, train=trained), failure
 
 
 def _to_resume(config: dict[str, Any], run_dir: Path, resume: bool) -> dict[str, Any] | None:
@@ -137,7 +148,7 @@ def _to_resume(config: dict[str, Any], run_dir: Path, resume: bool) -> dict[str,
         return None
     state = checkpoint.newest(run_dir)
     if state is None:
-        keep = Settings.of(files.read_config(run_dir)).train.keep if files.is_done(run_dir) else "all"
+        keep = Settings.of(files.read_config(run_dir)).train.keep if is_done(run_dir) else "all"
         if keep in ("best", "none"):
             raise UserError(f"'{run_dir}' is done and kept no last.pt (train.keep={keep}): it cannot be resumed")
         return None
@@ -149,12 +160,14 @@ def _to_resume(config: dict[str, Any], run_dir: Path, resume: bool) -> dict[str,
     return state
 
 
-def _train_and_test(attempt: _Attempt, device: torch.device, should_prune: ShouldPrune | None) -> dict[str, Any]:
+def _train_and_test(
+    attempt: _Attempt, device: torch.device, should_prune: ShouldPrune | None
+) -> tuple[Split, TestRecord]:
     config, outcome, state = attempt.config, attempt.outcome, attempt.state
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # of the jobs before this one in a sweep
     parts = _assembled(config)
-    attempt.kind = kind = parts.dataset.kind
+    attempt.kind = parts.dataset.kind
     log.info(_describe(config, parts))
     reported = state["outcome"]["reported"] if state else None
     if state is not None:
@@ -163,11 +176,10 @@ def _train_and_test(attempt: _Attempt, device: torch.device, should_prune: Shoul
     with Tracker(attempt.run_dir, hparams(config), reported) as tracker:
         _train(attempt, parts, tracker, should_prune)
         tested = _test(attempt, parts)
-        further = {f"test/{name}": score["mean"] for name, score in tested.get("further", {}).items()}
-        tracker.log(outcome.steps, {f"test/{name}": tested[name] for name in (kind.score, "ci95", "loss")} | further)
+        tracker.log(outcome.steps, tested.tags)
     times = [f"{name} {seconds:.1f} s" for name, seconds in _times(outcome, tested).items()]
     log.info("time: %s", ", ".join(times))
-    return {"split": {"name": parts.dataset.split.name, "sha256": parts.dataset.split.sha256}, "test": tested}
+    return parts.dataset.split, tested
 
 
 def _train(attempt: _Attempt, parts: Parts, tracker: Tracker, should_prune: ShouldPrune | None) -> None:
@@ -239,7 +251,7 @@ def _assembled(config: dict[str, Any]) -> Parts:
     return assemble(config)
 
 
-def _test(attempt: _Attempt, parts: Parts) -> dict[str, Any]:
+def _test(attempt: _Attempt, parts: Parts) -> TestRecord:
     """Test classes are touched here for the first time."""
     settings, test_tasks = parts.settings, parts.source("test")
     chosen = checkpoint.load(attempt.run_dir / f"{settings.eval.checkpoint}.pt", parts.device)
@@ -260,15 +272,21 @@ def _test(attempt: _Attempt, parts: Parts) -> dict[str, Any]:
             progress=progress.update,
             **({"answers": counts.add} if by_class else {}),
         )
-    record = test_record(parts.algorithm, scores, settings.eval.checkpoint)
-    seconds = time.perf_counter() - started
+    record = TestRecord.of(
+        scores,
+        transductive=parts.algorithm.transductive,
+        checkpoint=settings.eval.checkpoint,
+        step=chosen["step"],
+        seconds=time.perf_counter() - started,
+    )
     if by_class:
         files.write_json(attempt.run_dir / "test_classes.json", counts.record())
-    return record | {"step": chosen["step"], "seconds": seconds}
+    return record
 
 
-def _times(outcome: Outcome, tested: dict[str, Any]) -> dict[str, float]:
-    return {"training": outcome.seconds, "validation": outcome.validation_seconds, "test": tested["seconds"]}
+def _times(outcome: Outcome, tested: TestRecord) -> dict[str, float]:
+    seconds = {"training": outcome.seconds, "validation": outcome.validation_seconds}
+    return seconds if tested.seconds is None else seconds | {"test": tested.seconds}
 
 
 def _check_best(run_dir: Path, state: dict[str, Any]) -> None:
@@ -282,41 +300,34 @@ def _check_best(run_dir: Path, state: dict[str, Any]) -> None:
         state["outcome"]["best"] = {}
 
 
-def _header(config: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    names = config["names"]
-    return {
-        "status": Status.FAILED,
-        "error": None,
-        "algorithm": names["algorithm"],
-        "dataset": names["dataset"],
-        "backbone": names["backbone"],
-        "experiment": names["experiment"],
-        "seed": config["seed"],
-        "config_hash": config_hash(compared(config)),
-        "split": None,
-        "kind": None,
-        "task": {
-            **{name: config["task"][name] for name in ("ways", "shots", "queries")},
-            "train": config["task"]["train"],
-        },
-        "test": None,
-        "val": None,
-        "train": None,
-        "environment": files.environment(str(device)),
-    }
+def _no_results(config: dict[str, Any], device: torch.device) -> RunResults:
+    """Of a run that has not begun."""
+    task = {**{name: config["task"][name] for name in ("ways", "shots", "queries")}, "train": config["task"]["train"]}
+    return RunResults(
+        status=Status.FAILED,
+        error=None,
+        names=Names.of(config["names"]),
+        seed=config["seed"],
+        config_hash=config_hash(compared(config)),
+        split=None,
+        kind=None,
+        task=task,
+        test=None,
+        environment=environment(str(device)),
+    )
 
 
-def _train_record(outcome: Outcome, config: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def _train_record(outcome: Outcome, config: dict[str, Any], device: torch.device) -> TrainRecord:
     tasks = outcome.steps * config["train"]["meta_batch_size"]
-    return {
-        "steps": outcome.steps,
-        "seconds": outcome.seconds,
-        "validation_seconds": outcome.validation_seconds,
-        "tasks_per_second": tasks / outcome.seconds if outcome.seconds else 0.0,
-        "data_wait_fraction": outcome.data_seconds / outcome.seconds if outcome.seconds else 0.0,
-        "task_chunk": outcome.task_chunk,
-        "peak_memory_mib": files.peak_memory_mib(device),
-    }
+    return TrainRecord(
+        steps=outcome.steps,
+        seconds=outcome.seconds,
+        validation_seconds=outcome.validation_seconds,
+        tasks_per_second=tasks / outcome.seconds if outcome.seconds else 0.0,
+        data_wait_fraction=outcome.data_seconds / outcome.seconds if outcome.seconds else 0.0,
+        task_chunk=outcome.task_chunk,
+        peak_memory_mib=peak_memory_mib(device),
+    )
 
 
 def _describe(config: dict[str, Any], parts: Parts) -> str:
@@ -340,24 +351,24 @@ def _set_precision(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
-def _write_results(run_dir: Path, results: dict[str, Any], failure: BaseException | None) -> None:
+def _write_results(run_dir: Path, results: RunResults, failure: BaseException | None) -> None:
     try:
-        files.write_results(run_dir, results)
+        write_results(run_dir, results)
     except OSError as error:
-        terminal.error_line(f"{results['status']}, and results.json cannot be written: {error} ({run_dir})")
+        terminal.error_line(f"{results.status}, and results.json cannot be written: {error} ({run_dir})")
         if failure is None or isinstance(failure, Exception):
             raise RunFailed(str(failure or error)) from (failure or error)
 
 
-def _report_failure(results: dict[str, Any], run_dir: Path, error: BaseException) -> None:
-    where = f"{results['status']} at step {results['step']}: {results['error']} ({run_dir})"
+def _report_failure(results: RunResults, run_dir: Path, error: BaseException) -> None:
+    where = f"{results.status} at step {results.step}: {results.error} ({run_dir})"
     if isinstance(error, KeyboardInterrupt):
         log.info("%s", where)
         log.info("to go on: %s", with_plugins(["metalearn", "train", "--resume", str(run_dir)]))
     elif isinstance(error, Pruned):
         log.info("%s", where)
     else:
-        terminal.file_log.error("%s: %s", results["status"], results["error"], exc_info=error)
+        terminal.file_log.error("%s: %s", results.status, results.error, exc_info=error)
         terminal.error_line(where)
 
 

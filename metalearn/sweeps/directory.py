@@ -24,6 +24,7 @@ from metalearn.config.identity import differences
 from metalearn.errors import UserError, one_line
 from metalearn.locks import NoLocksError, is_locked, locked
 from metalearn.runs import directory as files
+from metalearn.runs.record import read_results
 from metalearn.status import Status
 
 
@@ -111,7 +112,7 @@ class SweepDir:
     def results(self, name: str) -> dict[str, Any] | None:
         """What the job's results.json holds, if it can be read."""
         try:
-            return files.read_results(self.run_dir(name))
+            return read_results(self.run_dir(name))
         except UserError:
             return None
 

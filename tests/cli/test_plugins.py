@@ -14,7 +14,7 @@ import yaml
 from metalearn.cli.main import main
 from metalearn.config import plugins
 from metalearn.engine.build import _dataset
-from metalearn.runs.directory import read_results
+from metalearn.runs.record import read_results
 from metalearn.sweeps.directory import SweepDir
 from metalearn.sweeps.summary import write_summary
 

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from metalearn.algorithms.base import Algorithm
 from metalearn.algorithms.protonet import ProtoNet
 from metalearn.data.base import TaskSource
 from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_algorithm
-from metalearn.engine.evaluate import evaluate, interval95, scored_states
-from metalearn.engine.evaluate import test_record as record_of
+from metalearn.engine.evaluate import Scores, evaluate, interval95, scored_states
 from metalearn.errors import UserError
+from metalearn.runs import record as records
 from metalearn.runs.evaluation import refuse_seen_classes
 from metalearn.tasks import TaskBatch, TaskShape
 from tests.compose import SMALL, compose
 
 TASK = TaskShape(5, 1, 5)
+
+
+def record_of(algorithm: Algorithm, scores: Scores, checkpoint: str) -> dict[str, Any]:
+    """The `test` entry of results.json."""
+    transductive = algorithm.transductive
+    return records.TestRecord.of(scores, transductive=transductive, checkpoint=checkpoint, step=1).to_json()
 
 
 def test_interval_by_hand() -> None:

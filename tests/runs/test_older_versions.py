@@ -12,7 +12,8 @@ import yaml
 from metalearn.cli.main import main
 from metalearn.config.build import build
 from metalearn.config.moved import present_name
-from metalearn.runs.directory import read_config, read_results
+from metalearn.runs.directory import read_config
+from metalearn.runs.record import read_results
 
 WRITTEN = Path(__file__).parent / "of_version_0_1_0"
 

@@ -17,7 +17,7 @@ from metalearn.engine.build import build_algorithm, build_dataset
 from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
 from metalearn.kinds import REGRESSION
-from metalearn.runs.directory import read_results
+from metalearn.runs.record import read_results
 from metalearn.tasks import TaskBatch, TaskShape
 from tests.compose import compose
 

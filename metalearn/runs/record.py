@@ -1,0 +1,217 @@
+"""results.json of a run and eval-<time>.json of an evaluation: which keys they hold, in which order, and how they are written and read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metalearn.errors import NotFinite, UserError
+from metalearn.runs.directory import mapping, read_text, write_json
+from metalearn.status import Status
+
+if TYPE_CHECKING:  # whoever only reads results needs no torch
+    from metalearn.data.base import Split
+    from metalearn.engine.evaluate import Scores
+    from metalearn.engine.settings import Names
+    from metalearn.kinds import Scale
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over test tasks with half the width of its 95 % interval."""
+
+    mean: float
+    ci95: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestRecord:
+    """The `test` entry: the score of one checkpoint on fixed test tasks."""
+
+    kind: Scale
+    score: float  # mean over tasks of the kind's score
+    ci95: float  # half the width of its 95 % interval
+    tasks: int
+    loss: float
+    transductive: bool
+    checkpoint: str  # best or last
+    step: int  # outer steps behind the checkpoint
+    scored_steps: list[int]  # inner steps done in each scored state, [S]
+    per_step: list[float]  # the score in each of these states, [S]; the last one is `score`
+    further: dict[str, Interval]  # what else the algorithm's paper reports
+    seconds: float | None = None  # of the test; an evaluation does not record it here
+
+    @classmethod
+    def of(
+        cls, scores: Scores, *, transductive: bool, checkpoint: str, step: int, seconds: float | None = None
+    ) -> TestRecord:
+        """Averages over tasks.
+
+        Raises:
+            NotFinite: a task has no score.
+        """
+        from metalearn.engine.evaluate import interval95
+
+        if scores.not_finite:
+            raise NotFinite(scores.not_finite, scores.loss.numel())
+        return cls(
+            kind=scores.kind,
+            score=scores.mean,
+            ci95=scores.ci95,
+            tasks=scores.loss.numel(),
+            loss=float(scores.loss.mean()),
+            transductive=transductive,
+            checkpoint=checkpoint,
+            step=step,
+            scored_steps=scores.steps,
+            per_step=[float(score) for score in scores.score.mean(1)],
+            further={name: Interval(float(x.mean()), interval95(x)) for name, x in scores.further.items()},
+            seconds=seconds,
+        )
+
+    @property
+    def tags(self) -> dict[str, float]:
+        """The test scores by the tags of metrics.csv."""
+        main = {f"test/{self.kind.score}": self.score, "test/ci95": self.ci95, "test/loss": self.loss}
+        return main | {f"test/{name}": interval.mean for name, interval in self.further.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry; the states before the last one are left out where there are none."""
+        score, record = self.kind.score, {}
+        if len(self.per_step) > 1:
+            record = {
+                f"{score}_before": self.per_step[0],
+                "per_step": self.per_step,
+                "scored_steps": self.scored_steps,
+            }
+        if self.further:
+            record["further"] = {name: asdict(interval) for name, interval in self.further.items()}
+        return {
+            score: self.score,
+            "ci95": self.ci95,
+            "tasks": self.tasks,
+            "loss": self.loss,
+            "transductive": self.transductive,
+            "checkpoint": self.checkpoint,
+            "adapt_steps": self.scored_steps[-1],
+            **record,
+            "step": self.step,
+            **({} if self.seconds is None else {"seconds": self.seconds}),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecord:
+    """The `train` entry: how long training took."""
+
+    steps: int  # outer steps
+    seconds: float  # of training alone, without validation
+    validation_seconds: float
+    tasks_per_second: float
+    data_wait_fraction: float  # of `seconds`, spent making tasks
+    task_chunk: int
+    peak_memory_mib: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What both files hold."""
+
+    status: Status
+    error: str | None
+    names: Names
+    seed: int
+    split: Split | None  # None: the run failed before its test
+    kind: Scale | None  # of the tasks; None: the run failed before it was known
+    task: dict[str, Any]  # the shape of test tasks
+    test: TestRecord | None
+    environment: dict[str, Any]
+
+    def _beginning(self) -> dict[str, Any]:
+        return {
+            "status": self.status,
+            "error": self.error,
+            "algorithm": self.names.algorithm,
+            "dataset": self.names.dataset,
+            "backbone": self.names.backbone,
+        }
+
+    def _tested(self) -> dict[str, Any]:
+        return {
+            "split": self.split and {"name": self.split.name, "sha256": self.split.sha256},
+            "kind": self.kind and self.kind.record(),
+            "task": self.task,
+            "test": self.test and self.test.to_json(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResults(Results):
+    """results.json. `task` holds the shape of training tasks too, as `train`."""
+
+    config_hash: str
+    val: dict[str, float] | None = None  # the best validation: score by its name, ci95, step
+    train: TrainRecord | None = None
+    step: int | None = None  # where a run that is not done stopped
+
+    def to_json(self) -> dict[str, Any]:
+        """What results.json holds, keys in their order."""
+        return {
+            **self._beginning(),
+            "experiment": self.names.experiment,
+            "seed": self.seed,
+            "config_hash": self.config_hash,
+            **self._tested(),
+            "val": self.val,
+            "train": self.train and asdict(self.train),
+            "environment": self.environment,
+            **({} if self.step is None else {"step": self.step}),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResults(Results):
+    """eval-<time>.json."""
+
+    overrides: list[str]  # what the user changed
+    seconds: float  # of the evaluation, building included
+
+    def to_json(self) -> dict[str, Any]:
+        """What the file holds, keys in their order."""
+        return {
+            **self._beginning(),
+            "seed": self.seed,
+            "overrides": self.overrides,
+            **self._tested(),
+            "seconds": self.seconds,
+            "environment": self.environment,
+        }
+
+
+def write_results(run_dir: Path, results: RunResults) -> None:
+    """Writes results.json atomically."""
+    write_json(run_dir / "results.json", results.to_json())
+
+
+def read_results(run_dir: Path) -> dict[str, Any]:
+    """The run's results.
+
+    Raises:
+        UserError: there is no results.json, or it is not a mapping.
+    """
+    path = run_dir / "results.json"
+    try:
+        results = json.loads(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return mapping(path, results)
+
+
+def is_done(run_dir: Path) -> bool:
+    """Whether the run has finished; a results.json that cannot be read says nothing."""
+    try:
+        return read_results(run_dir).get("status") == "done"
+    except UserError:
+        return False
