@@ -72,7 +72,7 @@ def reproduce_run(
     """
     from metalearn.engine.ranks import launched
     from metalearn.report import results as shown
-    from metalearn.runs.directory import write_json
+    from metalearn.runs.evaluation import write_or_say
     from metalearn.runs.record import read_results
 
     if not launched().first:
@@ -95,7 +95,7 @@ def reproduce_run(
         "results": results,
     }
     shown.reproduction(record)  # before it is written: what cannot be written must not be lost
-    write_json(run_dir / "reproduction.json", record)
+    write_or_say(run_dir / "reproduction.json", record)
     return record
 
 

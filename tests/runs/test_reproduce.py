@@ -293,6 +293,27 @@ def test_further_scores_are_rows_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (row["ours"], row["ci95"], row["verdict"]) == (50.0, 0.0, "reproduced")
 
 
+def test_a_record_that_cannot_be_written_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment("protonet", {"accuracy": {}})
+    reproduce()
+    Path("run/reproduction.json").unlink()
+    capsys.readouterr()
+
+    def full_disk(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("metalearn.atomic.write", full_disk)
+    with pytest.raises(SystemExit) as leaving:
+        reproduce("--run", "run")
+    assert leaving.value.code == 1
+    captured = capsys.readouterr()
+    assert "accuracy: paper 50 ± 0.5 %, ours " in captured.out, "shown before it is lost"
+    (line,) = captured.err.splitlines()
+    assert line == "run/reproduction.json cannot be written: No space left on device"
+
+
 # --- mistakes ---------------------------------------------------------------------------------------------------------
 
 
