@@ -44,9 +44,35 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one command; leaves through SystemExit with 1 (a run failed), 2 (wrong input), 130 (interrupted) or 143 (terminated)."""
+    """Runs one command; leaves through SystemExit with 1 (a run failed), 2 (wrong input), 130 (interrupted) or 143 (terminated).
+
+    Args:
+        argv: the command and its arguments. None: those of this process, which ends with the command.
+    """
     _open_missing_streams()
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is not None:
+        _run(argv)
+        return
+    _run(sys.argv[1:])
+    _leave_as_further_process()
+
+
+def _leave_as_further_process() -> None:
+    """Ends a process that helped torchrun's first one, without the interpreter's own ending.
+
+    A thread of torch.distributed may still want the interpreter while that ends; then the process aborts ("terminate called without an active
+    exception"), and torchrun stops the first process in the middle of its test. A helping process has no file to close and nothing to release.
+    """
+    ranks = sys.modules.get("metalearn.engine.ranks")  # where no command needed it, nothing was shared
+    if ranks is None or ranks.launched().first:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _run(argv: list[str]) -> None:
+    """Runs one command; turns what went wrong into a line and an exit code."""
     if "--debug" in argv:
         argv = [word for word in argv if word != "--debug"]
         os.environ[DEBUG] = "1"  # the processes that this one starts read it too

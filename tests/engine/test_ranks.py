@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ TINY = (
     *("task.queries=3", "train.steps=6", "train.val_every=3", "train.val_tasks=4", "train.log_every=2", "eval.tasks=4"),
     *("train.checkpoint_every=3", "train.meta_batch_size=5", "train.task_chunk=1", "device=cpu"),
 )
+
+SECONDS = 240  # seconds that a run of a test may take on a busy machine; a process that waits for another for ever must not hold up all tests
 
 
 @pytest.mark.parametrize(("tasks", "count"), [(5, 2), (4, 4), (32, 3), (7, 1)])
@@ -67,6 +70,7 @@ def start(command: list[str], folder: Path) -> None:
         env=clean | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
+        timeout=SECONDS,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -103,3 +107,27 @@ def test_two_processes_train_as_one_does(algorithm: str, tmp_path: Path) -> None
         for column in one.keys() - {"time/seconds", "time/tasks_per_second"}:
             assert two[column] == pytest.approx(one[column], abs=1e-3), column
     assert yaml.safe_load((runs[1] / "config.yaml").read_text())["train"]["meta_batch_size"] == 5
+
+
+ABORTING = """
+import atexit, os, sys
+sys.argv = ["metalearn", "--version"]
+from metalearn.cli.main import main
+from metalearn.engine import ranks  # a command that trains imports it
+atexit.register(os.abort)  # stands in for a thread of torch.distributed that outlives the interpreter
+main()
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_further_process_leaves_without_the_ending_of_the_interpreter(rank: int) -> None:
+    """Where it aborts, torchrun stops the first process, which is testing by then."""
+    done = subprocess.run(
+        [sys.executable, "-c", ABORTING],
+        env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == (-signal.SIGABRT if rank == 0 else 0)
+    assert rank == 0 or done.stdout.startswith("metalearn "), "what it printed is not lost"
