@@ -1,7 +1,8 @@
 """The directory of a sweep: its jobs, as they were composed before the first started, and how far each of them is.
 
 SWEEP_DIR/sweep.json          the jobs in their order, each with the values that tell it from the others, the commands that asked, a search's settings
-SWEEP_DIR/study.db            of a search: what Optuna knows of its trials, each of which is a job
+SWEEP_DIR/study.journal       of a search: what Optuna knows of its trials, each of which is a job (study.db in a search of an earlier version)
+SWEEP_DIR/study.journal.lock  exists while a process appends to the journal; one that a killed process left is removed after 30 seconds
 SWEEP_DIR/jobs/JOB.yaml       the whole configuration of a job; the job is run from it, whatever becomes of the files it was composed from
 SWEEP_DIR/jobs/JOB.lock       held (flock) by the process that runs the job; the kernel releases it when that process dies
 SWEEP_DIR/jobs/JOB.error      why a job failed that could not say so in its results.json

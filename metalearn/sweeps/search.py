@@ -1,8 +1,11 @@
 """Hyperparameter search: the trials of an Optuna study, each of them a job of a sweep. The only module that knows Optuna.
 
-The study (SWEEP_DIR/study.db) knows each trial's values, its validations as they come, and how it ended; everything else is the job's.
-One process at a time draws a trial or tells its end (a lock beside those of the jobs), so that no trial is drawn twice; a process may be killed
-anywhere in between, and the next one makes up for it.
+The study holds each trial's values, its validations as they come, and how it ended; everything else is the job's. It lies in
+SWEEP_DIR/study.journal, a file that also works over NFS and from several machines. A search that an earlier version began in
+SWEEP_DIR/study.db (SQLite) continues there.
+
+One process at a time draws a trial or records its end (a lock beside those of the jobs), so that no trial is drawn twice. A process may be killed
+at any point; the next one completes what it left.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import functools
 import json
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION, Scale, scale_of
 from metalearn.status import Status
 from metalearn.sweeps.directory import Job, SweepDir
+from metalearn.sweeps.journal import MendingLock, damage
 from metalearn.sweeps.queue import Queue
 
 _JOB = "job"  # the trial's attribute that names its job
@@ -157,20 +162,38 @@ def kind_of_tasks(config: dict[str, Any]) -> Scale:
 
 def _study(sweep: SweepDir, pruner: dict[str, Any] | None, kind: Scale = CLASSIFICATION) -> Any:
     """The study in the sweep's directory; `kind` counts where there is none yet."""
-    library, path = optuna(), sweep.path / "study.db"
+    library, journal, database = optuna(), sweep.path / "study.journal", sweep.path / "study.db"
+    settings = {
+        "study_name": "search",
+        "direction": "maximize" if kind.higher_is_better else "minimize",
+        "load_if_exists": True,
+        "pruner": _pruner(library, pruner),
+    }
+    earlier = database.exists() and not journal.exists()
+    return _in_database(library, database, settings) if earlier else _in_journal(library, journal, settings)
+
+
+def _in_journal(library: Any, path: Path, settings: dict[str, Any]) -> Any:
+    backend = library.storages.journal
+    try:
+        # The lock is a file made with O_EXCL, which NFS (version 3 and later) and Windows have; symbolic links need rights on Windows.
+        lock = MendingLock(path, backend.JournalFileOpenLock(str(path)))
+        storage = library.storages.JournalStorage(backend.JournalFileBackend(str(path), lock))
+        return library.create_study(storage=storage, **settings)
+    except OSError as error:
+        raise UserError(f"{path} cannot be used as an Optuna study: {error.strerror}") from error
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be used as an Optuna study: {damage(path)}") from error
+
+
+def _in_database(library: Any, path: Path, settings: dict[str, Any]) -> Any:
     # Not in the URL, where a path's own `?` or `%` would mean something else.
     connect = functools.partial(sqlite3.connect, path, timeout=60, check_same_thread=False)
     from sqlalchemy.exc import DatabaseError
 
     try:
         storage = library.storages.RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
-        return library.create_study(
-            storage=storage,
-            study_name="search",
-            direction="maximize" if kind.higher_is_better else "minimize",
-            load_if_exists=True,
-            pruner=_pruner(library, pruner),
-        )
+        return library.create_study(storage=storage, **settings)
     except (DatabaseError, library.exceptions.StorageInternalError, RuntimeError) as error:
         raise UserError(f"{path} cannot be used as an Optuna study: {str(error).partition(chr(10))[0]}") from error
 

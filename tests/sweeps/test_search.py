@@ -332,13 +332,73 @@ def test_a_search_whose_settings_have_changed_is_refused(capsys: pytest.CaptureF
 
 
 @needs_optuna
-def test_a_file_that_is_no_study_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("study.db", "no database" * 100, ""),
+        ("study.journal", "no journal", "line 1 is no record of an Optuna journal"),
+        ("study.journal", "no journal\n" * 100, "line 1 is no record of an Optuna journal"),
+        ("study.journal", '{"op_code":4}\n', "its records contradict each other"),
+        ("study.journal", '{"op_code":99,"worker_id":"a"}\n', "its records contradict each other"),
+        ("study.journal", "[1, 2]\n", "line 1 is no record of an Optuna journal"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused(
+    file: str, content: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     FOLDER.mkdir(parents=True)
-    (FOLDER / "study.db").write_text("no database" * 100)
+    (FOLDER / file).write_text(content)
     assert leaves_with(*search_file(SEARCH)) == 2
     line = capsys.readouterr().err
-    assert "study.db cannot be used as an Optuna study: " in line
+    assert f"{file} cannot be used as an Optuna study: {said}" in line
     assert line.count("\n") == 1
+    assert (FOLDER / file).read_text() == content
+
+
+@needs_optuna
+def test_a_damaged_journal_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    main(search_file(SEARCH))
+    journal = FOLDER / "study.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], lines[3][:20] + b"\n", *lines[4:]]))
+    capsys.readouterr()
+    assert leaves_with(*search_file(SEARCH)) == 2
+    line = capsys.readouterr().err
+    assert line.endswith("study.journal cannot be used as an Optuna study: line 4 is no record of an Optuna journal\n")
+    assert line.count("\n") == 1
+
+
+@needs_optuna
+@pytest.mark.parametrize("rest", ['{"op_code":8,"worker', '{"op', '{"op_code":8,\0\0\0', "\0\0"])
+def test_an_incomplete_last_record_is_removed_before_the_next(rest: str) -> None:
+    main(search_file(SEARCH, "whole"))
+    main([*search_file(SEARCH), "sweep.search.trials=4"])
+    with (FOLDER / "study.journal").open("a") as journal:
+        journal.write(rest)
+    main(search_file(SEARCH))
+    assert trials() == trials("whole")
+    assert statuses() == ["done"] * 6
+    records = [json.loads(line) for line in (FOLDER / "study.journal").read_text().splitlines()]
+    assert all("op_code" in record for record in records)
+    assert sorted(path.name for path in FOLDER.glob("study.*")) == ["study.journal"], "no lock is left"
+
+
+@needs_optuna
+def test_a_search_begun_in_a_database_continues_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from metalearn.sweeps import search
+
+    def in_database(library: Any, path: Path, settings: dict[str, Any]) -> Any:
+        return search._in_database(library, path.with_name("study.db"), settings)
+
+    main(search_file(SEARCH, "whole"))
+    with monkeypatch.context() as patched:  # as the earlier version
+        patched.setattr(search, "_in_journal", in_database)
+        main([*search_file(SEARCH), "sweep.search.trials=3"])
+    assert [path.name for path in FOLDER.glob("study.*")] == ["study.db"]
+    main(search_file(SEARCH))
+    assert [path.name for path in FOLDER.glob("study.*")] == ["study.db"]
+    assert trials() == trials("whole")
+    assert len(calls(FOLDER)) == 6
 
 
 RUNNER = """
