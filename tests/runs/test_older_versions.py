@@ -14,6 +14,7 @@ from metalearn.config.build import build
 from metalearn.config.moved import present_name
 from metalearn.runs.directory import read_config
 from metalearn.runs.record import read_results
+from tests.data.sets.test_omniglot import write_zips
 
 WRITTEN = Path(__file__).parent / "of_version_0_1_0"
 
@@ -67,9 +68,10 @@ def test_what_moved_is_found_under_its_old_name() -> None:
     assert present_name("metalearn.algorithms.maml.MAML") == "metalearn.algorithms.maml.MAML"
 
 
-def test_omniglot_is_built_from_an_old_configuration(omniglot_root: Path) -> None:
+def test_omniglot_is_built_from_an_old_configuration(tmp_path: Path) -> None:
     from metalearn.data.base import Dataset
 
-    node = read_config(WRITTEN / "omniglot")["dataset"] | {"root": str(omniglot_root)}
+    write_zips(tmp_path)
+    node = read_config(WRITTEN / "omniglot")["dataset"] | {"root": str(tmp_path), "split": "random"}
     assert node["_target_"] == "metalearn.data.omniglot.load"
     assert build(node, "dataset", Dataset, "metalearn.data").name == "omniglot"
