@@ -29,9 +29,11 @@ _WORKER = (sys.executable, "-m", "metalearn.sweeps.job")
 _POLL = 0.1  # seconds between two looks at the workers
 # Somebody, or the machine, ended the process: the job is not to blame, and continues the next time.
 _ENDED_FROM_OUTSIDE = tuple(
-    getattr(signal, name) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
 )
-_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP") if hasattr(signal, name))
 
 
 def run_jobs(sweep: SweepDir, names: list[str], places: list[Slot], retry_failed: bool) -> None:
@@ -197,12 +199,13 @@ def _signal_name(code: int) -> str | None:
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM, and SIGUSR1 as it, end the sweep as Ctrl-C does; while a job is run in this process, that job sees to it itself."""
+    """The signals of `_ENDING` end the sweep like Ctrl-C, unless they are ignored; a job that runs in this process handles them itself."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + signal.SIGTERM)
 
-    before = {number: signal.signal(number, leave) for number in _ENDING}
+    taken = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in taken}
     try:
         yield
     finally:

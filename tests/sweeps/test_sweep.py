@@ -451,16 +451,20 @@ def test_a_worker_is_killed_from_outside() -> None:
     assert [row["status"] for row in job_rows(sweep)] == ["interrupted", "done"]
 
 
-def test_ctrl_c_lets_the_running_jobs_save() -> None:
+@pytest.mark.parametrize(
+    ("number", "ending"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGHUP, SystemExit), (signal.SIGUSR2, SystemExit)],
+)
+def test_a_signal_lets_the_running_jobs_save(number: int, ending: type[BaseException]) -> None:
     sweep = stored(HANGS)
 
     def interrupt() -> None:
         _until(lambda: (sweep.run_dir(f"seed={HANGS}") / "config.yaml").exists())
         time.sleep(0.5)  # until the fake listens for signals
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(ending):
         run_jobs(sweep, [f"seed={HANGS}"], TWO, False)
     assert sweep.status(f"seed={HANGS}") == "interrupted"
     assert (sweep.results(f"seed={HANGS}") or {})["error"] == "Stopped: SIGTERM"
