@@ -63,6 +63,8 @@ def _fitting(algorithm: Algorithm, tasks: TaskBatch, precision: str, meta_gradie
     trial, device = copy.deepcopy(algorithm).train(), tasks.classes.device
     one = tasks.chunks(1)[0]
     per_task = bytes_taken(lambda: meta_gradient(trial, one, 1, precision), device)
+    if per_task is None:
+        return tasks.tasks
     free = free_bytes(device)
     fitting = fitting_tasks(per_task, free)
     if free is None or fitting is None:

@@ -22,8 +22,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def bytes_taken(compute: Callable[[], object], device: torch.device) -> int:
-    """The most that `compute` has in memory at once: on a GPU all of it, on a CPU what autograd keeps for backward passes."""
+def bytes_taken(compute: Callable[[], object], device: torch.device) -> int | None:
+    """The most that `compute` has in memory at once: on a GPU all of it, on a CPU what autograd keeps for backward passes.
+
+    None if torch cannot count it: vmap of torch 2.4 refuses hooks on the tensors that autograd keeps. `compute` then stops early.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -32,8 +35,13 @@ def bytes_taken(compute: Callable[[], object], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     kept = _Kept()
-    with torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda saved: saved.tensor):
-        compute()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda saved: saved.tensor):
+            compute()
+    except RuntimeError as error:
+        if "saved tensor hooks" not in str(error):
+            raise
+        return None
     return kept.most
 
 
@@ -45,9 +53,9 @@ def free_bytes(device: torch.device) -> int | None:
     return available_memory()
 
 
-def fitting_tasks(per_task: int, free: int | None) -> int | None:
-    """How many tasks of so many bytes fit, at least one; None where nobody knows."""
-    return None if free is None else max(1, int(free * _SPARE) // max(per_task, 1))
+def fitting_tasks(per_task: int | None, free: int | None) -> int | None:
+    """How many tasks of so many bytes fit, at least one; None if one of the two numbers is unknown."""
+    return None if per_task is None or free is None else max(1, int(free * _SPARE) // max(per_task, 1))
 
 
 class _Saved:

@@ -248,6 +248,7 @@ def test_inner_steps_taken_twice_have_the_gradient_of_those_that_are_kept(backbo
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-9)
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.4."), reason="vmap of torch 2.4 refuses hooks on saved tensors")
 def test_inner_steps_taken_twice_leave_little_more_than_their_parameters() -> None:
     """Bytes that each further inner step keeps until the backward pass."""
     tasks = random_tasks()

@@ -27,6 +27,15 @@ def test_nothing_is_kept_without_gradients() -> None:
         assert bytes_taken(lambda: torch.rand(1000).exp(), CPU) == 0
 
 
+def test_nothing_is_known_if_torch_refuses_to_count() -> None:
+    def compute() -> None:
+        with torch.autograd.graph.disable_saved_tensors_hooks("transforms don't support saved tensor hooks"):
+            torch.rand(1000).exp()
+
+    assert bytes_taken(compute, CPU) is None
+    assert fitting_tasks(None, 100) is None
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_all_that_is_allocated_counts() -> None:
     device = torch.device("cuda")
