@@ -153,7 +153,7 @@ class SweepDir:
         try:
             return is_locked(path)
         except NoLocksError as error:
-            raise UserError(f"the file system of {path} has no locks (flock): put the sweep elsewhere") from error
+            raise _no_locks(path) from error
 
     def _record(self) -> dict[str, Any]:
         path = self.path / "sweep.json"
@@ -205,5 +205,9 @@ def _locked(path: Path, wait: bool = False) -> Iterator[bool]:
         try:
             held = stack.enter_context(locked(path, wait))
         except NoLocksError as error:
-            raise UserError(f"the file system of {path} has no locks (flock): put the sweep elsewhere") from error
+            raise _no_locks(path) from error
         yield held
+
+
+def _no_locks(path: Path) -> UserError:
+    return UserError(f"the file system of {path} has no locks (flock): put the sweep elsewhere")
