@@ -5,8 +5,10 @@ T tasks, N ways, K shots, Q queries per class, D features.
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metalearn.algorithms.base import Algorithm
@@ -38,6 +40,44 @@ class EmbeddingLearner(Algorithm):
         support = tasks.support.x.shape[1]
         embedded = self.embed(torch.cat([tasks.support.x, tasks.query.x], dim=1))
         return embedded[:, :support], embedded[:, support:]
+
+
+class MetricScale(nn.Module):
+    """The factor of the similarities in a softmax over them, an inverse temperature: alpha in softmax(-alpha d).
+
+    Oreshkin, Rodriguez Lopez and Lacoste 2018 (TADAM, https://arxiv.org/abs/1805.10123) show that the gradient depends on it: a large one
+    leaves to each query only its nearest wrong class, a small one weighs all classes alike.
+
+    Args:
+        scale: the factor, above 0; or "auto" for `automatic`.
+        learned: whether outer steps change it, from `scale` on. The parameter is its logarithm: it stays above 0, and a step changes it by
+            a share of itself. A scale that is not learned adds nothing to the state.
+        automatic: what "auto" stands for.
+    """
+
+    def __init__(self, scale: float | str, learned: bool, automatic: float) -> None:
+        super().__init__()
+        self.fixed = automatic if scale == "auto" else float(scale)
+        self.log = nn.Parameter(torch.tensor(math.log(self.fixed))) if learned else None
+
+    def forward(self, similarities: Tensor) -> Tensor:
+        return similarities * (self.fixed if self.log is None else self.log.exp())
+
+
+def scale_of_squares(dim: int) -> float:
+    """What "auto" stands for with squared distances between embeddings [.., D]: they grow with the number of features."""
+    return 4 / dim
+
+
+SCALE_OF_COSINES = 10.0  # what "auto" stands for with cosines, which lie within [-1, 1] whatever the number of features
+
+
+def negative_squared_distances(queries: Tensor, points: Tensor) -> Tensor:
+    """Minus the squared Euclidean distances, [T, n, D], [T, m, D] -> [T, n, m], up to a constant per query.
+
+    That constant, the query's own squared norm, is left out: it is equal for all points and cancels in a softmax over them.
+    """
+    return 2 * queries @ points.transpose(1, 2) - points.square().sum(-1).unsqueeze(1)
 
 
 def memberships(y: Tensor, ways: int, dtype: torch.dtype) -> Tensor:

@@ -4,9 +4,9 @@ A query's label distribution is the attention-weighted mean of the support label
 similarity of embeddings (section 2.1.1). With `full_context` the support examples are embedded by a bidirectional LSTM over the support set,
 each query by an LSTM that reads the support set K times (section 2.1.2, appendix A).
 
-Departures: the similarity may be the negative squared Euclidean distance. As in ProtoNet here, support and query examples of a training task
-pass the network together. Where the paper leaves it open: the LSTMs start from zeros, and the order of the support set, which the
-bidirectional one depends on, is the order given, by label. There is no fine-tuning on the support set.
+Departures: the similarity may be the negative squared Euclidean distance, and may have a factor, `scale`; in the paper it is 1. As in ProtoNet
+here, support and query examples of a training task pass the network together. Where the paper leaves it open: the LSTMs start from zeros, and
+the order of the support set, which the bidirectional one depends on, is the order given, by label. There is no fine-tuning on the support set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metalearn.algorithms.base import MetaLoss
-from metalearn.algorithms.embedding import EmbeddingLearner, memberships
+from metalearn.algorithms.embedding import (
+    SCALE_OF_COSINES,
+    EmbeddingLearner,
+    MetricScale,
+    memberships,
+    negative_squared_distances,
+    scale_of_squares,
+)
 from metalearn.backbones import Backbone
 from metalearn.tasks import Examples, TaskBatch
 
@@ -35,13 +42,25 @@ class MatchingNet(EmbeddingLearner):
     Args:
         backbone: [n, c, H, W] -> [n, D].
         distance: "cosine" or "squared_euclidean".
+        scale: factor of the similarities, 1 in the paper; "auto" for 4 / D with squared distances and 10 with cosines.
+        learn_scale: whether outer steps change it, from `scale` on.
         full_context: embed every example in the light of the whole support set.
         processing_steps: of `full_context`, K: how often a query's LSTM reads the support set.
     """
 
-    def __init__(self, backbone: Backbone, distance: str, full_context: bool, processing_steps: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        distance: str,
+        scale: float | str,
+        learn_scale: bool,
+        full_context: bool,
+        processing_steps: int,
+    ) -> None:
         super().__init__(backbone)
         self.distance = distance
+        automatic = SCALE_OF_COSINES if distance == "cosine" else scale_of_squares(backbone.feature_dim)
+        self.scale = MetricScale(scale, learn_scale, automatic)
         self.support_context = SupportContext(backbone.feature_dim) if full_context else None
         self.query_context = QueryContext(backbone.feature_dim, processing_steps) if full_context else None
 
@@ -78,8 +97,11 @@ class MatchingNet(EmbeddingLearner):
     def similarities(self, support: Tensor, queries: Tensor) -> Tensor:
         """[T, m, D], [T, n, D] -> [T, n, m]; up to a constant per query, which cancels in the softmax."""
         if self.distance == "cosine":
-            return F.normalize(queries, dim=-1) @ F.normalize(support, dim=-1).transpose(1, 2)
-        return 2 * queries @ support.transpose(1, 2) - support.square().sum(-1).unsqueeze(1)
+            similarities = F.normalize(queries, dim=-1) @ F.normalize(support, dim=-1).transpose(1, 2)
+        else:
+            similarities = negative_squared_distances(queries, support)
+        scaled: Tensor = self.scale(similarities)
+        return scaled
 
 
 class SupportContext(nn.Module):

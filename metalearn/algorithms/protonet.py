@@ -3,6 +3,8 @@
 A class is the mean of its embedded support examples (eq. 1); a query belongs to it with the softmax over negative squared Euclidean distances
 (eq. 2). As in the authors' code, the support and query examples of a training task pass the network together, so that its batch statistics
 are those of the whole task; evaluation uses the running statistics, each query by itself.
+
+Departure: the distances may have a factor, `scale`; in the paper it is 1.
 """
 
 from __future__ import annotations
@@ -10,7 +12,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from metalearn.algorithms.base import MetaLoss
-from metalearn.algorithms.embedding import EmbeddingLearner, class_means
+from metalearn.algorithms.embedding import (
+    EmbeddingLearner,
+    MetricScale,
+    class_means,
+    negative_squared_distances,
+    scale_of_squares,
+)
+from metalearn.backbones import Backbone
 from metalearn.tasks import Examples, TaskBatch
 
 
@@ -19,7 +28,13 @@ class ProtoNet(EmbeddingLearner):
 
     Args:
         backbone: [n, c, H, W] -> [n, D].
+        scale: factor of the squared distances, 1 in the paper; "auto" for 4 / D.
+        learn_scale: whether outer steps change it, from `scale` on.
     """
+
+    def __init__(self, backbone: Backbone, scale: float | str, learn_scale: bool) -> None:
+        super().__init__(backbone)
+        self.scale = MetricScale(scale, learn_scale, scale_of_squares(backbone.feature_dim))
 
     def adapt(self, support: Examples) -> Tensor:
         """Prototypes [T, N, D], eq. 1."""
@@ -36,10 +51,7 @@ class ProtoNet(EmbeddingLearner):
     def repeats(self) -> bool:
         return True
 
-    @staticmethod
-    def _logits(prototypes: Tensor, queries: Tensor) -> Tensor:
-        """Eq. 2 with the squared Euclidean distance (section 2.3): [T, N, D], [T, n, D] -> [T, n, N].
-
-        The queries' own squared norms are left out: equal for all classes, they cancel in the softmax.
-        """
-        return 2 * queries @ prototypes.transpose(1, 2) - prototypes.square().sum(-1).unsqueeze(1)
+    def _logits(self, prototypes: Tensor, queries: Tensor) -> Tensor:
+        """Eq. 2 with the squared Euclidean distance (section 2.3): [T, N, D], [T, n, D] -> [T, n, N]."""
+        logits: Tensor = self.scale(negative_squared_distances(queries, prototypes))
+        return logits

@@ -26,6 +26,7 @@ from metalearn.compose.mistakes import GROUPS, MISTAKES, explanation, no_such_se
 from metalearn.compose.overrides import for_evaluation
 from metalearn.config.files import conf_dir, slug
 from metalearn.config.limits import check_known, check_limits
+from metalearn.config.moved import with_all_added
 from metalearn.config.plugins import refuse_untrusted, used_by
 from metalearn.config.resume import refuse_changes
 from metalearn.config.tree import dotted_keys, without_limits
@@ -87,7 +88,7 @@ class Composer:
 
     def evaluation(self, saved: DictConfig, overrides: list[str], command: str = "eval") -> dict[str, Any]:
         """A run's configuration with overrides: first whole groups, then single settings, all checked."""
-        config: dict[str, Any] = without_limits(saved)
+        config = with_all_added(without_limits(saved))
         refuse_untrusted(config, "this run")
         chosen, settings = for_evaluation(self.parse(overrides), command)
         names = {group: config.get("names", {}).get(group) for group in GROUPS} | chosen
@@ -102,7 +103,7 @@ class Composer:
         with read_write(fresh), open_dict(fresh):
             del fresh["hydra"]
         nodes = run_configuration(fresh)
-        # A run older than a setting was made as that setting's default is.
+        # A run older than a setting was made as that setting's default is, or as `with_all_added` said.
         _fill_in(config, {key: node for key, node in nodes.items() if key not in GROUPS or key in there})
         for group, name in chosen.items():
             kept = {"train": config["task"]["train"]} if group == "task" else {}  # what the run was trained on

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
-from metalearn.config.moved import present_name
+from metalearn.config.moved import present_name, with_added
 from metalearn.config.plugins import trusted
 from metalearn.errors import UserError
 
@@ -56,7 +56,7 @@ def build(
     check(made)
     signature = inspect.signature(made)
     extra |= {key: value for key, value in (optional or {}).items() if key in signature.parameters}
-    arguments = {key: value for key, value in node.items() if key != "_target_"}
+    arguments = {key: value for key, value in with_added(node).items() if key != "_target_"}
     try:
         signature.bind(**arguments, **extra)
     except TypeError as error:

@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from metalearn.config.automatic import resolved
-from metalearn.config.moved import present_name
+from metalearn.config.moved import present_name, with_all_added
 from metalearn.config.tree import leaves
 
 
@@ -56,10 +56,13 @@ def kind_of(key: str) -> Kind:
 
 
 def compared(config: dict[str, Any], kinds: frozenset[Kind] = QUESTION) -> dict[str, Any]:
-    """Dotted path -> value of the settings of these kinds; classes that have moved since are called by their present name."""
+    """Dotted path -> value of the settings of these kinds; classes that have moved since are called by their present name.
+
+    A setting that a class was given later has the value there that means what the class did without it.
+    """
     return {
         key: present_name(value) if key.endswith("._target_") else value
-        for key, value in leaves(resolved(config))
+        for key, value in leaves(with_all_added(resolved(config)))
         if kind_of(key) in kinds
     }
 

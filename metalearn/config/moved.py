@@ -1,8 +1,10 @@
-"""Names that configurations of earlier runs hold, and where what they name lives now."""
+"""What configurations of earlier runs say otherwise than today's: names that moved, and settings that did not exist yet."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _MOVED = {
     "metalearn.data.glyphs.load": "metalearn.data.sets.glyphs.load",
@@ -13,6 +15,23 @@ _MOVED = {
 def present_name(target: str) -> str:
     """What a `_target_` that was written by an earlier version is called today; today's names are left as they are."""
     return _MOVED.get(target, target)
+
+
+# Settings that a class was given later -> the value that means what it did without them.
+_ADDED: dict[str, dict[str, Any]] = {
+    "metalearn.algorithms.matching.MatchingNet": {"scale": 1.0, "learn_scale": False},
+    "metalearn.algorithms.protonet.ProtoNet": {"scale": 1.0, "learn_scale": False},
+}
+
+
+def with_added(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A node with a `_target_`, and the settings that its class did not have yet when an earlier version wrote the node."""
+    return _ADDED.get(present_name(str(node.get("_target_"))), {}) | dict(node)
+
+
+def with_all_added(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run, each of its parts as `with_added` completes it."""
+    return {key: with_added(value) if isinstance(value, Mapping) else value for key, value in config.items()}
 
 
 # Experiments lay side by side: `finn2017_omniglot_5w1s`, and `maml_omniglot_5w1s` for the short schedules.

@@ -8,8 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from metalearn.config.identity import SAME_PROTOCOL, differences
-from metalearn.config.tree import leaves
+from metalearn.config.identity import SAME_PROTOCOL, compared, differences
 from metalearn.errors import UserError
 from metalearn.kinds import scale_of
 from metalearn.runs.reference import Reference, Row
@@ -27,7 +26,7 @@ def changed_settings(protocol: dict[str, Any], config: dict[str, Any]) -> dict[s
 
     A setting that one of them lacks is none: a run may be older than a setting, and another algorithm shows in `algorithm._target_`.
     """
-    there = {key for key, _ in leaves(config)} & {key for key, _ in leaves(protocol)}
+    there = compared(config, SAME_PROTOCOL).keys() & compared(protocol, SAME_PROTOCOL).keys()
     changed = differences(protocol, config, SAME_PROTOCOL)
     return {key: {"experiment": before, "run": now} for key, (before, now) in changed.items() if key in there}
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metalearn.algorithms.matching import MatchingNet, QueryContext, SupportContext
+from metalearn.algorithms.protonet import ProtoNet
 from metalearn.backbones import Backbone, Conv4
 from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
@@ -34,9 +35,11 @@ def matching(
     full_context: bool = False,
     steps: int = 3,
     backbone: Backbone | None = None,
+    scale: float | str = 1.0,
+    learn_scale: bool = False,
 ) -> MatchingNet:
     torch.manual_seed(0)
-    return MatchingNet(backbone or Flat(), distance, full_context, steps)
+    return MatchingNet(backbone or Flat(), distance, scale, learn_scale, full_context, steps)
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -92,6 +95,37 @@ def test_labels_and_not_positions_decide(distance: str) -> None:
         algorithm.predict(algorithm.adapt(Examples(x, y, 3)), query),
         algorithm.predict(algorithm.adapt(Examples(x[:, order], y[:, order], 3)), query),
     )
+
+
+@pytest.mark.parametrize("distance", SIMILARITIES)
+def test_attention_is_over_similarities_times_the_scale(distance: str) -> None:
+    for setting, scale in ((0.25, 0.25), ("auto", 10.0 if distance == "cosine" else 4 / 2)):
+        algorithm = matching(distance, scale=setting).eval()
+        attention = softmax([scale * similarity for similarity in SIMILARITIES[distance]])
+        probabilities = algorithm.predict(algorithm.adapt(SUPPORT), QUERY).exp().flatten().tolist()
+        assert probabilities == pytest.approx([attention[0] + attention[2], attention[1]], abs=1e-6)
+
+
+def test_a_learned_scale_starts_where_it_is_set_and_gets_a_gradient() -> None:
+    query = Examples(QUERY, torch.tensor([[1]]), 2)
+    tasks, losses = TaskBatch(SUPPORT, query, torch.zeros(1, 2, dtype=torch.int64)), []
+    for learned in (False, True):
+        algorithm = matching(scale=0.3, learn_scale=learned)
+        losses.append(algorithm.meta_loss(tasks).loss.sum())
+    torch.testing.assert_close(losses[1], losses[0])
+    losses[1].backward()  # type: ignore[no-untyped-call]
+    assert algorithm.scale.log is not None
+    assert algorithm.scale.log.grad is not None
+    assert abs(float(algorithm.scale.log.grad)) > 1e-3
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_with_one_shot_and_squared_distances_it_is_protonet(shots: int) -> None:
+    algorithm, proto = matching(scale=0.3), ProtoNet(Flat(), 0.3, learn_scale=False)
+    y = torch.arange(4).repeat_interleave(shots).unsqueeze(0)
+    support, query = Examples(torch.randn(1, 4 * shots, 2), y, 4), torch.randn(1, 9, 2)
+    ours, theirs = (made.predict(made.adapt(support), query).softmax(-1) for made in (algorithm, proto))
+    assert torch.allclose(ours, theirs, atol=1e-5) is (shots == 1)
 
 
 def lstm_step(x: Tensor, h: Tensor, c: Tensor, w_x: Tensor, w_h: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,7 +192,7 @@ def test_full_context_embeds_the_support_set_and_then_the_queries_with_it() -> N
 def conv_matching(running_stats: bool = True, full_context: bool = False) -> MatchingNet:
     torch.manual_seed(0)
     backbone = Conv4((1, 16, 16), 8, "max_pool", "batch", running_stats, "flatten")
-    return MatchingNet(backbone, "squared_euclidean", full_context, 2)
+    return MatchingNet(backbone, "squared_euclidean", 1.0, False, full_context, 2)
 
 
 def random_tasks() -> TaskBatch:

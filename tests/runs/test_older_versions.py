@@ -49,11 +49,15 @@ def test_a_run_goes_on_for_longer(old: Path, name: str) -> None:
 
 
 def test_a_sweep_is_taken_up_under_its_own_command(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the values of defaults that are others today: the sweep's jobs stay what they were."""
     shutil.rmtree(old / "sweep" / "seed=1")
     record = json.loads((old / "sweep" / "sweep.json").read_text())
     (command,) = record["commands"]
     kept = (old / "sweep" / "seed=0" / "results.json").read_text()
-    main(command.split()[1:])
+    with pytest.raises(SystemExit, match="2"):
+        main(command.split()[1:])
+    assert "was stored with algorithm.scale=1.0, now auto:" in capsys.readouterr().err
+    main([*command.split()[1:], "algorithm.scale=1.0"])
     assert "2 jobs, 1 of them done" in capsys.readouterr().out
     assert read_results(old / "sweep" / "seed=1")["status"] == "done"
     assert (old / "sweep" / "seed=0" / "results.json").read_text() == kept
