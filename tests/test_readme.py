@@ -44,6 +44,16 @@ def test_every_choice_is_mentioned() -> None:
             assert name in README, f"{group}={name}"
 
 
+def test_every_choice_in_the_table_is_one() -> None:
+    rows = re.findall(r"^\| `(\w+)=`.*?\| (.*) \|$", README, re.MULTILINE)
+    assert len(rows) == 7
+    for group, named in rows:
+        names = set(re.findall(r"`([^`]+)`", named))
+        splits = {"vinyals", "lake", "random"}
+        unknown = {name for name in names if "=" not in name} - set(choices(group)) - splits
+        assert not unknown, f"{group}={min(unknown)}"
+
+
 def test_every_experiment_is_in_the_table_and_its_paper_in_the_readme() -> None:
     for name in choices("experiment"):
         folder = name.partition("/")[0]
