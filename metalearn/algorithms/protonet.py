@@ -52,6 +52,6 @@ class ProtoNet(EmbeddingLearner):
         return True
 
     def _logits(self, prototypes: Tensor, queries: Tensor) -> Tensor:
-        """Eq. 2 with the squared Euclidean distance (section 2.3): [T, N, D], [T, n, D] -> [T, n, N]."""
+        """Eq. 2 with the squared Euclidean distance (section 2.4): [T, N, D], [T, n, D] -> [T, n, N]."""
         logits: Tensor = self.scale(negative_squared_distances(queries, prototypes))
         return logits
