@@ -1,15 +1,18 @@
 """Memory-Augmented Neural Networks (Santoro, Bartunov, Botvinick, Wierstra and Lillicrap 2016, https://arxiv.org/abs/1605.06065).
 
-A task is one sequence: at step t the network sees an example x_t and the label y_{t-1} of the example before (section 2.1), and predicts y_t.
-Nothing is adapted but the state of an LSTM and of an external memory that it reads and writes. The memory is addressed by content and written
+A task is one sequence: at step t the network sees an example x_t and the label y_{t-1} of the example before (section 2), and predicts y_t.
+Nothing is adapted but the state of an LSTM and of an external memory that it writes and reads. The memory is addressed by content and written
 where it was last read or least used (LRUA, section 3.2), or addressed as in Neural Turing Machines (Graves, Wayne and Danihelka 2014,
 https://arxiv.org/abs/1410.5401). To score queries after a support set, the support set is presented with its labels, and each query as the one
 next step from the state there.
 
-Departures: the cosine is multiplied by a learned strength, as in Neural Turing Machines, before the softmax, which over 128 slots is otherwise
-nearly flat (`key_strength=null` is the paper). A step reads the memory as the step before left it, then writes; by the indices of eq. 4 and 8
-it would read what it has just written. The loss is the mean of the cross-entropies of all steps, the paper's is their sum. Where the paper
-leaves it open: every read head has its own key and write gate, all share the least used slots; memory, weights and usage start at zero.
+A step writes into the memory and then reads what is there now, as the indices of eq. 2 to 8 say; runs of earlier versions read first
+(`order=read_first`).
+
+Departures: a head writes a vector of its own, where eq. 8 writes the read key k_t (`write_vectors=key`); public re-implementations do so too.
+The cosine is multiplied by a learned strength, as in Neural Turing Machines, before the softmax, which over 128 slots is otherwise
+nearly flat (`key_strength=null` is the paper). The loss is the mean of the cross-entropies of all steps, the paper's is their sum. Where the
+paper leaves it open: every head has its own key and write gate, all share the least used slots; memory, weights and usage start at zero.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from metalearn import kinds
 from metalearn.algorithms.base import Algorithm, MetaLoss
 from metalearn.backbones import Backbone, embed_tasks
 from metalearn.errors import UserError
-from metalearn.nn.addressing import LRUA, NTM, Addressing
+from metalearn.nn.addressing import LRUA, NTM, Addressing, Memory
 from metalearn.nn.hashed_numbers import shuffled
 from metalearn.tasks import Examples, TaskBatch
 
@@ -34,7 +37,20 @@ _ORDER, _UNITS = 1, 2  # what is drawn for a task
 class State(NamedTuple):
     carried: Tensor  # [T, C + R*W], h_t of the LSTM and r_t
     cell: Tensor  # [T, C]
-    memory: tuple[Tensor, ...]  # what the addressing keeps: M_t [T, M, W] and more
+    memory: Memory  # what the addressing keeps: M_t [T, M, W] and more
+
+    @property
+    def copies_at_once(self) -> int:
+        """How many copies of every task's state take up about 64 MB."""
+        return max(1, 2**24 // self.memory[0].numel())
+
+    def copies(self, count: int) -> State:
+        """`count` copies of every task's state, one after another: [T*count, ...]."""
+
+        def copied(part: Tensor) -> Tensor:
+            return part.repeat_interleave(count, dim=0)
+
+        return State(copied(self.carried), copied(self.cell), tuple(copied(part) for part in self.memory))
 
 
 class Adapted(NamedTuple):
@@ -57,6 +73,8 @@ class MANN(Algorithm):
         key_strength: what the cosine of key and slot is multiplied with at first, learned from there; None for the cosine itself.
         usage_decay: gamma, of addressing="lrua".
         addressing: "lrua" or "ntm".
+        order: "write_first": a step writes into the memory, then reads it; "read_first": it reads what the step before left, then writes.
+        write_vectors: of addressing="lrua": "own": each head writes a vector of its own; "key": it writes its read key.
         instances: at most so many examples of each class make a training sequence.
 
     Raises:
@@ -75,6 +93,8 @@ class MANN(Algorithm):
         key_strength: float | None,
         usage_decay: float,
         addressing: str,
+        order: str,
+        write_vectors: str,
         instances: int,
     ) -> None:
         super().__init__()
@@ -83,7 +103,12 @@ class MANN(Algorithm):
         self.instances = instances
         self._refuse_too_many(ways)
         shape = (memory_slots, memory_width, read_heads, key_strength)
-        self.addressing: Addressing = NTM(*shape) if addressing == "ntm" else LRUA(*shape, usage_decay)
+        write_first = order == "write_first"
+        self.addressing: Addressing = (
+            NTM(*shape, write_first)
+            if addressing == "ntm"
+            else LRUA(*shape, usage_decay, write_first, write_vectors == "own")
+        )
         output_size = controller_size + read_heads * memory_width
         self.inputs = nn.Linear(backbone.feature_dim + label_units, 4 * controller_size)
         self.recurrent = nn.Linear(output_size, 4 * controller_size, bias=False)
@@ -109,13 +134,15 @@ class MANN(Algorithm):
         return Adapted(state, y[:, -1:], support.ways)
 
     def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
-        """Every query is the step after the support set. It would be written into the memory after it is read, so all can read the same one."""
-        state = adapted.state
+        """Every query is the step after the support set, from a copy of the state of its own: it reads what it has just written, no other does."""
+        state, weights = adapted.state, (self.recurrent.weight.t(), self.heads.weight.t())
         last_label = F.one_hot(adapted.last_label, self.label_units).expand(-1, query_x.shape[1], -1)
-        gates = self._gate_terms(query_x, last_label) + self.recurrent(state.carried).unsqueeze(1)  # [T, N*Q, 4C]
-        hidden, _ = lstm_step(gates, state.cell.unsqueeze(1))
-        read, _ = self.addressing.read(self.heads(hidden), state.memory)
-        logits: Tensor = self.outputs(torch.cat([hidden, read], dim=-1))
+        outputs = []
+        for terms in torch.split(self._gate_terms(query_x, last_label), state.copies_at_once, dim=1):  # [T, q, 4C]
+            head_terms = self.heads.bias.expand(terms.shape[0] * terms.shape[1], -1)
+            after = self._step(terms.flatten(0, 1), head_terms, weights, state.copies(terms.shape[1]))
+            outputs.append(torch.unflatten(after.carried, 0, terms.shape[:2]))
+        logits: Tensor = self.outputs(torch.cat(outputs, dim=1))
         return logits[..., : adapted.ways]
 
     def further_scores(self, tasks: TaskBatch) -> dict[str, Tensor]:
@@ -152,7 +179,7 @@ class MANN(Algorithm):
         return x[rows, order], y[rows, order]
 
     def _offset(self, units: Tensor) -> Tensor:
-        """Section 2.1: the one-hot label of the step before, and nothing at the first: [T, S] -> [T, S, L]."""
+        """Section 2: the one-hot label of the step before, and nothing at the first: [T, S] -> [T, S, L]."""
         return F.pad(F.one_hot(units, self.label_units)[:, :-1], (0, 0, 1, 0))
 
     def _gate_terms(self, x: Tensor, labels: Tensor) -> Tensor:
@@ -164,25 +191,28 @@ class MANN(Algorithm):
     def _unroll(self, gate_terms: Tensor) -> tuple[Tensor, State]:
         """From [T, S, 4C]: (h_t, r_t) [T, S, C + R*W] of all steps, and the state after the last."""
         tasks, steps, _ = gate_terms.shape
-        carried_before: list[Tensor] = []
+        before: list[Tensor] = []
         hidden_states: list[Tensor] = []
-        gate_terms = _DeferredGradient.apply(gate_terms, self.recurrent.weight, carried_before)
+        gate_terms = _DeferredGradient.apply(gate_terms, self.recurrent.weight, before)
         head_terms = _DeferredGradient.apply(self.heads.bias.expand(tasks, steps, -1), self.heads.weight, hidden_states)
-        recurrent, heads = self.recurrent.weight.detach().t(), self.heads.weight.detach().t()
-        carried = gate_terms.new_zeros(tasks, self.outputs.in_features)
-        cell = gate_terms.new_zeros(tasks, self.heads.in_features)
-        memory = self.addressing.start(gate_terms)
+        weights = self.recurrent.weight.detach().t(), self.heads.weight.detach().t()
+        zeros = gate_terms.new_zeros(tasks, self.outputs.in_features)
+        state = State(zeros, zeros[:, : self.heads.in_features], self.addressing.start(gate_terms))
         outputs = []
         for gate_term, head_term in zip(gate_terms.unbind(1), head_terms.unbind(1), strict=True):
-            carried_before.append(carried.detach())
-            hidden, cell = lstm_step(torch.addmm(gate_term, carried, recurrent), cell)
-            hidden_states.append(hidden.detach())
-            interface = torch.addmm(head_term, hidden, heads).to(cell.dtype)  # the memory is kept in full precision
-            read, access = self.addressing.read(interface.unsqueeze(1), memory)
-            memory = self.addressing.write(access, memory)
-            carried = torch.cat([hidden, read.squeeze(1)], dim=1)
-            outputs.append(carried)
-        return torch.stack(outputs, dim=1), State(carried, cell, memory)
+            before.append(state.carried.detach())
+            state = self._step(gate_term, head_term, weights, state)
+            hidden_states.append(state.carried[:, : self.heads.in_features].detach())
+            outputs.append(state.carried)
+        return torch.stack(outputs, dim=1), state
+
+    def _step(self, gate_term: Tensor, head_term: Tensor, weights: tuple[Tensor, Tensor], state: State) -> State:
+        """The next state: terms [T, 4C] and [T, head_size] of gates and heads, to which the `weights` of (h, r)_{t-1} and of h_t are applied."""
+        recurrent, heads = weights
+        hidden, cell = lstm_step(torch.addmm(gate_term, state.carried, recurrent), state.cell)
+        interface = torch.addmm(head_term, hidden, heads).to(cell.dtype)  # the memory is kept in full precision
+        read, memory = self.addressing.step(interface, state.memory)
+        return State(torch.cat([hidden, read], dim=1), cell, memory)
 
     def _refuse_too_many(self, ways: int) -> None:
         if ways > self.label_units:

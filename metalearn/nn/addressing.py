@@ -1,7 +1,8 @@
 """How a network reads and writes an external memory: least recently used access (Santoro et al. 2016, https://arxiv.org/abs/1605.06065, section 3)
 and that of Neural Turing Machines (Graves, Wayne and Danihelka 2014, https://arxiv.org/abs/1410.5401, section 3).
 
-T tasks, M memory slots of width W, R read heads, n steps that start from the same memory.
+T tasks, M memory slots of width W, R read heads. Both papers index the memory of a read as that of the same step's write: M_t is written from
+M_{t-1}, then read (`write_first`). With `write_first=False` a step reads M_{t-1}, then writes.
 """
 
 from __future__ import annotations
@@ -15,54 +16,71 @@ from torch.nn import functional as F
 
 _EPSILON = 1e-8  # of squared norms: an empty slot has the cosine 0 with every key
 
+Memory = tuple[Tensor, ...]
+
 
 class Addressing(Protocol):
-    """How a memory is accessed. `read` serves n steps that all start from the same memory, `write` is for one step."""
+    """How a memory is accessed."""
 
     head_size: int  # what a step needs of the controller
 
-    def start(self, like: Tensor) -> tuple[Tensor, ...]:
+    def start(self, like: Tensor) -> Memory:
         """The memory before the first step, for as many tasks as `like` [T, ...] has."""
 
-    def read(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """heads [T, n, head_size] -> r_t [T, n, R*W] and what `write` needs to know."""
-
-    def write(self, access: tuple[Tensor, ...], memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The memory after the step."""
+    def step(self, heads: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """heads [T, head_size] -> r_t [T, R*W] and the memory after the step."""
 
 
 class LRUA:
-    """Section 3.2, least recently used access. The memory: M_t [T, M, W], w^r_t [T, R, M], w^u_t [T, M]."""
+    """Section 3.2, least recently used access. The memory: M_t [T, M, W], w^r_t [T, R, M], w^u_t [T, M].
 
-    def __init__(self, slots: int, width: int, heads: int, key_strength: float | None, decay: float) -> None:
+    Args:
+        slots: M.
+        width: W.
+        heads: R, of the read heads; each has a write head.
+        key_strength: as of `Similarity`.
+        decay: gamma, of the usage, per step.
+        write_first: a step writes and reads what is then there.
+        own_vectors: a write head writes a vector of its own; otherwise the key of its read head, which is eq. 8 to the letter.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        width: int,
+        heads: int,
+        key_strength: float | None,
+        decay: float,
+        write_first: bool,
+        own_vectors: bool,
+    ) -> None:
         self.slots, self.width, self.heads, self.decay = slots, width, heads, decay
+        self.write_first = write_first
         self.similarity = Similarity(width, heads, key_strength)
-        self.head_size = self.similarity.head_size + heads
+        self.parts = [self.similarity.head_size, heads, heads * width if own_vectors else 0]
+        self.head_size = sum(self.parts)
 
-    def start(self, like: Tensor) -> tuple[Tensor, ...]:
+    def start(self, like: Tensor) -> Memory:
         tasks = like.shape[0]
         content = like.new_zeros(tasks, self.slots, self.width)
         return content, like.new_zeros(tasks, self.heads, self.slots), like.new_zeros(tasks, self.slots)
 
-    def read(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        content = memory[0]
-        addresses, gates = torch.split(heads, [self.similarity.head_size, self.heads], dim=-1)
-        similarities, keys = self.similarity(addresses, content)
-        weights = similarities.softmax(-1)  # w^r, eq. 3
-        return read_out(weights, content), (keys, gates, weights)
-
-    def write(self, access: tuple[Tensor, ...], memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        keys, gates, read_weights = (part.squeeze(1) for part in access)
-        content, last_read, usage = memory
+    def step(self, heads: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        before, last_reads, usage = memory
+        addresses, gates, vectors = torch.split(heads, self.parts, dim=-1)
+        keys, scaled = self.similarity.keys(addresses)
+        written = torch.unflatten(vectors.tanh(), -1, keys.shape[1:]) if vectors.shape[-1] else keys
         # w^lu_{t-1}, eq. 6: one at the n = R least used slots, zero elsewhere; no gradient passes through it, so usage needs none.
         least = usage.topk(self.heads, largest=False).indices
         least_used = torch.zeros_like(usage).scatter_(1, least, 1.0).unsqueeze(1)
-        weights = torch.lerp(least_used.expand_as(last_read), last_read, gates.sigmoid().unsqueeze(-1))  # w^w, eq. 7
+        writes = torch.lerp(least_used.expand_as(last_reads), last_reads, gates.sigmoid().unsqueeze(-1))  # w^w, eq. 7
         kept = torch.ones_like(usage).scatter_(1, least[:, :1], 0.0).unsqueeze(-1)  # the least used slot is set to zero
-        content = (content * kept).baddbmm_(weights.transpose(1, 2), keys)  # eq. 8
+        after = (before * kept).baddbmm_(writes.transpose(1, 2), written)  # eq. 8
+        content = after if self.write_first else before
+        reads = self.similarity(scaled, content).softmax(-1)  # w^r, eq. 2 and 3
         with torch.no_grad():
-            usage = self.decay * usage + (read_weights + weights).sum(1)  # eq. 5
-        return content, read_weights, usage
+            usage = self.decay * usage + (reads + writes).sum(1)  # eq. 5
+        return (reads @ content).flatten(1), (after, reads, usage)  # eq. 4
 
 
 class NTM:
@@ -71,38 +89,50 @@ class NTM:
     All weights start on the first slot.
     """
 
-    def __init__(self, slots: int, width: int, heads: int, key_strength: float | None) -> None:
+    def __init__(self, slots: int, width: int, heads: int, key_strength: float | None, write_first: bool) -> None:
         self.slots, self.width, self.heads = slots, width, heads + 1
+        self.write_first = write_first
         self.similarity = Similarity(width, self.heads, key_strength)
         self.parts = [self.similarity.head_size, self.heads, 3 * self.heads, self.heads, width, width]
         self.head_size = sum(self.parts)
 
-    def start(self, like: Tensor) -> tuple[Tensor, ...]:
+    def start(self, like: Tensor) -> Memory:
         weights = like.new_zeros(like.shape[0], self.heads, self.slots)
         weights[:, :, 0] = 1
         return like.new_zeros(like.shape[0], self.slots, self.width), weights
 
-    def read(self, heads: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        content, last = memory
+    def step(self, heads: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        before, last = memory
         addresses, gates, shifts, exponents, erase, add = torch.split(heads, self.parts, dim=-1)
-        by_content = self.similarity(addresses, content)[0].softmax(-1)  # eq. 5
+        _, scaled = self.similarity.keys(addresses)
+        every = scaled, gates, torch.unflatten(shifts, -1, (-1, 3)), exponents, last
+        write = self._weights(before, *(part[:, -1:] for part in every))
+        where = write.transpose(1, 2)  # [T, M, 1]
+        after = before * (1 - where * erase.sigmoid().unsqueeze(1)) + where * add.tanh().unsqueeze(1)  # eq. 3 and 4
+        content = after if self.write_first else before
+        reads = self._weights(content, *(part[:, :-1] for part in every))
+        return (reads @ content).flatten(1), (after, torch.cat([reads, write], dim=1))  # eq. 2
+
+    def _weights(
+        self, content: Tensor, keys: Tensor, gates: Tensor, shifts: Tensor, exponents: Tensor, last: Tensor
+    ) -> Tensor:
+        """w_t [T, H, M] of H heads: keys [T, H, W], gates and exponents [T, H], shifts [T, H, 3], w_{t-1} [T, H, M]."""
         gate = gates.sigmoid().unsqueeze(-1)
-        gated = gate * by_content + (1 - gate) * last.unsqueeze(1)  # eq. 7
-        back, stay, forth = torch.unflatten(shifts, -1, (-1, 3)).softmax(-1).unsqueeze(-2).unbind(-1)
+        gated = gate * self.similarity(keys, content).softmax(-1) + (1 - gate) * last  # eq. 5 and 7
+        back, stay, forth = shifts.softmax(-1).unsqueeze(-2).unbind(-1)
         shifted = back * gated.roll(-1, -1) + stay * gated + forth * gated.roll(1, -1)  # eq. 8
         exponent = 1 + F.softplus(exponents).unsqueeze(-1)
-        weights = (exponent * (shifted + _EPSILON).log()).softmax(-1)  # eq. 9
-        return read_out(weights[:, :, :-1], content), (weights, erase, add)  # eq. 2
-
-    def write(self, access: tuple[Tensor, ...], memory: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        weights, erase, add = access
-        where = weights[:, 0, -1].unsqueeze(-1)  # [T, M, 1]
-        content = memory[0] * (1 - where * erase.sigmoid()) + where * add.tanh()  # eq. 3 and 4
-        return content, weights.squeeze(1)
+        return (exponent * (shifted + _EPSILON).log()).softmax(-1)  # eq. 9
 
 
 class Similarity:
-    """The cosine of a key with every slot (eq. 2), times a strength that the controller sets, around `strength` to begin with."""
+    """The cosine of a key with every slot (eq. 2), times a strength that the controller sets, around `strength` to begin with.
+
+    Args:
+        width: W.
+        heads: H, how many keys a step has.
+        strength: the factor at first; None: no factor.
+    """
 
     def __init__(self, width: int, heads: int, strength: float | None) -> None:
         self.sizes = [heads * width, 0 if strength is None else heads]
@@ -110,18 +140,16 @@ class Similarity:
         self.shape = (heads, width)
         self.offset = None if strength is None else math.log(math.expm1(strength))
 
-    def __call__(self, heads: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
-        """heads [T, n, head_size], M [T, M, W] -> similarities [T, n, H, M] and keys [T, n, H, W]."""
+    def keys(self, heads: Tensor) -> tuple[Tensor, Tensor]:
+        """heads [T, head_size] -> the keys [T, H, W], and the keys scaled to the length of their strength."""
         keys, strengths = torch.split(heads, self.sizes, dim=-1)
         keys = torch.unflatten(keys.tanh(), -1, self.shape)
-        products = torch.unflatten(keys.flatten(1, 2) @ content.transpose(1, 2), 1, keys.shape[1:3])
         lengths = (keys.square().sum(-1, keepdim=True) + _EPSILON).rsqrt()
         if self.offset is not None:
             lengths = lengths * F.softplus(strengths + self.offset).unsqueeze(-1)  # Graves et al., eq. 5
-        slot_lengths = (content.square().sum(-1) + _EPSILON).rsqrt()[:, None, None]  # [T, 1, 1, M]
-        return products * lengths * slot_lengths, keys
+        return keys, keys * lengths
 
-
-def read_out(weights: Tensor, content: Tensor) -> Tensor:
-    """Eq. 4: w [T, n, R, M], M [T, M, W] -> [T, n, R*W]."""
-    return (weights.flatten(1, 2) @ content).view(*weights.shape[:2], -1)
+    def __call__(self, scaled: Tensor, content: Tensor) -> Tensor:
+        """Scaled keys [T, H, W], M [T, M, W] -> [T, H, M]."""
+        slot_lengths = (content.square().sum(-1) + _EPSILON).rsqrt().unsqueeze(1)
+        return scaled @ content.transpose(1, 2) * slot_lengths

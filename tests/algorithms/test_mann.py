@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metalearn.algorithms.mann import MANN, instance_accuracy
+from metalearn.algorithms.mann import MANN, State, instance_accuracy
 from metalearn.backbones import Backbone, Conv4, Pixels
 from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
@@ -29,6 +30,8 @@ def mann(
     instances: int = SHOTS + QUERIES,
     backbone: Backbone | None = None,
     key_strength: float | None = STRENGTH,
+    order: str = "write_first",
+    write_vectors: str = "own",
 ) -> MANN:
     torch.manual_seed(1)
     algorithm = MANN(
@@ -42,6 +45,8 @@ def mann(
         key_strength,
         DECAY,
         addressing,
+        order,
+        write_vectors,
         instances,
     )
     for parameter in algorithm.parameters():  # large enough for every gate to matter
@@ -61,6 +66,14 @@ def random_tasks(
     return TaskBatch(examples(shots), examples(queries), torch.randint(500, (TASKS, ways), generator=generator))
 
 
+class Variant(NamedTuple):
+    """Which of the two orders, and what the paper leaves open."""
+
+    write_first: bool = True
+    own_vectors: bool = True
+    strengths: bool = True
+
+
 def softmax(values: list[Tensor]) -> list[Tensor]:
     exponentials = [value.exp() for value in values]
     return [value / sum(exponentials) for value in exponentials]
@@ -77,7 +90,7 @@ def lstm(algorithm: MANN, x: Tensor, hidden: Tensor, read: Tensor, cell: Tensor)
     return show.sigmoid() * cell.tanh(), cell
 
 
-def slow_lrua(algorithm: MANN, inputs: Tensor, strengths: bool = True) -> list[Tensor]:
+def slow_lrua(algorithm: MANN, inputs: Tensor, variant: Variant) -> list[Tensor]:
     """Santoro et al. 2016, eq. 2 to 8: inputs [S, D + L] -> the logits [L] of every step of one task."""
     zeros = torch.zeros(SLOTS, dtype=torch.float64)
     hidden, cell = torch.zeros(2, CONTROLLER, dtype=torch.float64)
@@ -87,28 +100,32 @@ def slow_lrua(algorithm: MANN, inputs: Tensor, strengths: bool = True) -> list[T
     logits = []
     for x in inputs:
         hidden, cell = lstm(algorithm, x, hidden, read, cell)
-        interface = algorithm.heads(hidden).split([HEADS * WIDTH, HEADS if strengths else 0, HEADS])
+        sizes = [HEADS * WIDTH, HEADS if variant.strengths else 0, HEADS]
+        interface = algorithm.heads(hidden).split([*sizes, HEADS * WIDTH if variant.own_vectors else 0])
         keys, alphas = interface[0].tanh().split(WIDTH), interface[2].sigmoid()
-        betas = F.softplus(interface[1] + OFFSET) if strengths else [1.0] * HEADS
-        last_reads = reads
-        reads = [
-            torch.stack(softmax([beta * cosine(key, slot) for slot in memory]))
-            for key, beta in zip(keys, betas, strict=True)
-        ]  # eq. 2 and 3, with a strength
-        read = torch.cat([sum((w[i] * memory[i] for i in range(SLOTS)), torch.zeros(WIDTH)) for w in reads])  # eq. 4
+        betas = F.softplus(interface[1] + OFFSET) if variant.strengths else [1.0] * HEADS
+        vectors = interface[3].tanh().split(WIDTH) if variant.own_vectors else keys
         by_usage = sorted(range(SLOTS), key=lambda i: float(usage[i].detach()))
         least_used = torch.tensor([1.0 if i in by_usage[:HEADS] else 0.0 for i in range(SLOTS)]).double()  # eq. 6
-        writes = [a * w + (1 - a) * least_used for a, w in zip(alphas, last_reads, strict=True)]  # eq. 7
-        memory[by_usage[0]] = torch.zeros(WIDTH, dtype=torch.float64)
+        writes = [a * w + (1 - a) * least_used for a, w in zip(alphas, reads, strict=True)]  # eq. 7
+        written = list(memory)
+        written[by_usage[0]] = torch.zeros(WIDTH, dtype=torch.float64)
         for i in range(SLOTS):  # eq. 8
-            for key, write in zip(keys, writes, strict=True):
-                memory[i] = memory[i] + write[i] * key
+            for vector, write in zip(vectors, writes, strict=True):
+                written[i] = written[i] + write[i] * vector
+        seen = written if variant.write_first else memory
+        reads = [
+            torch.stack(softmax([beta * cosine(key, slot) for slot in seen]))
+            for key, beta in zip(keys, betas, strict=True)
+        ]  # eq. 2 and 3, with a strength
+        read = torch.cat([sum((w[i] * seen[i] for i in range(SLOTS)), torch.zeros(WIDTH)) for w in reads])  # eq. 4
+        memory = written
         usage = DECAY * usage + sum(reads) + sum(writes)  # eq. 5
         logits.append(algorithm.outputs(torch.cat([hidden, read])))
     return logits
 
 
-def slow_ntm(algorithm: MANN, inputs: Tensor) -> list[Tensor]:
+def slow_ntm(algorithm: MANN, inputs: Tensor, variant: Variant) -> list[Tensor]:
     """Graves et al. 2014, section 3: the same for their addressing."""
     hidden, cell = torch.zeros(2, CONTROLLER, dtype=torch.float64)
     read = torch.zeros(HEADS * WIDTH, dtype=torch.float64)
@@ -119,23 +136,29 @@ def slow_ntm(algorithm: MANN, inputs: Tensor) -> list[Tensor]:
         hidden, cell = lstm(algorithm, x, hidden, read, cell)
         parts = algorithm.heads(hidden).split([n * WIDTH, n, n, n * 3, n, WIDTH, WIDTH])
         keys, strengths, gates, shifts, exponents, erase, add = parts
-        for head in range(n):
+        before = memory
+        for head in reversed(range(n)):  # the write head, then the read heads
             key, shift = keys.split(WIDTH)[head].tanh(), shifts.split(3)[head].softmax(0)
             beta, g, gamma = (
                 F.softplus(strengths[head] + OFFSET),
                 gates[head].sigmoid(),
                 1 + F.softplus(exponents[head]),
             )
-            content = torch.stack(softmax([beta * cosine(key, slot) for slot in memory]))  # eq. 5
+            seen = memory if variant.write_first else before
+            content = torch.stack(softmax([beta * cosine(key, slot) for slot in seen]))  # eq. 5
             gated = g * content + (1 - g) * weights[head]  # eq. 7
             turned = [
                 sum((gated[(i - s) % SLOTS] * shift[s + 1] for s in (-1, 0, 1)), torch.zeros(())) for i in range(SLOTS)
             ]  # eq. 8
             powers = [(value + 1e-8) ** gamma for value in turned]
             weights[head] = torch.stack([power / sum(powers) for power in powers])  # eq. 9
-        read = torch.cat([sum((w[i] * memory[i] for i in range(SLOTS)), torch.zeros(WIDTH)) for w in weights[:HEADS]])
-        for i in range(SLOTS):  # eq. 3 and 4
-            memory[i] = memory[i] * (1 - weights[-1][i] * erase.sigmoid()) + weights[-1][i] * add.tanh()
+            if head == n - 1:  # eq. 3 and 4
+                memory = [
+                    slot * (1 - weight * erase.sigmoid()) + weight * add.tanh()
+                    for slot, weight in zip(before, weights[head], strict=True)
+                ]
+        seen = memory if variant.write_first else before
+        read = torch.cat([sum((w[i] * seen[i] for i in range(SLOTS)), torch.zeros(WIDTH)) for w in weights[:HEADS]])
         logits.append(algorithm.outputs(torch.cat([hidden, read])))
     return logits
 
@@ -162,15 +185,17 @@ def in_order(tasks: TaskBatch, task: int) -> tuple[Tensor, Tensor]:
     return torch.cat(xs)[order], torch.tensor(ys)[order]
 
 
-@pytest.mark.parametrize("addressing", SLOW)
-def test_the_loss_is_that_of_the_papers_equations(addressing: str) -> None:
-    tasks, algorithm = random_tasks(), mann(addressing).train()
+@pytest.mark.parametrize("order", ["write_first", "read_first"])
+@pytest.mark.parametrize(("addressing", "write_vectors"), [("lrua", "own"), ("lrua", "key"), ("ntm", "own")])
+def test_the_loss_is_that_of_the_papers_equations(addressing: str, write_vectors: str, order: str) -> None:
+    tasks, algorithm = random_tasks(), mann(addressing, order=order, write_vectors=write_vectors).train()
+    variant = Variant(write_first=order == "write_first", own_vectors=write_vectors == "own")
     outcome = algorithm.meta_loss(tasks)
     units = shuffled(tasks.classes, WAYS, 2)
     for task in range(TASKS):
         x, y = in_order(tasks, task)
         labels = units[task][y]
-        logits = torch.stack(SLOW[addressing](algorithm, presented(x, labels.tolist())))
+        logits = torch.stack(SLOW[addressing](algorithm, presented(x, labels.tolist()), variant))
         torch.testing.assert_close(outcome.loss[task], F.cross_entropy(logits, labels), atol=1e-12, rtol=0)
         right, seen = (logits.argmax(1) == labels).tolist(), [0] * WAYS
         by_instance: dict[int, list[bool]] = {}
@@ -186,22 +211,24 @@ def test_the_loss_is_that_of_the_papers_equations(addressing: str) -> None:
 
 def test_without_a_key_strength_reads_are_the_papers() -> None:
     tasks, algorithm = random_tasks(), mann(key_strength=None).train()
-    assert algorithm.heads.out_features == HEADS * (WIDTH + 1)
+    assert algorithm.heads.out_features == HEADS * (2 * WIDTH + 1)
     x, y = in_order(tasks, 0)
     labels = shuffled(tasks.classes, WAYS, 2)[0][y]
-    logits = torch.stack(slow_lrua(algorithm, presented(x, labels.tolist()), strengths=False))
+    logits = torch.stack(slow_lrua(algorithm, presented(x, labels.tolist()), Variant(strengths=False)))
     torch.testing.assert_close(algorithm.meta_loss(tasks).loss[0], F.cross_entropy(logits, labels), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("order", ["write_first", "read_first"])
 @pytest.mark.parametrize("addressing", SLOW)
-def test_a_query_is_the_step_after_the_support_set(addressing: str) -> None:
-    tasks, algorithm = random_tasks(shots=2), mann(addressing).eval()
+def test_a_query_is_the_step_after_the_support_set(addressing: str, order: str) -> None:
+    tasks, algorithm = random_tasks(shots=2), mann(addressing, order=order).eval()
+    variant = Variant(write_first=order == "write_first")
     logits = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)
     order = shuffled(torch.zeros(1, 1, dtype=torch.int64), 2 * WAYS, 1)[0]
     for task, query in ((0, 0), (1, 5), (3, 11)):
         x = torch.cat([tasks.support.x[task, order], tasks.query.x[task, query : query + 1]])
         labels = [*tasks.support.y[task, order].tolist(), 0]  # the query's own is never shown
-        expected = SLOW[addressing](algorithm, presented(x, labels))[-1]
+        expected = SLOW[addressing](algorithm, presented(x, labels), variant)[-1]
         torch.testing.assert_close(logits[task, query], expected, atol=1e-12, rtol=0)
 
 
@@ -257,7 +284,7 @@ def test_labels_take_units_at_random_and_only_their_logits_count() -> None:
     units = shuffled(tasks.classes, 7, 2)[:, :WAYS]
     for task in range(TASKS):
         x, y = in_order(tasks, task)
-        logits = torch.stack(slow_lrua(algorithm, presented(x, units[task][y].tolist(), 7)))
+        logits = torch.stack(slow_lrua(algorithm, presented(x, units[task][y].tolist(), 7), Variant()))
         torch.testing.assert_close(loss[task], F.cross_entropy(logits[:, units[task]], y), atol=1e-12, rtol=0)
     support = random_tasks(ways=7).support
     assert algorithm.predict(algorithm.adapt(support), tasks.query.x).shape == (TASKS, WAYS * QUERIES, 7)
@@ -315,6 +342,30 @@ def test_the_final_report_has_the_papers_table() -> None:
     assert torch.equal(scores["instance_2"], logged["instance_2"])
 
 
+@pytest.mark.parametrize("addressing", SLOW)
+def test_a_step_that_writes_first_can_read_what_it_wrote(addressing: str) -> None:
+    """From an empty memory, the first read is nothing but what the same step has written."""
+    algorithm = mann(addressing)
+    heads = torch.randn(
+        TASKS, algorithm.heads.out_features, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    read, _ = algorithm.addressing.step(heads, algorithm.addressing.start(heads))
+    assert float(read.norm(dim=1).min()) > 0.01
+    late = mann(addressing, order="read_first")
+    read, memory = late.addressing.step(heads, late.addressing.start(heads))
+    assert not read.any()
+    assert float(memory[0].flatten(1).norm(dim=1).min()) > 0.01, "it has written all the same"
+
+
+def test_queries_come_to_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks, algorithm = random_tasks(), mann().eval()
+    adapted = algorithm.adapt(tasks.support)
+    whole = algorithm.predict(adapted, tasks.query.x)
+    assert adapted.state.copies_at_once >= tasks.query.x.shape[1]
+    monkeypatch.setattr(State, "copies_at_once", 5)
+    torch.testing.assert_close(algorithm.predict(adapted, tasks.query.x), whole, atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("running_stats", [True, False])
 def test_is_transductive_where_its_backbone_is(running_stats: bool) -> None:
     backbone = Conv4((1, 16, 16), 4, "max_pool", "batch", running_stats, "flatten")
@@ -336,7 +387,7 @@ def test_learns_to_bind_a_label_to_the_image_before_it() -> None:
         return TaskBatch(support, query, torch.randint(10**6, (tasks, ways), generator=generator))
 
     torch.manual_seed(0)
-    algorithm = MANN(Pixels(SHAPE), ways, ways, 32, 16, 8, 2, 10.0, 0.99, "lrua", instances)
+    algorithm = MANN(Pixels(SHAPE), ways, ways, 32, 16, 8, 2, 10.0, 0.99, "lrua", "read_first", "key", instances)
     optimizer = torch.optim.Adam(algorithm.parameters(), lr=0.02)
     history = []
     for _ in range(600):

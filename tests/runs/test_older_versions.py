@@ -11,7 +11,8 @@ import yaml
 
 from metalearn.cli.main import main
 from metalearn.config.build import build
-from metalearn.config.moved import present_name
+from metalearn.config.identity import differences
+from metalearn.config.moved import present_name, with_added
 from metalearn.runs.directory import read_config
 from metalearn.runs.record import read_results
 from tests.data.sets.test_omniglot import write_zips
@@ -79,3 +80,34 @@ def test_omniglot_is_built_from_an_old_configuration(tmp_path: Path) -> None:
     node = read_config(WRITTEN / "omniglot")["dataset"] | {"root": str(tmp_path), "split": "random"}
     assert node["_target_"] == "metalearn.data.omniglot.load"
     assert build(node, "dataset", Dataset, "metalearn.data").name == "omniglot"
+
+
+def test_a_run_without_a_younger_setting_keeps_its_meaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MANN read before it wrote, and wrote its read keys, before there were settings for it."""
+    monkeypatch.chdir(tmp_path)
+    small = [f"algorithm.{key}=8" for key in ("controller_size", "memory_slots", "memory_width")]
+    other = ["algorithm.order=read_first", "algorithm.write_vectors=key", "algorithm.read_heads=2"]
+    few = ["train.steps=4", "eval.tasks=10", "train.val_tasks=10", "train.lr=0.01", "task.queries=2", "dataset.size=12"]
+    main(["train", "algorithm=mann", "backbone=pixels", *small, *other, *few, "hydra.run.dir=run"])
+    then = read_results(tmp_path / "run")["test"]
+    file = tmp_path / "run" / "config.yaml"
+    stored = yaml.safe_load(file.read_text())
+    assert (stored["algorithm"].pop("order"), stored["algorithm"].pop("write_vectors")) == ("read_first", "key")
+    file.write_text(yaml.safe_dump(stored))
+    main(["eval", "run"])
+    (written,) = (tmp_path / "run").glob("eval-*.json")
+    now = json.loads(written.read_text())["test"]
+    assert (now["accuracy"], now["loss"]) == (then["accuracy"], then["loss"])
+    main(["train", "--resume", "run", "train.steps=6"])
+    assert read_results(tmp_path / "run")["train"]["steps"] == 6
+    assert yaml.safe_load(file.read_text())["algorithm"]["order"] == "read_first"
+
+
+def test_only_a_younger_setting_is_filled_in() -> None:
+    node = {"_target_": "metalearn.algorithms.mann.MANN", "order": "write_first"}
+    assert with_added(node) == {**node, "write_vectors": "key"}
+    assert with_added({"_target_": "metalearn.algorithms.maml.MAML"}) == {"_target_": "metalearn.algorithms.maml.MAML"}
+    assert differences({"algorithm": node}, {"algorithm": {**node, "write_vectors": "key"}}) == {}
+    assert differences(
+        {"algorithm": {"_target_": node["_target_"]}}, {"algorithm": {**node, "write_vectors": "key"}}
+    ) == {"algorithm.order": ("read_first", "write_first")}
