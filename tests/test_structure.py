@@ -15,7 +15,9 @@ PACKAGE = Path(metalearn.__file__).parent
 MODULES = {".".join(file.relative_to(PACKAGE).with_suffix("").parts): file for file in PACKAGE.rglob("*.py")}
 
 # What each part may import of the package's others; every part may import errors.
-ENGINE = {"algorithms", "backbones", "data", "nn", "config", "kinds", "tasks", "atomic", "locks", "status"}
+ENGINE = {
+    *("algorithms", "backbones", "data", "nn", "config", "kinds", "tasks", "atomic", "locks", "status", "intervals"),
+}
 RUNS = {"engine", "report", "version"} | ENGINE
 SWEEPS = {"runs", "compose"} | RUNS
 MAY_IMPORT: dict[str, set[str]] = {
@@ -23,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "locks": set(),
     "atomic": set(),
     "kinds": set(),
+    "intervals": set(),
     "tasks": set(),
     "status": set(),
     "version": set(),

@@ -17,7 +17,7 @@ from metalearn.bench.harness import Bench, Record, Table
 from metalearn.data.base import TaskSource
 from metalearn.data.images import ImageClasses
 from metalearn.data.sets import glyphs, omniglot
-from metalearn.engine.evaluate import interval95
+from metalearn.intervals import interval95
 from metalearn.tasks import TaskShape
 
 TASKS_PER_ROUND = 1600

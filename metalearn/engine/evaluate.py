@@ -11,6 +11,8 @@ from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.data.base import TaskSource
+from metalearn.data.classes import ClassId
+from metalearn.intervals import interval95, interval95_of_classes
 from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import TaskBatch, TaskShape
 
@@ -23,6 +25,8 @@ class Scores(NamedTuple):
     loss: Tensor  # [T]
     further: dict[str, Tensor]  # what else the algorithm's paper reports: name -> [T]
     kind: Kind = CLASSIFICATION
+    classes: Tensor | None = None  # [T, N], in each task; indices of `class_ids`; None: tasks have no classes
+    class_ids: tuple[ClassId, ...] = ()  # of the split
 
     @property
     def mean(self) -> float:
@@ -31,18 +35,25 @@ class Scores(NamedTuple):
 
     @property
     def ci95(self) -> float:
-        """Half the width of the 95 % interval of the mean over tasks."""
+        """Half the width of the 95 % interval of the mean over tasks; NaN for one task."""
         return interval95(self.score[-1])
+
+    def ci95_classes(self, per_task: Tensor) -> float | None:
+        """Half the width of the interval of the mean of [T] values over tasks and classes; None where there is none.
+
+        What was drawn is the upright class: its turned copies are drawn with it.
+        """
+        if self.classes is None:
+            return None
+        upright = {of: number for number, of in enumerate(dict.fromkeys(one.upright for one in self.class_ids))}
+        drawn = torch.tensor([upright[one.upright] for one in self.class_ids])
+        half_width = interval95_of_classes(per_task, drawn[self.classes])
+        return None if math.isnan(half_width) else half_width
 
     @property
     def not_finite(self) -> int:
         """How many tasks have outputs or a loss that are not finite, and so no score."""
         return int((~(self.score[-1].isfinite() & self.loss.isfinite())).sum())
-
-
-def interval95(per_task: Tensor) -> float:
-    """1.96 standard errors of the mean: [T] -> half the interval's width."""
-    return 1.96 * float(per_task.std()) / math.sqrt(per_task.numel())
 
 
 @torch.no_grad()
@@ -67,20 +78,29 @@ def evaluate(
     """
     was_training = algorithm.training
     algorithm.eval()
-    scores, losses = [], []
+    scores, losses, classes = [], [], []
     further: dict[str, list[Tensor]] = {}
     for first in range(0, tasks, task_chunk):
         batch = source.tasks(first, min(task_chunk, tasks - first), task)
         steps, score, outputs = _score_states(algorithm, batch, source.kind, stepwise)
         scores.append(score)
         losses.append(source.kind.loss(outputs, batch.query.y))
+        classes.append(batch.classes)
         for name, values in (algorithm.further_scores(batch) if stepwise else {}).items():
             further.setdefault(name, []).append(values)
         answers(batch, outputs)
         progress(first + batch.tasks)
     algorithm.train(was_training)
     by_name = {name: torch.cat(values).cpu() for name, values in further.items()}
-    return Scores(torch.cat(scores, dim=1).cpu(), steps, torch.cat(losses).cpu(), by_name, source.kind)
+    return Scores(
+        torch.cat(scores, dim=1).cpu(),
+        steps,
+        torch.cat(losses).cpu(),
+        by_name,
+        source.kind,
+        torch.cat(classes).cpu() if source.classes else None,
+        source.classes,
+    )
 
 
 def _score_states(

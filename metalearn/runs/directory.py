@@ -113,7 +113,9 @@ def clear(run_dir: Path, keep_checkpoints: bool) -> None:
     on from, all that the earlier attempt wrote but run.log.
     """
     atomic.remove_leftovers(run_dir)
-    removed = {"results.json", "test_classes.json"} | (set() if keep_checkpoints else {"metrics.csv", *_CHECKPOINTS})
+    removed = {"results.json", "test_classes.json", "test_tasks.npz"} | (
+        set() if keep_checkpoints else {"metrics.csv", *_CHECKPOINTS}
+    )
     for file in list(run_dir.iterdir()):
         if file.name in removed or (not keep_checkpoints and file.name.startswith("events.out.tfevents.")):
             file.unlink()

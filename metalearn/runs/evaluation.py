@@ -20,12 +20,13 @@ from metalearn.report.progress import TaskProgress
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
 from metalearn.runs.environment import environment
+from metalearn.runs.per_task import write_tasks
 from metalearn.runs.record import EvalResults, TestRecord
 from metalearn.status import Status
 
 
 def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Scores a run's checkpoint on test tasks as `config` describes them, prints the result and writes `eval-<time>.json` beside it.
+    """Scores a run's checkpoint on test tasks as `config` describes them, prints the result; beside it writes eval-<time>.json and -tasks.npz.
 
     Raises:
         UserError: no usable checkpoint, or the run was trained on classes that are test classes now.
@@ -57,7 +58,7 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
         results = replace(results, test=TestRecord.of(scores, transductive=transductive, checkpoint=name, step=step))
     except NotFinite as error:
         results = replace(results, status=Status.FAILED, error=str(error))
-    return _publish(run_dir, results)
+    return _publish(run_dir, results, scores)
 
 
 def _scored(run_dir: Path, parts: Parts) -> tuple[int, Scores]:
@@ -79,14 +80,15 @@ def _scored(run_dir: Path, parts: Parts) -> tuple[int, Scores]:
     return state["step"], scores
 
 
-def _publish(run_dir: Path, results: EvalResults) -> dict[str, Any]:
-    """Prints the result, then writes it: what cannot be written must not be lost. Raises RunFailed after saying what went wrong."""
+def _publish(run_dir: Path, results: EvalResults, scores: Scores) -> dict[str, Any]:
+    """Prints the result, then writes it and its tasks: what cannot be written must not be lost. Raises RunFailed after saying what went wrong."""
     file, record = run_dir / f"eval-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}.json", results.to_json()
     if results.error is not None:
         terminal.error_line(f"failed: {results.error} ({run_dir})")
     else:
         shown.result_panel({**record, "run_dir": str(run_dir), "written": str(file)})
     write_or_say(file, record)
+    write_tasks(file.with_name(f"{file.stem}-tasks.npz"), scores)
     if results.error is not None:
         raise RunFailed(results.error)
     return record

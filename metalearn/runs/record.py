@@ -20,10 +20,11 @@ if TYPE_CHECKING:  # whoever only reads results needs no torch
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over test tasks with half the width of its 95 % interval."""
+    """A mean over test tasks with half the widths of its 95 % intervals."""
 
     mean: float
     ci95: float
+    ci95_classes: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,8 @@ class TestRecord:
 
     kind: Scale
     score: float  # mean over tasks of the kind's score
-    ci95: float  # half the width of its 95 % interval
+    ci95: float  # half the width of its 95 % interval over tasks
+    ci95_classes: float | None  # the same over tasks and classes; None where there is none
     tasks: int
     loss: float
     transductive: bool
@@ -52,7 +54,7 @@ class TestRecord:
         Raises:
             NotFinite: a task has no score.
         """
-        from metalearn.engine.evaluate import interval95
+        from metalearn.intervals import interval95
 
         if scores.not_finite:
             raise NotFinite(scores.not_finite, scores.loss.numel())
@@ -60,6 +62,7 @@ class TestRecord:
             kind=scores.kind,
             score=scores.mean,
             ci95=scores.ci95,
+            ci95_classes=scores.ci95_classes(scores.score[-1]),
             tasks=scores.loss.numel(),
             loss=float(scores.loss.mean()),
             transductive=transductive,
@@ -67,15 +70,22 @@ class TestRecord:
             step=step,
             scored_steps=scores.steps,
             per_step=[float(score) for score in scores.score.mean(1)],
-            further={name: Interval(float(x.mean()), interval95(x)) for name, x in scores.further.items()},
+            further={
+                name: Interval(float(values.mean()), interval95(values), scores.ci95_classes(values))
+                for name, values in scores.further.items()
+            },
             seconds=seconds,
         )
 
     @property
     def tags(self) -> dict[str, float]:
         """The test scores by the tags of metrics.csv."""
-        main = {f"test/{self.kind.score}": self.score, "test/ci95": self.ci95, "test/loss": self.loss}
-        return main | {f"test/{name}": interval.mean for name, interval in self.further.items()}
+        main = {f"test/{self.kind.score}": self.score, "test/ci95": self.ci95}
+        if self.ci95_classes is not None:
+            main["test/ci95_classes"] = self.ci95_classes
+        return (
+            main | {"test/loss": self.loss} | {f"test/{name}": interval.mean for name, interval in self.further.items()}
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The entry; the states before the last one are left out where there are none."""
@@ -91,6 +101,7 @@ class TestRecord:
         return {
             score: self.score,
             "ci95": self.ci95,
+            "ci95_classes": self.ci95_classes,
             "tasks": self.tasks,
             "loss": self.loss,
             "transductive": self.transductive,

@@ -37,6 +37,7 @@ from metalearn.runs.environment import environment, peak_memory_mib
 from metalearn.runs.evaluation import refuse_seen_classes
 from metalearn.runs.hparams import hparams
 from metalearn.runs.initial import read_initial, start_from
+from metalearn.runs.per_task import write_tasks
 from metalearn.runs.record import RunResults, TestRecord, TrainRecord, is_done, write_results
 from metalearn.runs.tracking import Tracker
 from metalearn.runs.training import Listener, ShouldPrune, train
@@ -279,6 +280,7 @@ def _test(attempt: _Attempt, parts: Parts) -> TestRecord:
         step=chosen["step"],
         seconds=time.perf_counter() - started,
     )
+    write_tasks(attempt.run_dir / "test_tasks.npz", scores)
     if by_class:
         files.write_json(attempt.run_dir / "test_classes.json", counts.record())
     return record

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import re
 import statistics
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from metalearn.intervals import interval95
 from metalearn.kinds import CLASSIFICATION, Scale, scale_of
 from metalearn.report import terminal
 from metalearn.report.results import sweep_table
@@ -19,12 +19,6 @@ from metalearn.runs import directory as files
 from metalearn.status import Status
 from metalearn.sweeps.directory import SweepDir
 
-# The 97.5 % point of Student's t for 1, 2, ... 30 degrees of freedom: with few seeds the normal's 1.96 is far too small.
-_T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 _CUT = re.compile(r"-[0-9a-f]{6}$")  # the end of a job's name that does not hold all that varies
 
 
@@ -176,7 +170,7 @@ def _seed_row(group: list[dict[str, Any]]) -> dict[str, Any]:
         "kind": kind.name,
         "scale": kind.record(),
         kind.score: statistics.fmean(scores) if scores else None,
-        "ci95": None if std is None else _t(len(scores) - 1) * std / math.sqrt(len(scores)),
+        "ci95": None if std is None else interval95(scores),
         "std": std,
         "seeds": len(scores),
     }
@@ -184,10 +178,6 @@ def _seed_row(group: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _without_seed(choices: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in choices.items() if key != "seed"}
-
-
-def _t(degrees_of_freedom: int) -> float:
-    return _T[degrees_of_freedom - 1] if degrees_of_freedom <= len(_T) else 1.96 + 2.5 / degrees_of_freedom
 
 
 def _csv(rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:

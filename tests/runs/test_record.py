@@ -19,7 +19,7 @@ from metalearn.runs import record
 from metalearn.status import Status
 
 WRITTEN = Path(__file__).parent / "of_version_0_1_0"
-ADDED = {"kind", "validation_seconds"}  # since that version
+ADDED = {"kind", "validation_seconds", "ci95_classes"}  # since that version
 NAMES = Names(algorithm="maml", backbone="mlp", dataset="glyphs", experiment=None)
 
 
@@ -118,7 +118,8 @@ def test_the_score_stands_under_the_name_of_its_kind() -> None:
     entry = entry_of(2, REGRESSION, ways=0.5)
     assert entry.to_json() == {
         "mse": 0.75,
-        "ci95": pytest.approx(1.96 * 0.25),
+        "ci95": pytest.approx(12.7062 * 0.25),  # Student's t at one degree of freedom
+        "ci95_classes": None,
         "tasks": 2,
         "loss": 1.5,
         "transductive": True,
@@ -127,7 +128,7 @@ def test_the_score_stands_under_the_name_of_its_kind() -> None:
         "mse_before": 0.375,
         "per_step": [0.375, 0.75],
         "scored_steps": [0, 1],
-        "further": {"ways": {"mean": 0.5, "ci95": 0.0}},
+        "further": {"ways": {"mean": 0.5, "ci95": 0.0, "ci95_classes": None}},
         "step": 20,
         "seconds": 0.5,
     }

@@ -39,6 +39,7 @@ FILES = {
     "best.pt",
     "results.json",
     "test_classes.json",
+    "test_tasks.npz",
 }
 
 

@@ -1,0 +1,114 @@
+"""95 % intervals of means: over tasks, over the classes that these are made of, over seeds. docs/statistics.md says how often they hold.
+
+Letters: T tasks, N classes in each of them, C different classes in all.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+_LEAST_CLASSES = 10  # fewer say too little about how much classes differ
+_LEAST_FREEDOM = 4.0  # fewer are estimated too loosely to be taken at their word; scripts/coverage.py decided
+
+
+def t95(degrees_of_freedom: float) -> float:
+    """The 97.5 % point of Student's t: so many standard errors are half the width of a 95 % interval."""
+    from scipy.special import stdtrit  # late: only who has results needs scipy
+
+    return float(stdtrit(degrees_of_freedom, 0.975))
+
+
+def interval95(values: ArrayLike) -> float:
+    """Half the width of the interval of the mean of independent values [n], by Student's t; NaN for a single value, which has none."""
+    import numpy as np
+
+    x = np.asarray(values, dtype=np.float64)
+    if x.size < 2:
+        return math.nan
+    return t95(x.size - 1) * float(x.std(ddof=1)) / math.sqrt(x.size)
+
+
+def interval95_of_classes(scores: ArrayLike, classes: ArrayLike) -> float:
+    """Half the width of the interval of the mean score, where other classes might have been drawn for the test, and other tasks of them.
+
+    Scores of two tasks are not independent where they share classes. The variance of their mean is the variance of independent scores, s^2 / T, and
+    the mean covariance of two different tasks. That covariance is modelled as proportional to the number of classes that the two share: the effects
+    of single classes, the first term of Hoeffding's decomposition of a U-statistic. Its size follows from two moments of the scores (Henderson 1953;
+    Rao's MINQUE with the prior weight on the tasks). Student's t has Satterthwaite's degrees of freedom, at least 4 and at most C - 1.
+
+    Args:
+        scores: [T].
+        classes: [T, N] integers; a class may be twice in a task, as one that is turned may.
+
+    Returns:
+        NaN where there is no such interval: fewer than 10 classes, tasks that hold more than half of them, or tasks too few to share any.
+    """
+    import numpy as np
+
+    y = np.asarray(scores, dtype=np.float64)
+    found, columns = np.unique(np.asarray(classes), return_inverse=True)
+    tasks, ways = np.shape(classes)
+    if len(found) < max(_LEAST_CLASSES, 2 * ways) or tasks < 3:
+        return math.nan
+    return _Shared(columns.reshape(tasks, ways), len(found)).interval95(y)
+
+
+class _Shared:
+    """Which tasks share which classes. X [T, C] counts a task's classes, K = X X' [T, T] what two tasks share, M takes a mean off."""
+
+    def __init__(self, columns: NDArray[Any], classes: int) -> None:
+        import numpy as np
+        from scipy.sparse import csr_matrix
+
+        tasks, ways = columns.shape
+        rows = np.repeat(np.arange(tasks), ways)
+        self._tasks, self._classes = tasks, classes
+        self._counts = csr_matrix((np.ones(tasks * ways), (rows, columns.ravel())), shape=(tasks, classes))  # X
+        self._counts.sum_duplicates()
+        self._each = np.asarray(self._counts.sum(0)).ravel()  # [C], in how many tasks each class is
+        own = float(np.square(self._counts.data).sum())
+        self._mean_shared = (float(self._each @ self._each) - own) / (tasks * (tasks - 1))  # by two different tasks
+
+    def interval95(self, scores: NDArray[np.float64]) -> float:
+        """See `interval95_of_classes`."""
+        import numpy as np
+
+        degrees, n = self._tasks - 1, self._tasks
+        powers = self._powers()
+        one, two = powers[1], powers[2]
+        determinant = degrees * two - one * one
+        if determinant <= 1e-9 * degrees * two:  # every pair of tasks shares as much as every other
+            return math.nan
+        centred = scores - scores.mean()
+        squares = float(centred @ centred)
+        by_class = float(np.square(self._counts.T @ centred).sum())
+        # E[squares] = one * class + degrees * rest, E[by_class] = two * class + one * rest
+        class_variance = max((degrees * by_class - one * squares) / determinant, 0.0)
+        rest = max((squares - one * class_variance) / degrees, 0.0)
+        variance = squares / (degrees * n) + class_variance * self._mean_shared
+        if variance == 0:
+            return 0.0
+        # The estimate is a quadratic form, weights[0] * squares + weights[1] * by_class; its variance, if effects are normal, gives its freedom.
+        slope = self._mean_shared * degrees / determinant
+        weights, variances = [1 / (degrees * n) - slope * one / degrees, slope], [rest, class_variance]
+        spectrum = np.convolve(np.convolve(weights, weights), np.convolve(variances, variances))
+        freedom = variance**2 / float(spectrum @ powers)
+        return t95(min(max(freedom, _LEAST_FREEDOM), self._classes - 1)) * math.sqrt(variance)
+
+    def _powers(self) -> NDArray[np.float64]:
+        """The traces of (M K M)^p for p = 0 .. 4, p = 0 without the mean's dimension; found in the smaller Gram matrix."""
+        import numpy as np
+
+        if self._classes <= self._tasks:
+            gram = (self._counts.T @ self._counts).toarray() - np.outer(self._each, self._each) / self._tasks
+        else:
+            centred = self._counts.toarray() - self._each / self._tasks
+            gram = centred @ centred.T
+        square = gram @ gram
+        traces = [gram.trace(), square.trace(), np.vdot(gram, square), np.vdot(square, square)]
+        return np.array([self._tasks - 1, *traces])

@@ -1,0 +1,37 @@
+"""test_tasks.npz of a run and eval-<time>-tasks.npz of an evaluation: the test, task by task, to compute other statistics from."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from metalearn import atomic
+from metalearn.engine.evaluate import Scores
+from metalearn.report import terminal
+
+
+def write_tasks(path: Path, scores: Scores) -> None:
+    """Writes the scores of T tasks atomically; `numpy.load` reads them without unpickling.
+
+    - score, float32 [T]: the kind's score after adaptation
+    - loss, float32 [T]
+    - further/NAME, float32 [T]: each further score of the algorithm
+    - classes, unsigned [T, N], and class_names, text [C]: which classes a task has, in the order of its labels; not where tasks have no classes
+
+    Task i is task i of the split's stream: files of runs with the same `eval.seed`, `dataset` and `task` can be compared task by task.
+    Where it cannot be written, the console says so, and no more: that must not cost the number.
+    """
+    arrays = {"score": scores.score[-1].float().numpy(), "loss": scores.loss.float().numpy()}
+    arrays |= {f"further/{name}": values.float().numpy() for name, values in scores.further.items()}
+    if scores.classes is not None:
+        smallest = np.min_scalar_type(max(len(scores.class_ids) - 1, 0))
+        arrays["classes"] = scores.classes.numpy().astype(smallest)
+        arrays["class_names"] = np.array([str(one) for one in scores.class_ids])
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    try:
+        atomic.write(path, content.getvalue())
+    except OSError as error:
+        terminal.error_line(f"{path} cannot be written: {error.strerror or error}")
