@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from metalearn.cli.main import main
+from metalearn.intervals import interval95_of_classes
 
 TINY = [
     "dataset.classes=40",
@@ -85,6 +87,12 @@ def test_a_run_writes_what_is_promised(algorithm: str, capsys: pytest.CaptureFix
     assert 0 < results["test"]["accuracy"] < 1
     assert results["test"]["ci95"] > 0
     assert results["test"]["transductive"] is (algorithm == "maml")
+    with np.load(run_dir / "test_tasks.npz") as tasks:
+        assert tasks["score"].mean() == pytest.approx(results["test"]["accuracy"], abs=1e-6)
+        assert tasks["loss"].mean() == pytest.approx(results["test"]["loss"], rel=1e-5)
+        assert (tasks["classes"].shape, tasks["class_names"].shape) == ((40, 5), (12,))
+        assert results["test"]["ci95_classes"] == interval95_of_classes(tasks["score"], tasks["classes"])
+    assert float(metrics(run_dir)[-1]["test/ci95_classes"]) == results["test"]["ci95_classes"] > results["test"]["ci95"]
     assert results["train"]["steps"] == 6
     assert results["train"]["task_chunk"] == 1
     assert results["val"]["step"] in (3, 6)
@@ -125,6 +133,9 @@ def test_eval_reproduces_the_run_exactly(algorithm: str) -> None:
         key: results["test"][key] for key in ("accuracy", "ci95", "loss", "step")
     }
     assert again["test"].get("per_step") == results["test"].get("per_step")
+    (file,) = run_dir.glob("eval-*-tasks.npz")
+    with np.load(run_dir / "test_tasks.npz") as first, np.load(file) as second:
+        assert all(np.array_equal(first[name], second[name]) for name in [*first, *second])
 
 
 @pytest.mark.parametrize("algorithm", ["protonet", "maml"])

@@ -1,0 +1,54 @@
+"""test_tasks.npz: every number of a test, task by task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metalearn.data.classes import ClassId
+from metalearn.engine.evaluate import Scores
+from metalearn.intervals import interval95_of_classes
+from metalearn.kinds import CLASSIFICATION, REGRESSION
+from metalearn.runs.per_task import write_tasks
+
+
+def test_the_file_is_small_and_read_without_unpickling(tmp_path: Path) -> None:
+    ids = tuple(ClassId("omniglot", f"Alphabet_of_the_Magi/character{number:03d}") for number in range(423))
+    classes = torch.rand(1000, 423, generator=torch.Generator().manual_seed(0)).argsort(1)[:, :5]
+    score = torch.randint(60, 76, (3, 1000)) / 75
+    scores = Scores(score, [0, 1, 2], torch.rand(1000), {"fits": torch.ones(1000)}, CLASSIFICATION, classes, ids)
+    write_tasks(tmp_path / "test_tasks.npz", scores)
+    assert (tmp_path / "test_tasks.npz").stat().st_size < 16_000
+    with np.load(tmp_path / "test_tasks.npz", allow_pickle=False) as found:
+        assert sorted(found) == ["class_names", "classes", "further/fits", "loss", "score"]
+        assert (found["score"].dtype, found["loss"].dtype, found["classes"].dtype) == ("float32", "float32", "uint16")
+        assert np.array_equal(found["score"], score[-1].numpy())
+        assert np.array_equal(found["classes"], classes.numpy())
+        assert found["class_names"][422] == "omniglot:Alphabet_of_the_Magi/character422"
+    assert [file.name for file in tmp_path.iterdir()] == ["test_tasks.npz"]
+
+
+def test_tasks_without_classes_have_none(tmp_path: Path) -> None:
+    scores = Scores(torch.rand(1, 4), [0], torch.rand(4), {}, REGRESSION)
+    write_tasks(tmp_path / "test_tasks.npz", scores)
+    with np.load(tmp_path / "test_tasks.npz") as found:
+        assert sorted(found) == ["loss", "score"]
+    assert scores.ci95_classes(scores.score[-1]) is None
+
+
+def test_a_character_and_its_turned_copies_are_drawn_together() -> None:
+    ids = tuple(ClassId("omniglot", f"character{number}", turn) for turn in (0, 90, 180, 270) for number in range(30))
+    generator = torch.Generator().manual_seed(1)
+    classes = torch.rand(200, 120, generator=generator).argsort(1)[:, :5]
+    per_task = torch.rand(30, generator=generator)[classes % 30].mean(1)
+    scores = Scores(per_task[None], [0], per_task, {}, CLASSIFICATION, classes, ids)
+    assert scores.ci95_classes(per_task) == interval95_of_classes(per_task, classes % 30)
+    assert scores.ci95_classes(per_task) > interval95_of_classes(per_task, classes)
+
+
+def test_what_cannot_be_written_does_not_cost_the_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tasks(tmp_path / "gone" / "test_tasks.npz", Scores(torch.rand(1, 4), [0], torch.rand(4), {}))
+    assert "test_tasks.npz cannot be written: No such file or directory" in capsys.readouterr().err
