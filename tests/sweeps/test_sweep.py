@@ -365,7 +365,7 @@ def test_the_summary_has_jobs_and_seeds_together() -> None:
     assert five["choices"] == {"task.ways": 5}
     assert (five["accuracy"], five["seeds"]) == (pytest.approx(0.51), 3)
     assert five["std"] == pytest.approx(0.01)
-    assert five["ci95"] == pytest.approx(4.303 * 0.01 / 3**0.5)
+    assert five["ci95"] == pytest.approx(4.302653 * 0.01 / 3**0.5)
     with (folder / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["kind"], row["task.ways"]) for row in rows[5:]] == [("job", "7"), ("seeds", "5"), ("seeds", "7")]
