@@ -134,6 +134,7 @@ class MetaModuleLearner(InnerLoopLearner):
         for step in range(self.inner_steps if self.training else self.test_inner_steps):
             first_order = not self.training or self.leaves_out_second_derivatives()
             with torch.enable_grad():
+                self.begin_step(learner, step)
                 if self.checkpoint_inner and not first_order:
                     self._checkpointed_step(learner, x, support, step)
                 else:
@@ -148,6 +149,9 @@ class MetaModuleLearner(InnerLoopLearner):
         """Whether training does, at this outer step."""
         first_order: bool = self.learner.first_order
         return first_order
+
+    def begin_step(self, learner: Any, step: int) -> None:  # by default nothing
+        """Gives a clone what belongs to inner step number `step`, from 0 on, and to the queries after it, before the support set passes."""
 
     def take_step(self, learner: Any, loss: Tensor, step: int, first_order: bool) -> None:
         """Inner step number `step`, from 0 on, of a clone, along the gradient of `loss`."""

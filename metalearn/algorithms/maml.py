@@ -4,15 +4,16 @@ field uses of MAML++ (Antoniou, Edwards and Storkey 2019, "How to train your MAM
 Algorithm 2, lines 5 to 10: every task takes gradient steps from the shared initialisation on its support set (section 2.2; `descend`); the
 initialisation moves so that the queries are classified well after those steps (eq. 1; `meta_loss`), differentiating through them (second
 order) unless `first_order` (section 5.2). MAML++, section 4: the multi-step loss is `meta_loss` with `step_weights`; derivative-order annealing
-is `first_order_until`; the learned rates, one per parameter tensor and inner step, are `rates`, applied by `take_step`.
+is `first_order_until`; the learned rates, one per parameter tensor and inner step, are `rates`, applied by `take_step`; the gains and shifts of
+normalisation layers for each inner step are `norm_parameters="per_step"`, set by `begin_step`.
 
 Departures from MAML's authors' code: the inner loss is the mean over the support set, theirs the sum over classes of the mean over shots (so
-their step size 0.4 on 5 ways is `inner_lr=2.0` here); the norms' scale and shift are adapted too, as learn2learn does.
+their step size 0.4 on 5 ways is `inner_lr=2.0` here); the norms' gain and shift are adapted too by default, as learn2learn does, where theirs
+have a shift alone, which the outer loop alone learns (`norm_parameters="shared"`, but for the gain); their norms add 1e-3 to the variance, ours 1e-5.
 
-Departures from MAML++'s authors' code, whose inner loss is that mean too: no batch norm parameters for each inner step, and no statistics (theirs
-are kept, but their forward pass normalises with those of the set at hand, as here); the norms' scale and shift are adapted too; what they
-anneal by epochs of 500 outer steps moves with every outer step; their floor under the weights of the earlier steps, 0.03 / N, is left out (it
-would count in annealings longer than 33 of their epochs; theirs take 10 or 15).
+Departures from MAML++'s authors' code, whose inner loss is that mean too: no statistics for each inner step (theirs are kept, but their forward pass
+normalises with those of the set at hand, as here); what they anneal by epochs of 500 outer steps moves with every outer step; their floor under the
+weights of the earlier steps, 0.03 / N, is left out (it would count in annealings longer than 33 of their epochs; theirs take 10 or 15).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.inner_loop import MetaModuleLearner, linear_classifier
 from metalearn.backbones import Backbone
 from metalearn.nn.l2l import learn2learn
-from metalearn.nn.task_batched import TaskBatched
+from metalearn.nn.task_batched import TaskBatched, with_parameters
 from metalearn.tasks import TaskBatch
 
 
@@ -46,6 +47,9 @@ class MAML(MetaModuleLearner):
         multi_step_loss_until: outer steps in which the queries' losses after every inner step count, the last one more and more; 0: it alone.
         first_order_until: outer steps in which the second derivatives are left out.
         checkpoint_inner: keep each inner step's parameters alone and compute the rest again in the backward pass.
+        norm_parameters: the gains and shifts of the normalisation layers are "adapted" in the inner loop like all parameters, "shared" by all
+            tasks, so that the outer loop alone learns them, or "per_step": shared likewise, one for each inner step in training; inner steps beyond
+            those, in evaluation, take the last one's.
 
     Raises:
         UserError: learn2learn is missing, or the backbone keeps running statistics.
@@ -63,6 +67,7 @@ class MAML(MetaModuleLearner):
         multi_step_loss_until: int,
         first_order_until: int,
         checkpoint_inner: bool,
+        norm_parameters: str,
     ) -> None:
         # allow_nograd takes the branch of learn2learn's adapt that does not swallow a RuntimeError; nothing here lacks a gradient.
         learner = learn2learn().algorithms.MAML(
@@ -73,7 +78,12 @@ class MAML(MetaModuleLearner):
             allow_nograd=True,
         )
         super().__init__(backbone, ways, learner, inner_steps, test_inner_steps, checkpoint_inner)
-        tensors = len(list(self.classifier().parameters()))
+        shared = norms_of(self.classifier()) if norm_parameters != "adapted" else {}
+        self.shared = tuple(shared)  # names of what the inner loop leaves as it is
+        # [inner_steps - 1, D] for each of them: the first inner step takes the network's own.
+        later = shared.values() if norm_parameters == "per_step" and inner_steps > 1 else ()
+        self.later_norms = nn.ParameterList(norm.detach().repeat(inner_steps - 1, 1) for norm in later)
+        tensors = len(list(self.classifier().parameters())) - len(shared)
         self.rates = nn.Parameter(torch.full((inner_steps, tensors), float(inner_lr))) if learn_rates else None
         self.multi_step_loss_until = multi_step_loss_until
         self.first_order_until = first_order_until
@@ -85,18 +95,31 @@ class MAML(MetaModuleLearner):
     def leaves_out_second_derivatives(self) -> bool:
         return super().leaves_out_second_derivatives() or self.outer_step < self.first_order_until
 
+    def begin_step(self, learner: Any, step: int) -> None:
+        if step == 0 or not self.later_norms:
+            return
+        network, entry = learner.module.module, min(step, self.inner_steps - 1) - 1
+        parameters = dict(network.named_parameters())
+        for name, norms in zip(self.shared, self.later_norms, strict=True):
+            norm = norms[entry] if self.training else norms[entry].detach()
+            parameters[name] = norm.expand_as(parameters[name])
+        with_parameters(network, list(parameters.values()))
+
     def take_step(self, learner: Any, loss: Tensor, step: int, first_order: bool) -> None:
         # What learn2learn's `adapt` does. Its step size multiplies the loss here, not the gradients: two passes less over parameters of all tasks.
-        parameters = list(learner.module.parameters())
+        parameters = dict(learner.module.module.named_parameters())
+        adapted = [parameter for name, parameter in parameters.items() if name not in self.shared]
         if self.rates is None:
-            updates = torch.autograd.grad(-learner.lr * loss, parameters, create_graph=not first_order)
+            updates = torch.autograd.grad(-learner.lr * loss, adapted, create_graph=not first_order)
         else:
             rates = self.rates[min(step, self.inner_steps - 1)]
             if not self.training:
                 rates = rates.detach()  # no graph through the steps
-            gradients = torch.autograd.grad(loss, parameters, create_graph=not first_order)
+            gradients = torch.autograd.grad(loss, adapted, create_graph=not first_order)
             updates = tuple(-rate * gradient for rate, gradient in zip(rates, gradients, strict=True))
-        learner.module = learn2learn().utils.update_module(learner.module, updates=updates)
+        moves = iter(updates)
+        of_all = [None if name in self.shared else next(moves) for name in parameters]
+        learner.module = learn2learn().utils.update_module(learner.module, updates=of_all)
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         """The queries' loss after the last inner step or, until `multi_step_loss_until`, the weighted sum of those after each."""
@@ -116,3 +139,14 @@ def step_weights(steps: int, progress: float) -> list[float]:
     """
     earlier = (1 - progress) / steps
     return [*[earlier] * (steps - 1), 1 - (steps - 1) * earlier]
+
+
+def norms_of(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The gains and shifts [D] of a network's normalisation layers, by their names in it."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
+    return {
+        f"{path}.{name}": parameter
+        for path, layer in network.named_modules()
+        if isinstance(layer, kinds)
+        for name, parameter in layer.named_parameters(recurse=False)
+    }

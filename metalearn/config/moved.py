@@ -19,6 +19,7 @@ def present_name(target: str) -> str:
 
 # Settings that a class was given later -> the value that means what it did without them.
 _ADDED: dict[str, dict[str, Any]] = {
+    "metalearn.algorithms.maml.MAML": {"norm_parameters": "adapted"},
     "metalearn.algorithms.mann.MANN": {"order": "read_first", "write_vectors": "key"},
     "metalearn.algorithms.matching.MatchingNet": {"scale": 1.0, "learn_scale": False},
     "metalearn.algorithms.protonet.ProtoNet": {"scale": 1.0, "learn_scale": False},

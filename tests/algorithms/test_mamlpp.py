@@ -172,6 +172,7 @@ def test_a_whole_number_is_a_rate_too() -> None:
         multi_step_loss_until=0,
         first_order_until=0,
         checkpoint_inner=False,
+        norm_parameters="adapted",
     )
     assert algorithm.rates is not None
     assert torch.equal(algorithm.rates, torch.ones(2, 4))
@@ -205,8 +206,8 @@ def test_a_checkpoint_with_learned_rates_takes_more_steps_in_evaluation(
     )
     trained = json.loads(Path("run/results.json").read_text())["test"]["per_step"]
     rates = checkpoint.load(Path("run/last.pt"), torch.device("cpu"))["model"]["rates"]
-    assert rates.shape == (5, 18)
-    assert rates.unique().numel() > 45, "each goes its own way"
+    assert rates.shape == (5, 10)  # four convolutions and the head, weight and bias
+    assert rates.unique().numel() > 25, "each goes its own way"
     main(["eval", "run", "algorithm.test_inner_steps=7"])
     (file,) = Path("run").glob("eval-*.json")
     longer = json.loads(file.read_text())["test"]["per_step"]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from metalearn.cli.main import main
+from metalearn.compose.composer import composer
 from metalearn.config.build import build
 from metalearn.config.identity import differences
 from metalearn.config.moved import present_name, with_added
 from metalearn.runs.directory import read_config
 from metalearn.runs.record import read_results
+from metalearn.sweeps.directory import changes
+from tests.compose import compose
 from tests.data.sets.test_omniglot import write_zips
 
 WRITTEN = Path(__file__).parent / "of_version_0_1_0"
@@ -106,8 +111,21 @@ def test_a_run_without_a_younger_setting_keeps_its_meaning(tmp_path: Path, monke
 def test_only_a_younger_setting_is_filled_in() -> None:
     node = {"_target_": "metalearn.algorithms.mann.MANN", "order": "write_first"}
     assert with_added(node) == {**node, "write_vectors": "key"}
-    assert with_added({"_target_": "metalearn.algorithms.maml.MAML"}) == {"_target_": "metalearn.algorithms.maml.MAML"}
+    assert with_added({"_target_": "metalearn.algorithms.anil.ANIL"}) == {"_target_": "metalearn.algorithms.anil.ANIL"}
     assert differences({"algorithm": node}, {"algorithm": {**node, "write_vectors": "key"}}) == {}
     assert differences(
         {"algorithm": {"_target_": node["_target_"]}}, {"algorithm": {**node, "write_vectors": "key"}}
     ) == {"algorithm.order": ("read_first", "write_first")}
+
+
+def test_a_younger_setting_with_another_value_today_is_filled_in_as_it_was() -> None:
+    """Not what its choice says today: MAML++'s own value of norm_parameters came later."""
+    now = compose("algorithm=mamlpp")
+    stored = copy.deepcopy(now)
+    assert stored["algorithm"].pop("norm_parameters") == "per_step"
+    with composer() as composing:
+        evaluated = composing.evaluation(OmegaConf.create(stored), ["eval.tasks=10"])
+        resumed = composing.resumption(OmegaConf.create(stored), [], "the run")
+    assert evaluated["algorithm"] == resumed["algorithm"] == stored["algorithm"] | {"norm_parameters": "adapted"}
+    assert changes(stored, now) == ["algorithm.norm_parameters=adapted, now per_step"]
+    assert changes(stored, evaluated | {"eval": now["eval"]}) == []
