@@ -4,7 +4,7 @@ Algorithm 1: a task moves the initialisation theta by alpha * gradient, elementw
 and length of the step. The outer loop learns alpha together with theta. The rates are shared between tasks and inner steps, and may become negative.
 
 Departures: all rates start at `inner_lr`, the paper draws their start from [0.005, 0.1]; several inner steps are possible, each with the same
-rates; the norms' scale and shift are adapted too, as learn2learn does.
+rates; the norms' gain and shift are adapted too, as learn2learn does (the authors' code was not found).
 """
 
 from __future__ import annotations
