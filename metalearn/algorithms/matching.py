@@ -42,20 +42,20 @@ class MatchingNet(EmbeddingLearner):
     Args:
         backbone: [n, c, H, W] -> [n, D].
         distance: "cosine" or "squared_euclidean".
-        scale: factor of the similarities, 1 in the paper; "auto" for 4 / D with squared distances and 10 with cosines.
-        learn_scale: whether outer steps change it, from `scale` on.
         full_context: embed every example in the light of the whole support set.
         processing_steps: of `full_context`, K: how often a query's LSTM reads the support set.
+        scale: factor of the similarities, 1 in the paper; "auto" for 4 / D with squared distances and 10 with cosines.
+        learn_scale: whether outer steps change it, from `scale` on.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         distance: str,
-        scale: float | str,
-        learn_scale: bool,
         full_context: bool,
         processing_steps: int,
+        scale: float | str = 1.0,  # the defaults are for code of before there was a scale
+        learn_scale: bool = False,
     ) -> None:
         super().__init__(backbone)
         self.distance = distance

@@ -32,7 +32,8 @@ class ProtoNet(EmbeddingLearner):
         learn_scale: whether outer steps change it, from `scale` on.
     """
 
-    def __init__(self, backbone: Backbone, scale: float | str, learn_scale: bool) -> None:
+    # The defaults are for code of before there was a scale.
+    def __init__(self, backbone: Backbone, scale: float | str = 1.0, learn_scale: bool = False) -> None:
         super().__init__(backbone)
         self.scale = MetricScale(scale, learn_scale, scale_of_squares(backbone.feature_dim))
 

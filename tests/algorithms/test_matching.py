@@ -39,7 +39,7 @@ def matching(
     learn_scale: bool = False,
 ) -> MatchingNet:
     torch.manual_seed(0)
-    return MatchingNet(backbone or Flat(), distance, scale, learn_scale, full_context, steps)
+    return MatchingNet(backbone or Flat(), distance, full_context, steps, scale, learn_scale)
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -192,7 +192,7 @@ def test_full_context_embeds_the_support_set_and_then_the_queries_with_it() -> N
 def conv_matching(running_stats: bool = True, full_context: bool = False) -> MatchingNet:
     torch.manual_seed(0)
     backbone = Conv4((1, 16, 16), 8, "max_pool", "batch", running_stats, "flatten")
-    return MatchingNet(backbone, "squared_euclidean", 1.0, False, full_context, 2)
+    return MatchingNet(backbone, "squared_euclidean", full_context, 2)
 
 
 def random_tasks() -> TaskBatch:

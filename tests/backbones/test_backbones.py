@@ -191,7 +191,7 @@ def test_what_is_dropped_does_not_depend_on_how_tasks_are_grouped() -> None:
     tasks = TaskBatch(Examples(x, y, 3), Examples(1 - x, y, 3), torch.zeros(4, 3, dtype=torch.int64))
     gradients = []
     for task_chunk in (1, 4):
-        algorithm = ProtoNet(resnet12(drop_rate=0.3), scale=1.0, learn_scale=False).double().train()
+        algorithm = ProtoNet(resnet12(drop_rate=0.3)).double().train()
         meta_gradient(algorithm, tasks, task_chunk, "fp32")
         gradients.append([p.grad for p in algorithm.parameters()])
     for one, all_ in zip(*gradients, strict=True):

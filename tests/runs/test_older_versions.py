@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from metalearn.algorithms.matching import MatchingNet
+from metalearn.algorithms.protonet import ProtoNet
 from metalearn.cli.main import main
 from metalearn.compose.composer import composer
 from metalearn.config.build import build
@@ -129,3 +132,11 @@ def test_a_younger_setting_with_another_value_today_is_filled_in_as_it_was() -> 
     assert evaluated["algorithm"] == resumed["algorithm"] == stored["algorithm"] | {"norm_parameters": "adapted"}
     assert changes(stored, now) == ["algorithm.norm_parameters=adapted, now per_step"]
     assert changes(stored, evaluated | {"eval": now["eval"]}) == []
+
+
+@pytest.mark.parametrize("made", [MatchingNet, ProtoNet])
+def test_code_that_knew_no_scale_means_what_configurations_without_one_mean(made: type) -> None:
+    added = with_added({"_target_": f"{made.__module__}.{made.__name__}"})
+    defaults = {name: p.default for name, p in inspect.signature(made).parameters.items()}
+    for name, value in (("scale", 1.0), ("learn_scale", False)):
+        assert added[name] == defaults[name] == value
