@@ -27,6 +27,14 @@ class MetaLoss(NamedTuple):
     metrics: dict[str, Tensor]  # tag -> [T], detached; logged as train/<tag>
 
 
+class TwoSteps(NamedTuple):
+    """A learner taken apart."""
+
+    embed: Callable[[Tensor], Tensor]  # [n, ...] -> [n, D]
+    dim: int  # D
+    learner: Algorithm  # of tasks whose examples are embedded already
+
+
 class Algorithm(nn.Module, ABC):
     """Base of every algorithm; `self.training` tells training tasks from evaluation, as in any module."""
 
@@ -53,6 +61,13 @@ class Algorithm(nn.Module, ABC):
     def further_scores(self, tasks: TaskBatch) -> dict[str, Tensor]:
         """What the paper reports of test tasks beside the accuracy of their queries: name -> [T]; by default nothing."""
         return {}
+
+    def in_two_steps(self) -> TwoSteps | None:
+        """For evaluation: the embedding of each example by itself, and what this learner does with embeddings.
+
+        None where the embedding of an example depends on anything else, so that it cannot be computed once for all tasks.
+        """
+        return None
 
     @property
     def repeats(self) -> bool:

@@ -5,13 +5,14 @@ T tasks, N ways, K shots, Q queries per class, D features.
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metalearn.algorithms.base import Algorithm
+from metalearn.algorithms.base import Algorithm, TwoSteps
 from metalearn.backbones import Backbone, embed_tasks
 from metalearn.tasks import Examples, TaskBatch
 
@@ -31,6 +32,13 @@ class EmbeddingLearner(Algorithm):
     def transductive(self) -> bool:
         return self.backbone.uses_batch_statistics
 
+    def in_two_steps(self) -> TwoSteps | None:
+        if self.backbone.uses_batch_statistics:
+            return None
+        twin = copy.copy(self)  # it shares everything but the backbone
+        twin._modules = {**self._modules, "backbone": Embedded(self.backbone)}
+        return TwoSteps(lambda x: self.embed(x.unsqueeze(0)).squeeze(0), self.backbone.feature_dim, twin)
+
     def embed(self, x: Tensor) -> Tensor:
         """The examples of T tasks, [T, n, ...] -> [T, n, D]."""
         return embed_tasks(self.backbone, x, self.training)
@@ -40,6 +48,18 @@ class EmbeddingLearner(Algorithm):
         support = tasks.support.x.shape[1]
         embedded = self.embed(torch.cat([tasks.support.x, tasks.query.x], dim=1))
         return embedded[:, :support], embedded[:, support:]
+
+
+class Embedded(Backbone):
+    """The backbone of examples that are embedded already: [n, D] as they are."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.feature_dim, self.map_shape, self.uses_batch_statistics = backbone.feature_dim, backbone.map_shape, False
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
 
 
 class MetricScale(nn.Module):

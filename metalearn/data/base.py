@@ -6,10 +6,11 @@ Letters: T tasks in a batch, N ways, K shots, Q queries per class.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from metalearn.data.classes import ClassId
 from metalearn.errors import UserError
@@ -41,6 +42,15 @@ class TaskSource(ABC):
     @abstractmethod
     def tasks(self, first: int, count: int, shape: TaskShape) -> TaskBatch:
         """Tasks first .. first+count-1: support x [count, N*K, ...], query x [count, N*Q, ...]."""
+
+    @property
+    def examples(self) -> int | None:
+        """How many different examples all tasks are made of; None where that is not known, or where each is changed at random."""
+        return None
+
+    def embedded(self, embed: Callable[[Tensor], Tensor]) -> TaskSource:
+        """The same tasks of examples that went through `embed`, [n, ...] -> [n, D], once; only where `examples` is a number."""
+        raise NotImplementedError
 
     @property
     def class_names(self) -> tuple[str, ...]:

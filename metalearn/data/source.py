@@ -7,6 +7,9 @@ tasks. Making a batch is index arithmetic and one gather on the device where the
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +23,7 @@ from metalearn.data.numbers import Stream, unit
 from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import Examples, TaskBatch, TaskShape
 
+_TOGETHER = 256  # images that are embedded at a time
 _DRAW, _AUGMENT = 0, 1  # a task's random words for either purpose, apart from each other
 
 
@@ -63,7 +67,7 @@ class ImageTasks(TaskSource):
         ways, shots, queries = shape
         classes, images = self.draw(first, count, ways, shots + queries)
         rows = torch.from_numpy(self._starts[classes][..., None] + images).to(self.device, non_blocking=True)
-        x = self._images[rows].float().div_(255)  # [T, N, K+Q, c, H, W]
+        x = self._values(self._images[rows])  # [T, N, K+Q, c, H, W], or embedded [T, N, K+Q, D]
         if self.augment:
             words = self._stream.words(first, count, ways * (shots + queries) * NUMBERS, _AUGMENT)
             numbers = torch.from_numpy(unit(words).astype(np.float32)).to(self.device, non_blocking=True)
@@ -73,6 +77,20 @@ class ImageTasks(TaskSource):
             query=self._examples(x[:, :, shots:], ways),
             classes=torch.from_numpy(classes).to(self.device, non_blocking=True),
         )
+
+    @property
+    def examples(self) -> int | None:
+        return None if self.augment else len(self._images)
+
+    def embedded(self, embed: Callable[[Tensor], Tensor]) -> ImageTasks:
+        made = copy.copy(self)
+        made._images = torch.cat([embed(self._values(part)) for part in torch.split(self._images, _TOGETHER)])
+        return made
+
+    @staticmethod
+    def _values(images: Tensor) -> Tensor:
+        """Images as numbers from 0 to 1; what is embedded already as it is."""
+        return images.float().div_(255) if images.dtype == torch.uint8 else images
 
     def draw(self, first: int, count: int, ways: int, images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Class numbers [T, N], whose position is the label, and image numbers [T, N, images], both without repetition."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from metalearn.algorithms.base import Algorithm
 from metalearn.data.base import TaskSource
 from metalearn.data.classes import ClassId
+from metalearn.engine.embedded import embedded_once
 from metalearn.intervals import interval95, interval95_of_classes
 from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import TaskBatch, TaskShape
@@ -74,10 +75,11 @@ def evaluate(
         stepwise: the full report: also score the states before adaptation and after inner steps (of many, those of `scored_states`), and what
             else the paper reports.
         progress: called with the number of tasks done after each chunk.
-        answers: called with each chunk of tasks and what was predicted for their queries.
+        answers: called with each chunk of tasks and what was predicted for their queries; examples may be embedded.
     """
-    was_training = algorithm.training
+    asked, was_training = algorithm, algorithm.training
     algorithm.eval()
+    algorithm, source = embedded_once(algorithm, source, tasks * task.ways * (task.shots + task.queries))
     scores, losses, classes = [], [], []
     further: dict[str, list[Tensor]] = {}
     for first in range(0, tasks, task_chunk):
@@ -90,7 +92,7 @@ def evaluate(
             further.setdefault(name, []).append(values)
         answers(batch, outputs)
         progress(first + batch.tasks)
-    algorithm.train(was_training)
+    asked.train(was_training)
     by_name = {name: torch.cat(values).cpu() for name, values in further.items()}
     return Scores(
         torch.cat(scores, dim=1).cpu(),

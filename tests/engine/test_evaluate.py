@@ -88,10 +88,41 @@ def test_what_else_the_paper_reports_is_scored_for_every_task(
         def further_scores(self, tasks: TaskBatch) -> dict[str, Tensor]:
             return {"first_label": tasks.support.y[:, 0] + tasks.classes[:, 0] * 1.0}
 
-    algorithm = Reporting(build_algorithm(compose("algorithm=protonet", *SMALL), easy).get_submodule("backbone"))  # type: ignore[arg-type]
+    backbone = build_algorithm(compose("algorithm=protonet", *SMALL), easy).get_submodule("backbone")
+    algorithm = Reporting(backbone)  # type: ignore[arg-type]
     scores = evaluate(algorithm, source("test"), TASK, 7, 3, stepwise=True)
     expected = source("test").tasks(0, 7, TaskShape(5, 1, 5)).classes[:, 0].float()
     assert torch.equal(scores.further["first_label"], expected)
     entry = record_of(algorithm, scores, "best")["further"]["first_label"]
     assert (entry["mean"], entry["ci95"]) == pytest.approx((float(expected.mean()), interval95(expected)))
     assert evaluate(algorithm, source("test"), TASK, 7, 3, stepwise=False).further == {}
+
+
+@pytest.mark.parametrize("name", ["protonet", "matching", "siamese", "relation", "pretrain", "baseline"])
+def test_each_example_is_embedded_once_where_learners_embed_it_by_itself(
+    name: str, easy: ImageClasses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    algorithm = build_algorithm(compose(f"algorithm={name}", *SMALL), easy)
+    source, shape = easy.source("test", 0, torch.device("cpu")), TaskShape(3, 1, 5)
+    embedded = []
+    hook = algorithm.backbone.register_forward_hook(lambda module, args, out: embedded.append(len(out)))
+    fast = evaluate(algorithm, source, shape, 40, 20, stepwise=True)
+    assert sum(embedded) == source.examples == 160 < 40 * 3 * 6
+    embedded.clear()
+    few = evaluate(algorithm, source, shape, 2, 20, stepwise=True)
+    assert sum(embedded) >= 2 * 3 * 6, "here it does not pay"
+    torch.testing.assert_close(few.loss, fast.loss[:2], atol=1e-4, rtol=1e-4)
+    embedded.clear()
+    monkeypatch.setattr(type(algorithm), "in_two_steps", lambda self: None)
+    slow = evaluate(algorithm, source, shape, 40, 20, stepwise=True)
+    assert sum(embedded) >= 40 * 3 * 6
+    hook.remove()
+    torch.testing.assert_close(fast.loss, slow.loss, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(fast.score, slow.score, atol=0.1, rtol=0)
+    assert fast.further.keys() == slow.further.keys()
+
+
+def test_examples_that_influence_each_other_are_embedded_with_their_task(easy: ImageClasses) -> None:
+    for overrides, apart in ((("algorithm=maml",), False), (("backbone.running_stats=false",), False), ((), True)):
+        algorithm = build_algorithm(compose(*overrides, *SMALL), easy)
+        assert (algorithm.in_two_steps() is not None) is apart
