@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_classifier
 from metalearn.backbones import Backbone
+from metalearn.nn.chain import chain_of
 from metalearn.nn.hashed_numbers import content_key, hash_32
 from metalearn.nn.task_batched import forward_batched, resized_head
 from metalearn.tasks import Examples, TaskBatch
 
+_IMAGES = 50  # that pass the network together, of several tasks where a task's mini-batches are smaller; measured: docs/performance.md
 _BETA2, _EPSILON = 0.999, 1e-8  # of the inner Adam; its beta1 is 0: no momentum from one mini-batch to the next
 
 
@@ -63,6 +65,7 @@ class Reptile(InnerLoopLearner):
         self.inner_lr = inner_lr
         self.inner_steps, self.inner_batch = inner_steps, inner_batch
         self.test_inner_steps, self.test_inner_batch = test_inner_steps, test_inner_batch
+        self._chain = chain_of(self.network)
 
         # Of the inner Adam, for all parameters in a row: what an outer step starts with, the number of inner steps behind that, and the sum over
         # the outer step's tasks of what they end with.
@@ -81,43 +84,94 @@ class Reptile(InnerLoopLearner):
     def classifier(self) -> nn.Module:
         return self.network
 
+    def adapt(self, support: Examples) -> Adapted:
+        *_, (parameters, _) = self._descend(support, stepwise=False)
+        return Adapted(parameters, support.x)
+
+    def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
+        if (self._support_statistics and not self.training) or not self._by_hand(query_x):
+            return super().predict(adapted, query_x)
+        assert self._chain is not None
+        return self._chain.outputs(adapted.parameters, query_x)
+
+    def _by_hand(self, x: Tensor) -> bool:
+        """Whether the network's passes over x [T, n, ...] are made without autograd: images on a CPU, through layers that follow one another."""
+        autocast = torch.is_autocast_enabled(x.device.type)
+        return self._chain is not None and x.dim() == 5 and x.device.type == "cpu" and not autocast
+
     def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:
         """Detached parameters: no gradient flows through the inner loop."""
-        for parameters, _ in self._descend(support):
+        for parameters, _ in self._descend(support, stepwise=True):
             yield Adapted(parameters, support.x)
 
-    def _descend(self, support: Examples) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """Parameters and second moments, both [T, ...], before the first inner step and after each."""
+    @torch.no_grad()
+    def _descend(self, support: Examples, stepwise: bool) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """Parameters and second moments, both name -> [T, ...], after the last inner step; stepwise, before the first and after each."""
         tasks = support.y.shape[0]
-        parameters = {
-            name: parameter.detach().expand(tasks, *parameter.shape)
-            for name, parameter in self.network.named_parameters()
-        }
-        second_moments = {
-            name: moment.expand(tasks, *moment.shape) for name, moment in self._by_name(self.second_moments).items()
-        }
-        if support.ways != self.ways:
-            for name in ("head.weight", "head.bias"):
-                parameters[name] = resized_head(parameters[name], support.ways)
-                second_moments[name] = resized_head(second_moments[name], support.ways)
+        theta = self._start(dict(self.network.named_parameters()), support.ways)
+        rows, moments = (_Rows(theta, tasks) for _ in range(2))
+        rows.fill(theta)
+        moments.fill(self._start(self._by_name(self.second_moments), support.ways))
         steps = self.inner_steps if self.training else self.test_inner_steps
         batches = mini_batches(support.x, self.inner_batch if self.training else self.test_inner_batch, steps)
-        task = torch.arange(tasks, device=support.x.device)[:, None]
-        yield parameters, second_moments
-        for step, batch in enumerate(batches.unbind(1), start=1):
-            gradients = self._gradients(parameters, support.x[task, batch], support.y[task, batch])
-            updated, moved = {}, {}
-            for name, parameter in parameters.items():
-                update = gradients[name]
-                if self.inner_optimizer == "adam":
-                    # Kingma and Ba 2015, the last lines of section 2, as the authors' TensorFlow has it: epsilon counts before the bias correction.
-                    # With it, parameters that nothing depends on (biases before batch norm) are moved little by the rounding errors they get.
-                    moved[name] = _BETA2 * second_moments[name] + (1 - _BETA2) * update.square()
-                    correction = (1 - _BETA2 ** (self.moment_steps + step)).sqrt()
-                    update = correction * update / (moved[name].sqrt() + _EPSILON)
-                updated[name] = parameter - self.inner_lr * update
-            parameters, second_moments = updated, moved
-            yield parameters, second_moments
+        by_hand = self._by_hand(support.x)
+        # By hand some tasks at a time, so that what they need stays in the processor's cache.
+        size = max(1, _IMAGES // batches.shape[-1]) if by_hand else tasks
+        groups = [slice(first, first + size) for first in range(0, tasks, size)]
+        step_of = self._step_by_hand if by_hand else self._step
+        if stepwise:
+            yield rows.copy().named, moments.copy().named
+            for step in range(steps):
+                for group in groups:
+                    step_of(rows, moments, support, batches, group, step)
+                yield rows.copy().named, moments.copy().named
+        else:
+            for group in groups:
+                for step in range(steps):
+                    step_of(rows, moments, support, batches, group, step)
+            yield rows.named, moments.named
+
+    def _start(self, named: dict[str, Tensor], ways: int) -> dict[str, Tensor]:
+        """What each task starts with, for a head of `ways` rows: no task axis."""
+        if ways == self.ways:
+            return named
+        heads = {name: resized_head(named[name].unsqueeze(0), ways)[0] for name in ("head.weight", "head.bias")}
+        return named | heads
+
+    def _step_by_hand(
+        self, rows: _Rows, moments: _Rows, support: Examples, batches: Tensor, group: slice, step: int
+    ) -> None:
+        """Inner step number `step`, from 0 on, of a group of tasks, without autograd."""
+        assert self._chain is not None
+        x, y = _taken(support, batches, group, step)
+        gradient = rows.scratch(len(x))
+        self._chain.gradient(rows.of(group), x, y, self.kind.loss, into=gradient.named)
+        for task, of_task in enumerate(gradient.all, start=group.start):
+            self._update(rows.all[task], moments.all[task], of_task, step)
+
+    def _step(self, rows: _Rows, moments: _Rows, support: Examples, batches: Tensor, group: slice, step: int) -> None:
+        """The same with autograd."""
+        x, y = _taken(support, batches, group, step)
+        gradient = rows.scratch(len(x))
+        with torch.enable_grad():
+            leaves = {name: parameter.detach().requires_grad_() for name, parameter in rows.of(group).items()}
+            # The SUM over tasks, so each task's parameters get only their own gradient.
+            loss = self.kind.loss(forward_batched(self.network, leaves, x), y).sum()
+            found = torch.autograd.grad(loss, list(leaves.values()))
+        for name, part in zip(leaves, found, strict=True):
+            gradient.named[name].copy_(part)
+        self._update(rows.all[group], moments.all[group], gradient.all, step)
+
+    def _update(self, parameters: Tensor, moments: Tensor, gradient: Tensor, step: int) -> None:
+        """Inner step number `step`, from 0 on, in place: all [..., P]; what is in `gradient` is lost."""
+        if self.inner_optimizer == "sgd":
+            parameters.sub_(gradient, alpha=self.inner_lr)
+            return
+        # Kingma and Ba 2015, the last lines of section 2, as the authors' TensorFlow has it: epsilon counts before the bias correction.
+        # With it, parameters that nothing depends on are moved little by the rounding errors they get.
+        moments.mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
+        correction = (1 - _BETA2 ** (self.moment_steps + step + 1)).sqrt()
+        parameters.addcdiv_(gradient.mul_(correction), moments.sqrt().add_(_EPSILON), value=-self.inner_lr)
 
     def _by_name(self, row: Tensor) -> dict[str, Tensor]:
         """Numbers for all parameters in a row, cut into the parameters' shapes."""
@@ -145,8 +199,8 @@ class Reptile(InnerLoopLearner):
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         self._start_outer_step()
-        for parameters, second_moments in self._descend(tasks.support):  # one state in memory at a time
-            adapted, moments = Adapted(parameters, tasks.support.x), second_moments
+        *_, (parameters, moments) = self._descend(tasks.support, stepwise=False)
+        adapted = Adapted(parameters, tasks.support.x)
         if self.inner_optimizer == "adam":
             self._sum_moments(moments)
         with torch.no_grad():
@@ -160,12 +214,62 @@ class Reptile(InnerLoopLearner):
         )  # [T]: <theta, theta - theta'>, with the second factor held constant
         return MetaLoss(after.loss + (surrogate - surrogate.detach()), after.metrics)
 
-    @torch.enable_grad()
-    def _gradients(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """The gradient of each task's mean loss on its mini-batch. The loss is the SUM over tasks, so each task's parameters get only their own."""
-        leaves = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
-        loss = self.kind.loss(forward_batched(self.network, leaves, x), y).sum()
-        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+class _Rows:
+    """A number for every parameter of T tasks, in one row for each task: what an update goes through at once.
+
+    Attributes:
+        all: [T, P].
+        named: the same memory cut into parameters: name -> [T, ...], convolution kernels with their channels last in memory.
+    """
+
+    def __init__(self, like: dict[str, Tensor], tasks: int) -> None:
+        self._shapes = {name: parameter.shape for name, parameter in like.items()}
+        some = next(iter(like.values()))
+        self.all = some.new_empty(tasks, sum(shape.numel() for shape in self._shapes.values()))
+        parts = torch.split(self.all, [shape.numel() for shape in self._shapes.values()], dim=1)
+        self.named = {name: _cut(part, shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+        self._scratch: _Rows | None = None
+
+    def fill(self, named: dict[str, Tensor]) -> None:
+        """Gives every task the same numbers: name -> [...]."""
+        for name, part in named.items():
+            self.named[name][0].copy_(part)
+        self.all[1:].copy_(self.all[0])
+
+    def of(self, group: slice) -> dict[str, Tensor]:
+        """Those of some tasks, the same memory."""
+        return {name: part[group] for name, part in self.named.items()}
+
+    def empty(self, tasks: int) -> _Rows:
+        """Rows for the same parameters, not yet filled."""
+        return _Rows({name: part[0] for name, part in self.named.items()}, tasks)
+
+    def scratch(self, tasks: int) -> _Rows:
+        """Rows for the same parameters, which the next call may hand out again."""
+        if self._scratch is None or len(self._scratch.all) != tasks:
+            self._scratch = self.empty(tasks)
+        return self._scratch
+
+    def copy(self) -> _Rows:
+        copied = self.empty(len(self.all))
+        copied.all.copy_(self.all)
+        return copied
+
+
+def _cut(part: Tensor, shape: torch.Size) -> Tensor:
+    """Rows [T, o * c * k * k] -> [T, o, c, k, k] with channels last in memory; other parameters -> [T, ...]."""
+    if len(shape) != 4:
+        return part.view(-1, *shape)
+    o, c, height, width = shape
+    return part.view(-1, o, height, width, c).permute(0, 1, 4, 2, 3)
+
+
+def _taken(support: Examples, batches: Tensor, group: slice, step: int) -> tuple[Tensor, Tensor]:
+    """The mini-batches of one step, of a group of tasks: x [G, n, ...] and y [G, n, ...]."""
+    batch = batches[group, step]
+    task = torch.arange(len(batch), device=batch.device)[:, None]
+    return support.x[group][task, batch], support.y[group][task, batch]
 
 
 def mini_batches(support: Tensor, size: int, steps: int) -> Tensor:

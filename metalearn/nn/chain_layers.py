@@ -1,0 +1,256 @@
+"""The layers of a chain (metalearn/nn/chain.py): forward and backward passes without autograd.
+
+G tasks with parameters of their own [G, ...]. Feature maps lie as [G, n, h, w, c], features as [G, n, D].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Parameters = Mapping[str, Tensor]
+
+
+class Layer(Protocol):
+    """One layer. `forward` remembers what the next `backward` needs."""
+
+    def forward(self, x: Tensor, parameters: Parameters) -> Tensor: ...
+
+    def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:
+        """Writes the gradients of its parameters into `into`; returns that of its input where it is `needed`."""
+        ...
+
+
+class Convolution:
+    """As a product of matrices: the patches [n * h * w, k * k * c] by the kernels [k * k * c, o]."""
+
+    def __init__(self, module: nn.Conv2d, name: str, before_norm: bool) -> None:
+        self._weight, self._bias = f"{name}.weight", None if module.bias is None else f"{name}.bias"
+        self._size, self._stride = module.kernel_size, module.stride
+        assert not isinstance(module.padding, str)
+        self._padding = module.padding
+        # Batch normalisation takes a bias out again: it need not be added, and its gradient is 0 where autograd finds rounding errors.
+        self._before_norm = before_norm
+        self._key: tuple[object, ...] | None = None
+
+    def _make_room(self, x: Tensor) -> None:
+        """Memory that all calls with inputs like x use."""
+        key = (x.shape, x.dtype)
+        if key == self._key:
+            return
+        self._key = key
+        tasks, n, height, width, c = x.shape
+        down, across = self._padding
+        self._padded = x.new_zeros(tasks, n, height + 2 * down, width + 2 * across, c)
+        h, w = ((self._padded.shape[i + 2] - self._size[i]) // self._stride[i] + 1 for i in (0, 1))
+        s = self._padded.stride()
+        self._windows = self._padded.as_strided(
+            (tasks, n, h, w, *self._size, c), (s[0], s[1], self._stride[0] * s[2], self._stride[1] * s[3], *s[2:])
+        )
+        self._patches = torch.empty_like(self._windows, memory_format=torch.contiguous_format)
+        self._rows = self._patches.view(tasks, n * h * w, -1)
+
+    def _inside(self, padded: Tensor) -> Tensor:
+        (down, across), (height, width) = self._padding, padded.shape[2:4]
+        return padded[:, :, down : height - down, across : width - across]
+
+    def _cut(self, x: Tensor) -> None:
+        """Cuts out the patches."""
+        self._make_room(x)
+        self._inside(self._padded).copy_(x)
+        self._patches.copy_(self._windows)
+
+    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
+        self._cut(x)
+        kernels = _matrix(parameters[self._weight])
+        out = torch.bmm(self._rows, kernels.transpose(1, 2))
+        if self._bias is not None and not self._before_norm:
+            out += parameters[self._bias].unsqueeze(1)
+        return out.view(*self._patches.shape[:4], -1)
+
+    def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:
+        kernels, of_kernels = _matrix(parameters[self._weight]), _matrix(into[self._weight])
+        rows = gradient.reshape(len(kernels), -1, kernels.shape[1])
+        for task in range(len(rows)):
+            if kernels.shape[2] < kernels.shape[1]:  # the product is faster with its longer side last
+                of_kernels[task] = torch.mm(self._rows[task].t(), rows[task]).t()
+            else:
+                torch.mm(rows[task].t(), self._rows[task], out=of_kernels[task])
+        if self._bias is not None:
+            into[self._bias].copy_(torch.zeros(()) if self._before_norm else rows.sum(1))
+        if not needed:
+            return None
+        by_patches = torch.bmm(rows, kernels).view_as(self._patches)
+        by_x = torch.zeros_like(self._padded)
+        (h, w), (down, across) = self._patches.shape[2:4], self._stride
+        for i in range(self._size[0]):
+            for j in range(self._size[1]):
+                by_x[:, :, i : i + down * h : down, j : j + across * w : across][:, :, :h, :w] += by_patches[
+                    ..., i, j, :
+                ]
+        return self._inside(by_x)
+
+
+class NormalisedConvolution(Convolution):
+    """The first convolution of a network, together with the batch normalisation behind it: few numbers to a patch, and nobody needs the input's
+    gradient.
+
+    The outputs are linear in the patches. So their means and variances, and all that the gradient needs of them, follow from means and covariances
+    of the patches: 9 x 9 numbers for images of one channel, where the outputs would be gone through a dozen times.
+    """
+
+    def __init__(self, module: nn.Conv2d, name: str, norm: nn.BatchNorm2d, norm_name: str) -> None:
+        super().__init__(module, name, before_norm=True)
+        self._norm, self._eps = norm_name, norm.eps
+        self._of = norm
+
+    def of(self, module: nn.Module | None) -> bool:
+        """Whether `module` is the normalisation that is done here."""
+        return module is self._of
+
+    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
+        self._cut(x)
+        m = self._rows.shape[1]
+        kernels = _matrix(parameters[self._weight])  # [G, o, K]
+        self._mean = self._rows.mean(1, keepdim=True)  # [G, 1, K]
+        moments = torch.bmm(self._rows.transpose(1, 2), self._rows) / m
+        self._covariance = moments - self._mean.transpose(1, 2) * self._mean  # [G, K, K]
+        self._by_covariance = torch.bmm(kernels, self._covariance)  # [G, o, K]
+        variance = (self._by_covariance * kernels).sum(2, keepdim=True)
+        self._inverse = torch.rsqrt(variance.clamp_min(0) + self._eps)  # [G, o, 1]
+        self._scale = self._inverse * parameters[f"{self._norm}.weight"].unsqueeze(2)
+        scaled = kernels * self._scale
+        shift = parameters[f"{self._norm}.bias"].unsqueeze(1) - torch.bmm(self._mean, scaled.transpose(1, 2))
+        out = torch.baddbmm(shift, self._rows, scaled.transpose(1, 2))
+        return out.view(*self._patches.shape[:4], -1)
+
+    def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> None:
+        kernels = _matrix(parameters[self._weight])
+        rows = gradient.reshape(len(kernels), -1, kernels.shape[1])
+        by_patches = torch.bmm(self._rows.transpose(1, 2), rows).transpose(1, 2)  # [G, o, K]
+        total = rows.sum(1).unsqueeze(2)  # [G, o, 1]
+        centred = by_patches - total * self._mean
+        along = (centred * kernels).sum(
+            2, keepdim=True
+        ) * self._inverse  # the sum of the gradient times what was normalised
+        of_kernels = self._scale * (centred - along * self._inverse * self._by_covariance)
+        _matrix(into[self._weight]).copy_(of_kernels)
+        into[f"{self._norm}.bias"].copy_(total.squeeze(2))
+        into[f"{self._norm}.weight"].copy_(along.squeeze(2))
+        if self._bias is not None:
+            into[self._bias].zero_()
+
+
+def _matrix(kernels: Tensor) -> Tensor:
+    """Kernels [G, o, c, k, k] with channels last in memory, seen as [G, o, k * k * c]."""
+    return kernels.permute(0, 1, 3, 4, 2).flatten(2)
+
+
+class BatchNorm:
+    """Normalises with the statistics of the task's examples at hand."""
+
+    def __init__(self, module: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> None:
+        self._weight, self._bias, self._eps = f"{name}.weight", f"{name}.bias", module.eps
+
+    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
+        values = x.reshape(len(x), -1, x.shape[-1])  # [G, m, c]
+        if values.shape[1] == 1:
+            raise ValueError(f"one value per channel has no variance: input of shape {tuple(x.shape)}")
+        self._centred = values - values.mean(1, keepdim=True)
+        variance = self._centred.square().mean(1, keepdim=True)
+        self._inverse = torch.rsqrt(variance + self._eps)  # [G, 1, c]
+        scale = self._inverse * parameters[self._weight].unsqueeze(1)
+        return torch.addcmul(parameters[self._bias].unsqueeze(1), self._centred, scale).view(x.shape)
+
+    def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:
+        rows = gradient.reshape(self._centred.shape)
+        of_bias = rows.sum(1, keepdim=True)
+        of_weight = (rows * self._centred).sum(1, keepdim=True).mul_(self._inverse)
+        into[self._bias].copy_(of_bias.squeeze(1))
+        into[self._weight].copy_(of_weight.squeeze(1))
+        if not needed:
+            return None
+        m = rows.shape[1]
+        by_x = torch.addcmul(rows - of_bias / m, self._centred, of_weight * self._inverse, value=-1 / m)
+        return by_x.mul_(self._inverse * parameters[self._weight].unsqueeze(1)).view(gradient.shape)
+
+
+class Linear:
+    def __init__(self, module: nn.Linear, name: str, before_norm: bool) -> None:
+        self._weight, self._bias = f"{name}.weight", None if module.bias is None else f"{name}.bias"
+        self._before_norm = before_norm
+
+    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
+        self._x = x
+        out = torch.bmm(x, parameters[self._weight].transpose(1, 2))
+        if self._bias is not None and not self._before_norm:
+            out += parameters[self._bias].unsqueeze(1)
+        return out
+
+    def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:
+        into[self._weight].copy_(torch.bmm(gradient.transpose(1, 2), self._x))
+        if self._bias is not None:
+            into[self._bias].copy_(torch.zeros(()) if self._before_norm else gradient.sum(1))
+        return torch.bmm(gradient, parameters[self._weight]) if needed else None
+
+
+class Relu:
+    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
+        self._out = x.relu()
+        return self._out
+
+    def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:
+        found: Tensor = torch.ops.aten.threshold_backward(gradient, self._out, 0)
+        return found
+
+
+class MaxPool:
+    def __init__(self, module: nn.MaxPool2d) -> None:
+        self._how = [_pair(part) for part in (module.kernel_size, module.stride, module.padding, module.dilation)]
+
+    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
+        self._x = _images(x)
+        pooled: Tensor
+        pooled, self._places = torch.ops.aten.max_pool2d_with_indices(self._x, *self._how)
+        return pooled.permute(0, 2, 3, 1).reshape(*x.shape[:2], *pooled.shape[2:], -1)
+
+    def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:
+        found: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
+            _images(gradient), self._x, *self._how, False, self._places
+        )
+        return found.permute(0, 2, 3, 1).reshape(*gradient.shape[:2], *found.shape[2:], -1)
+
+
+def _images(x: Tensor) -> Tensor:
+    """[G, n, h, w, c] -> [G * n, c, h, w], the same memory."""
+    return x.flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def _pair(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (size, size) if isinstance(size, int) else size
+
+
+class Flatten:
+    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
+        self._maps = x.dim() == 5
+        self._x = x.permute(0, 1, 4, 2, 3) if self._maps else x
+        return self._x.flatten(2)
+
+    def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:
+        found = gradient.reshape(self._x.shape)
+        return found.permute(0, 1, 3, 4, 2).contiguous() if self._maps else found
+
+
+class Mean:
+    """Over the feature map: [G, n, h, w, c] -> [G, n, c]."""
+
+    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
+        self._shape = x.shape
+        return x.mean((2, 3))
+
+    def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:
+        share = gradient / (self._shape[2] * self._shape[3])
+        return share[:, :, None, None].expand(self._shape).contiguous()
