@@ -18,7 +18,7 @@ from metalearn.tasks import Examples, TaskBatch
 
 
 class EmbeddingLearner(Algorithm):
-    """Base of those learners.
+    """Base of those learners. A subclass sees examples through `embed` alone, or says None in `in_two_steps`.
 
     Args:
         backbone: [n, ...] -> [n, D].

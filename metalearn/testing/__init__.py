@@ -47,6 +47,7 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
     assert torch.equal(torch.random.get_rng_state(), before), "building it moves torch's global random generator"
     _check_gradients(first, second, tasks)
     _check_prediction(first, tasks)
+    _check_two_steps(first, tasks)
 
 
 def _check_gradients(first: Algorithm, second: Algorithm, tasks: TaskBatch) -> None:
@@ -78,3 +79,17 @@ def _check_prediction(algorithm: Algorithm, tasks: TaskBatch) -> None:
     assert torch.equal(*outputs), "the same task gets different answers"
     for name, tensor in algorithm.state_dict().items():
         assert torch.equal(tensor, stored[name]), f"evaluation changes {name}"
+
+
+def _check_two_steps(algorithm: Algorithm, tasks: TaskBatch) -> None:
+    """A learner that says it can be taken apart gives the same answers from embedded examples, up to rounding."""
+    parts = algorithm.eval().in_two_steps()
+    if parts is None:
+        return
+    embedded = [
+        torch.stack([parts.embed(task) for task in examples.x]).detach() for examples in (tasks.support, tasks.query)
+    ]
+    assert embedded[0].shape[2:] == (parts.dim,), f"embed gives {list(embedded[0].shape[2:])} numbers, not {parts.dim}"
+    whole = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)
+    apart = parts.learner.predict(parts.learner.adapt(tasks.support._replace(x=embedded[0])), embedded[1])
+    assert torch.allclose(whole, apart, atol=1e-3, rtol=1e-3), "in_two_steps gives other answers than the whole"

@@ -20,6 +20,7 @@ from metalearn.intervals import interval95
 from metalearn.runs import record as records
 from metalearn.runs.evaluation import refuse_seen_classes
 from metalearn.tasks import TaskBatch, TaskShape
+from metalearn.testing import _check_two_steps
 from tests.compose import SMALL, compose
 
 TASK = TaskShape(5, 1, 5)
@@ -126,3 +127,17 @@ def test_examples_that_influence_each_other_are_embedded_with_their_task(easy: I
     for overrides, apart in ((("algorithm=maml",), False), (("backbone.running_stats=false",), False), ((), True)):
         algorithm = build_algorithm(compose(*overrides, *SMALL), easy)
         assert (algorithm.in_two_steps() is not None) is apart
+
+
+def test_a_learner_that_looks_past_its_embeddings_is_found_out(
+    easy: ImageClasses, source: Callable[..., TaskSource]
+) -> None:
+    class Brighter(ProtoNet):
+        def predict(self, adapted: Tensor, query_x: Tensor) -> Tensor:
+            return super().predict(adapted, query_x) + query_x.flatten(2).mean(-1, keepdim=True) * torch.arange(5)
+
+    backbone = build_algorithm(compose("algorithm=protonet", *SMALL), easy).get_submodule("backbone")
+    tasks = source("test").tasks(0, 2, TASK)
+    _check_two_steps(ProtoNet(backbone), tasks)  # type: ignore[arg-type]
+    with pytest.raises(AssertionError, match="other answers than the whole"):
+        _check_two_steps(Brighter(backbone), tasks)  # type: ignore[arg-type]
