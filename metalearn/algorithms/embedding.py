@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metalearn.algorithms.base import Algorithm, TwoSteps
+from metalearn.algorithms.base import Algorithm, MetaLoss, TwoSteps
 from metalearn.backbones import Backbone, embed_tasks
 from metalearn.tasks import Examples, TaskBatch
 
@@ -82,6 +82,12 @@ class MetricScale(nn.Module):
 
     def forward(self, similarities: Tensor) -> Tensor:
         return similarities * (self.fixed if self.log is None else self.log.exp())
+
+    def logged_with(self, loss: MetaLoss) -> MetaLoss:
+        """The losses of T tasks, and a scale that is learned as a metric of them, `scale`."""
+        if self.log is None:
+            return loss
+        return loss._replace(metrics={**loss.metrics, "scale": self.log.detach().exp().expand_as(loss.loss)})
 
 
 def scale_of_squares(dim: int) -> float:

@@ -72,7 +72,8 @@ class MatchingNet(EmbeddingLearner):
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         support, queries = self.embed_together(tasks)
-        return self.query_loss(self._logits(self._adapted(support, tasks.support), queries), tasks)
+        logits = self._logits(self._adapted(support, tasks.support), queries)
+        return self.scale.logged_with(self.query_loss(logits, tasks))
 
     @property
     def repeats(self) -> bool:

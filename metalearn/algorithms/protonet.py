@@ -46,7 +46,8 @@ class ProtoNet(EmbeddingLearner):
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         support, queries = self.embed_together(tasks)
-        return self.query_loss(self._logits(class_means(support, tasks.support), queries), tasks)
+        logits = self._logits(class_means(support, tasks.support), queries)
+        return self.scale.logged_with(self.query_loss(logits, tasks))
 
     @property
     def repeats(self) -> bool:

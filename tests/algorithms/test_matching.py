@@ -115,7 +115,10 @@ def test_a_learned_scale_starts_where_it_is_set_and_gets_a_gradient() -> None:
     tasks, losses = TaskBatch(SUPPORT, query, torch.zeros(1, 2, dtype=torch.int64)), []
     for learned in (False, True):
         algorithm = matching(scale=0.3, learn_scale=learned)
-        losses.append(algorithm.meta_loss(tasks).loss.sum())
+        outcome = algorithm.meta_loss(tasks)
+        losses.append(outcome.loss.sum())
+        assert ("scale" in outcome.metrics) is learned
+    torch.testing.assert_close(outcome.metrics["scale"], torch.tensor([0.3]))
     torch.testing.assert_close(losses[1], losses[0])
     losses[1].backward()  # type: ignore[no-untyped-call]
     assert algorithm.scale.log is not None
