@@ -2,7 +2,8 @@
 
     python scripts/reproduction_table.py [--check]
 
-benchmarks/reproduction holds runs' reproduction.json, one file for each experiment and seed, named <experiment>-seed<k>.json with `_` for `/`.
+benchmarks/reproduction holds runs' reproduction.json, one file for each experiment and seed, named <experiment>-seed<k>.json with `_` for `/`,
+or <experiment>-seed<k>-<what>.json, say -random, where a run changed the protocol and there is one that did not.
 The papers' numbers and the bands come from conf/reference, ours from those files. --check writes nothing and exits with 1 where a file is out
 of date.
 """
@@ -106,7 +107,7 @@ def read_records(folder: Path) -> list[Record]:
     for file in sorted(folder.glob("*.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
         expected = f"{record['experiment'].replace('/', '_')}-seed{record['seed']}"
-        if file.stem != expected:
+        if not f"{file.stem}-".startswith(f"{expected}-"):
             sys.exit(
                 f"{file}: holds {record['experiment']}, seed {record['seed']}, so it should be called {expected}.json"
             )

@@ -135,6 +135,16 @@ def test_without_a_record_nothing_is_claimed(script: ModuleType, copy: Path) -> 
     assert measured == ["#   Measured: not yet."]
 
 
+def test_a_record_may_say_what_it_changed_behind_its_name(script: ModuleType, copy: Path) -> None:
+    folder = copy / "benchmarks" / "reproduction"
+    before = script.read_records(folder)
+    (folder / f"{FILE}-seed0.json").rename(folder / f"{FILE}-seed0-random.json")
+    assert script.read_records(folder) == before
+    (folder / f"{FILE}-seed0-random.json").rename(folder / f"{FILE}-seed00.json")
+    with pytest.raises(SystemExit, match="should be called"):
+        script.read_records(folder)
+
+
 def test_a_record_under_another_name_is_refused(script: ModuleType, copy: Path) -> None:
     folder = copy / "benchmarks" / "reproduction"
     (folder / f"{FILE}-seed0.json").rename(folder / f"{FILE}-seed1.json")
