@@ -120,11 +120,11 @@ class Reptile(InnerLoopLearner):
         groups = [slice(first, first + size) for first in range(0, tasks, size)]
         step_of = self._step_by_hand if by_hand else self._step
         if stepwise:
-            yield rows.copy().named, moments.copy().named
+            yield rows.copy().named, moments.named
             for step in range(steps):
                 for group in groups:
                     step_of(rows, moments, support, batches, group, step)
-                yield rows.copy().named, moments.copy().named
+                yield rows.copy().named, moments.named
         else:
             for group in groups:
                 for step in range(steps):

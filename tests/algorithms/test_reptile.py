@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from metalearn.algorithms import reptile as module
 from metalearn.algorithms.reptile import Reptile, mini_batches
 from metalearn.backbones import MLP, Backbone, Conv4
 from metalearn.engine.gradient import meta_gradient
@@ -87,6 +88,33 @@ def test_the_gradient_is_the_way_back_from_where_the_tasks_end(optimizer: str, b
         torch.testing.assert_close(theta.grad, expected, atol=1e-9, rtol=0)
         if (name, backbone) != ("network.backbone.blocks.1.bias", "mlp_norm"):  # batch norm takes it out again
             assert float(expected.abs().max()) > 1e-4, name
+
+
+@pytest.mark.parametrize("images", [1, 10, 50])  # of mini-batches of 5: one task, two, all of them at a time
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_with_and_without_autograd_the_same_comes_out(
+    optimizer: str, images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_IMAGES", images)
+    tasks = random_tasks()
+    by_hand, by_autograd = (reptile(optimizer, "conv").train() for _ in range(2))
+    assert by_hand._chain is not None
+    by_autograd._chain = None
+    outcomes = []
+    for algorithm in (by_hand, by_autograd):
+        for algorithm.outer_step in range(2):
+            sums = meta_gradient(algorithm, tasks, TASKS, "fp32")
+        gradient = {name: parameter.grad for name, parameter in algorithm.named_parameters()}
+        states = list(algorithm.eval().adapt_stepwise(tasks.support))
+        ended = algorithm.adapt(tasks.support)
+        for name, parameter in ended.parameters.items():
+            torch.testing.assert_close(states[-1].parameters[name], parameter)
+        outputs = [algorithm.predict(state, tasks.query.x) for state in states]
+        outcomes.append([sums, gradient, outputs, dict(algorithm.named_buffers())])
+    assert len({float(outputs[0, 0, 0]) for outputs in outcomes[0][2]}) == 7, (
+        "a state does not change when the next is made"
+    )
+    torch.testing.assert_close(outcomes[0], outcomes[1], atol=1e-7, rtol=1e-7)
 
 
 @pytest.mark.parametrize("task_chunk", [1, 2, TASKS])
