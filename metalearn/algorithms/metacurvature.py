@@ -7,7 +7,7 @@ likewise with two; the gradient of a bias is scaled elementwise. All transforms 
 `transform="kronecker"` is learn2learn's other transform (Arnold, Iqbal and Sha 2019, https://arxiv.org/abs/1910.13603): two matrices for each
 parameter, each the square L'L of the learned one; the output channels of a convolution are not mixed.
 
-Departures: as learn2learn does, the norms' scale and shift are adapted too, with a transform of their own. The transforms stay as they are within a
+Departures: as learn2learn does, the norms' gain and shift are adapted too, with a transform of their own. The transforms stay as they are within a
 task, also "kronecker", which learn2learn's example of it adapts. The inner loss is the mean over the support set, see maml.py.
 """
 
