@@ -38,8 +38,8 @@ def interval95_of_classes(scores: ArrayLike, classes: ArrayLike) -> float:
 
     Scores of two tasks are not independent where they share classes. The variance of their mean is the variance of independent scores, s^2 / T, and
     the mean covariance of two different tasks. That covariance is modelled as proportional to the number of classes that the two share: the effects
-    of single classes, the first term of Hoeffding's decomposition of a U-statistic. Its size follows from two moments of the scores (Henderson 1953;
-    Rao's MINQUE with the prior weight on the tasks). Student's t has Satterthwaite's degrees of freedom, at least 4 and at most C - 1.
+    of single classes, the first term of Hoeffding's decomposition. Its size follows from two quadratic forms of the scores, MINQUE(0)
+    (Rao 1971; Hartley, Rao and LaMotte 1978). Student's t has Satterthwaite's (1946) degrees of freedom, at least 4 and at most C - 1.
 
     Args:
         scores: [T].

@@ -4,6 +4,10 @@
 
 benchmarks/reproduction holds runs' reproduction.json, one file for each experiment and seed, named <experiment>-seed<k>.json with `_` for `/`,
 or <experiment>-seed<k>-<what>.json, say -random, where a run changed the protocol and there is one that did not.
+
+One seed is shown as `98.20 ± 0.20/0.45`: half the widths of its 95 % intervals over test tasks and over classes (docs/statistics.md). Several are
+shown as `98.31 ± 0.12 (3 seeds)`: mean and standard deviation.
+
 The papers' numbers and the bands come from conf/reference, ours from those files. --check writes nothing and exits with 1 where a file is out
 of date.
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import sys
@@ -23,6 +28,7 @@ from typing import Any, NamedTuple
 from metalearn.compose.composer import composer
 from metalearn.config.files import choices
 from metalearn.config.moved import present_experiment
+from metalearn.intervals import interval95
 from metalearn.runs.directory import write_text
 from metalearn.runs.reference import Reference, Row, read_reference
 from metalearn.runs.reproduce import changed_settings
@@ -70,21 +76,37 @@ class Measurement(NamedTuple):
 
     @property
     def ours(self) -> float | None:
-        values = [row["ours"] for row in self.rows if row["ours"] is not None]
-        return statistics.mean(values) if values else None
+        return statistics.mean(self.values) if self.values else None
+
+    @property
+    def over_classes(self) -> float | None:
+        """Half the width of the interval over classes, which the seeds share: the mean over seeds. None: the records are older than it."""
+        known = [row["ci95_classes"] for row in self.rows if row.get("ci95_classes") is not None]
+        return statistics.mean(known) if known else None
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval over all that is known to vary: classes and tasks, and seeds where there are several."""
+        of_tests = self.over_classes or statistics.mean(row["ci95"] for row in self.rows)
+        return math.hypot(of_tests, interval95(self.values)) if len(self.values) > 1 else of_tests
+
+    @property
+    def values(self) -> list[float]:
+        return [row["ours"] for row in self.rows if row["ours"] is not None]
 
     @property
     def text(self) -> str:
-        """The mean with its spread: over seeds the standard deviation, of one seed the 95 % interval over tasks."""
+        """The mean with its spread: over seeds the standard deviation, of one seed the 95 % intervals over tasks and over classes."""
         if self.ours is None:
             return NOT_MEASURED
-        values = [row["ours"] for row in self.rows]
-        spread = statistics.stdev(values) if len(values) > 1 else self.rows[0]["ci95"]
-        return f"{self.ours:.2f} ± {spread:.2f}"
+        if len(self.values) > 1:
+            return f"{self.ours:.2f} ± {statistics.stdev(self.values):.2f} ({len(self.values)} seeds)"
+        classes = "" if self.over_classes is None else f"/{self.over_classes:.2f}"
+        return f"{self.ours:.2f} ± {self.rows[0]['ci95']:.2f}{classes}"
 
     @property
     def verdict(self) -> str:
-        return self.row.verdict(self.ours) if self.records and not self.changes else ""
+        return self.row.verdict(self.ours, self.half_width) if self.values and not self.changes else ""
 
     @property
     def time(self) -> str:
@@ -179,7 +201,7 @@ def _compact_cell(m: Measurement) -> str:
 
 def full_table(found: list[Measurement]) -> str:
     lines = [
-        "| experiment | evaluated | paper, % | ours, % | seeds | tasks | transductive | verdict | training, on |",
+        "| experiment | evaluated | paper, % | ours, % ± tasks/classes or ± deviation | seeds | tasks | transductive | verdict | training, on |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for m in found:
@@ -202,14 +224,18 @@ def measured_lines(of_experiment: Iterable[Measurement]) -> list[str]:
     for m in of_experiment:
         if m.ours is None:
             continue
-        seeds = f"seed {_seeds(m)}" if len(m.records) == 1 else f"standard deviation over seeds {_seeds(m)}"
         with_changes = f" with {m.changes}" if m.changes else ""
         verdict = f", {m.verdict}" if m.verdict else ""
-        lines.append(
-            f"{MEASURED} {m.row.name} {m.text} % ({m.rows[0]['tasks']:,} tasks, {seeds}){with_changes}{verdict}; "
-            f"training {m.time}, {m.machine}."
-        )
+        lines.append(f"{MEASURED} {m.row.name} {_in_words(m)}{with_changes}{verdict}; training {m.time}, {m.machine}.")
     return lines or [f"{MEASURED} not yet."]
+
+
+def _in_words(m: Measurement) -> str:
+    tasks = f"{m.rows[0]['tasks']:,} tasks"
+    if len(m.values) > 1:
+        return f"{m.text.partition(' (')[0]} % (mean and standard deviation of seeds {_seeds(m)}; {tasks})"
+    classes = "" if m.over_classes is None else f", ± {m.over_classes:.2f} over classes"
+    return f"{m.ours:.2f} % (± {m.rows[0]['ci95']:.2f} over {tasks}{classes}; seed {_seeds(m)})"
 
 
 def _seeds(m: Measurement) -> str:

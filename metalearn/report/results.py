@@ -88,9 +88,7 @@ def sweep_table(head: list[str], rows: list[list[str]], status_column: int = 1) 
 
 
 def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> list[str]:
-    lines = [
-        f"test {_shape(task, kind)}: {_score(kind, test[kind.score], test['ci95'])} ({_conditions(kind, task, test)})"
-    ]
+    lines = [f"test {_shape(task, kind)}: {_score(kind, test)} ({_conditions(kind, task, test)})"]
     if "per_step" in test:
         after = [kind.text(score, digits=1 if kind.percent else None) for score in test["per_step"][1:]]
         steps = test.get("scored_steps", range(len(after) + 1))[1:]
@@ -98,7 +96,7 @@ def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> li
         before = kind.text(test["per_step"][0], digits=1 if kind.percent else None)
         lines.append(f"before adaptation {before}; after {each} {_listed(after)}")
     for name, score in test.get("further", {}).items():
-        lines.append(f"{name.replace('_', ' ')}: {kind.text(score['mean'], score['ci95'])}")
+        lines.append(f"{name.replace('_', ' ')}: {kind.text(score['mean'], score['ci95'])}{_over_classes(kind, score)}")
     return lines
 
 
@@ -106,19 +104,28 @@ def _shape(task: dict[str, Any], kind: Scale) -> str:
     return f"{task['ways']}-way {task['shots']}-shot" if kind.chance(2) is not None else f"{task['shots']}-shot"
 
 
-def _score(kind: Scale, score: float | None, ci95: float | None) -> str:
-    """The score with its interval; a score that is not a number says so, as JSON's null for it does."""
+def _score(kind: Scale, test: dict[str, Any]) -> str:
+    """The score with its intervals; a score that is not a number says so, as JSON's null for it does."""
+    score = test[kind.score]
     if score is None or not math.isfinite(score):
         return f"no {kind.score} (not a number)"
-    text = kind.text(score, ci95)
+    text = kind.text(score, test["ci95"]) + _over_classes(kind, test)
     return text if kind.percent else f"{kind.score} {text}"
+
+
+def _over_classes(kind: Scale, score: dict[str, Any]) -> str:
+    """Results of earlier versions have no such interval, and tests of few classes neither."""
+    half_width = score.get("ci95_classes")
+    return "" if half_width is None else f" over tasks, ± {kind.text(half_width)} over classes"
 
 
 def _conditions(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> str:
     chance = kind.chance(task["ways"])
     step = f", step {test['step']}" if "step" in test else ""
     parts = [
-        f"95 % interval over {test['tasks']} tasks",
+        f"95 % interval over {test['tasks']} tasks"
+        if test.get("ci95_classes") is None
+        else f"95 % intervals, {test['tasks']} tasks",
         *([] if chance is None else [f"chance {kind.text(chance)}"]),
         f"{test['checkpoint']} checkpoint{step}",
         "transductive" if test["transductive"] else "not transductive",
@@ -146,7 +153,8 @@ def _compared(row: dict[str, Any]) -> list[str]:
         interval = "" if row["interval"] is None else f" ± {row['interval']:g}"
         paper = f"{row['reported']:g}{interval} %"
     if row["ours"] is not None:
-        ours = f"{row['ours']:.2f} ± {row['ci95']:.2f} % of {row['tasks']} tasks"
+        classes = "" if row.get("ci95_classes") is None else f", ± {row['ci95_classes']:.2f} over classes"
+        ours = f"{row['ours']:.2f} ± {row['ci95']:.2f} % of {row['tasks']} tasks{classes}"
     if row["difference"] is not None:
         difference = f"{row['difference']:+.2f}"
     if row["band"] is not None:
@@ -156,7 +164,8 @@ def _compared(row: dict[str, Any]) -> list[str]:
 
 def _reproduction_notes(record: dict[str, Any]) -> list[str]:
     paper = f"the paper's intervals: over {record['interval_over']}; " if record["interval_over"] else ""
-    notes = [f"{paper}ours: 95 % over test tasks, one seed ({record['seed']})"]
+    over = "tasks and over classes" if any(row.get("ci95_classes") is not None for row in record["rows"]) else "tasks"
+    notes = [f"{paper}ours: 95 % over test {over}, one seed ({record['seed']})"]
     if record["differences"]:
         notes.append("known differences from the paper's protocol:")
         notes += [f"  - {sentence}" for sentence in record["differences"]]

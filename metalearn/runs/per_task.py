@@ -6,9 +6,12 @@ import io
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from metalearn import atomic
+from metalearn.data.classes import ClassId
 from metalearn.engine.evaluate import Scores
+from metalearn.kinds import REGRESSION
 from metalearn.report import terminal
 
 
@@ -35,3 +38,20 @@ def write_tasks(path: Path, scores: Scores) -> None:
         atomic.write(path, content.getvalue())
     except OSError as error:
         terminal.error_line(f"{path} cannot be written: {error.strerror or error}")
+
+
+def read_tasks(path: Path | str) -> Scores:
+    """What `write_tasks` wrote, as Scores of the state after adaptation; the kind and the inner steps are not in the file (results.json has them).
+
+    Raises:
+        OSError: there is no such file.
+    """
+    with np.load(path, allow_pickle=False) as found:
+        arrays = {name: torch.from_numpy(found[name]) for name in found if name not in ("classes", "class_names")}
+        score, loss = arrays.pop("score"), arrays.pop("loss")
+        further = {name.removeprefix("further/"): values for name, values in arrays.items()}
+        if "classes" not in found:
+            return Scores(score[None], [0], loss, further, REGRESSION)
+        classes = torch.from_numpy(found["classes"].astype(np.int64))
+        ids = tuple(ClassId.parse(str(name)) for name in found["class_names"])
+    return Scores(score[None], [0], loss, further, classes=classes, class_ids=ids)

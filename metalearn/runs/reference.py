@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
         Args:
             ours: percent; None where this score was not measured.
-            ci95: half the width of its interval, percent.
+            ci95: half the width of its interval, percent: the widest that is known, as the band is not about these test classes alone.
             not_the_question: changed settings that make it the answer to another question.
         """
         if not_the_question:

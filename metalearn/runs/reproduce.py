@@ -132,15 +132,18 @@ def _evaluated(config: dict[str, Any], transductive: bool | None) -> dict[str, A
 
 def _scored(row: Row, test: dict[str, Any], factor: int, incomparable: Sequence[str]) -> dict[str, Any]:
     """The row with what was measured, from the `test` entry of results.json; `factor` is 100 where papers give percent."""
-    main = {"mean": test[row.score], "ci95": test["ci95"]} if row.score in test else None
-    score = main or test.get("further", {}).get(row.score)
-    ours, ci95 = (None, None) if score is None else (factor * score["mean"], factor * score["ci95"])
+    main = {**test, "mean": test[row.score]} if row.score in test else None
+    score = main or test.get("further", {}).get(row.score) or {}
+    ours, ci95, ci95_classes = (
+        None if score.get(key) is None else factor * score[key] for key in ("mean", "ci95", "ci95_classes")
+    )
     return {
         **row._asdict(),
         "transductive": test["transductive"],
         "ours": ours,
         "ci95": ci95,
+        "ci95_classes": ci95_classes,
         "tasks": test["tasks"],
         "difference": None if ours is None or row.reported is None else ours - row.reported,
-        "verdict": row.verdict(ours, ci95 or 0.0, incomparable),
+        "verdict": row.verdict(ours, ci95_classes or ci95 or 0.0, incomparable),
     }

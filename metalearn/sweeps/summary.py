@@ -25,7 +25,8 @@ _CUT = re.compile(r"-[0-9a-f]{6}$")  # the end of a job's name that does not hol
 def job_rows(sweep: SweepDir) -> list[dict[str, Any]]:
     """One row for every job, in the order of the sweep, of a search the best trial first.
 
-    Accuracies are fractions, ci95 is over test tasks. The score stands under its kind's name: `accuracy` and `val_accuracy`, or `mse` and `val_mse`.
+    Accuracies are fractions, ci95 is over test tasks, ci95_classes over tasks and classes.
+    The score stands under its kind's name: `accuracy` and `val_accuracy`, or `mse` and `val_mse`.
     """
     results = {name: sweep.results(name) or {} for name in sweep.choices()}
     kind = _kind(results.values())
@@ -146,6 +147,7 @@ def _job_row(
         "scale": kind.record(),
         kind.score: test.get(kind.score),
         "ci95": test.get("ci95"),
+        "ci95_classes": test.get("ci95_classes"),
         f"val_{kind.score}": (results.get("val") or {}).get(kind.score),
         "steps": train.get("steps"),
         "seconds": _seconds(train, test) if train else None,
@@ -183,7 +185,7 @@ def _without_seed(choices: dict[str, Any]) -> dict[str, Any]:
 def _csv(rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:
     varied = list(dict.fromkeys(key for row in rows for key in row["choices"]))
     score = _score_name(rows)
-    columns = [score, "ci95", "std", "seeds", f"val_{score}", "steps", "seconds", "directory", "error"]
+    columns = [score, "ci95", "ci95_classes", "std", "seeds", f"val_{score}", "steps", "seconds", "directory", "error"]
     text = io.StringIO()
     writer = csv.DictWriter(text, ["kind", "job", *varied, "status", *columns], extrasaction="ignore")
     writer.writeheader()

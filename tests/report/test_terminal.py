@@ -322,6 +322,24 @@ def test_the_result_on_a_pipe(tmp_path: Path) -> None:
     ]
 
 
+def test_the_result_has_the_interval_over_classes_beside_that_over_tasks(tmp_path: Path) -> None:
+    test = RESULTS["test"] | {
+        "ci95_classes": 0.00452,
+        "further": {
+            "first shot": {"mean": 0.5, "ci95": 0.1, "ci95_classes": 0.2},
+            "mine": {"mean": 0.5, "ci95": 0.1, "ci95_classes": None},
+        },
+    }
+    lines = on_pipe(f"results.result_panel({RESULTS | {'test': test}!r})", tmp_path).splitlines()
+    assert lines[0].startswith(
+        "test 5-way 1-shot: 97.31 ± 0.18 % over tasks, ± 0.45 % over classes (95 % intervals, 1000 tasks; chance"
+    )
+    assert lines[2:4] == [
+        "first shot: 50.00 ± 10.00 % over tasks, ± 20.00 % over classes",
+        "mine: 50.00 ± 10.00 %",
+    ]
+
+
 def test_the_result_of_many_inner_steps_says_which_were_scored(tmp_path: Path) -> None:
     results = RESULTS | {"test": RESULTS["test"] | {"scored_steps": [0, 1, 10, 50]}}
     line = on_pipe(f"results.result_panel({results!r})", tmp_path).splitlines()[1]

@@ -12,7 +12,7 @@ from metalearn.data.classes import ClassId
 from metalearn.engine.evaluate import Scores
 from metalearn.intervals import interval95_of_classes
 from metalearn.kinds import CLASSIFICATION, REGRESSION
-from metalearn.runs.per_task import write_tasks
+from metalearn.runs.per_task import read_tasks, write_tasks
 
 
 def test_the_file_is_small_and_read_without_unpickling(tmp_path: Path) -> None:
@@ -36,6 +36,7 @@ def test_tasks_without_classes_have_none(tmp_path: Path) -> None:
     write_tasks(tmp_path / "test_tasks.npz", scores)
     with np.load(tmp_path / "test_tasks.npz") as found:
         assert sorted(found) == ["loss", "score"]
+    assert read_tasks(tmp_path / "test_tasks.npz").classes is None
     assert scores.ci95_classes(scores.score[-1]) is None
 
 
@@ -47,6 +48,20 @@ def test_a_character_and_its_turned_copies_are_drawn_together() -> None:
     scores = Scores(per_task[None], [0], per_task, {}, CLASSIFICATION, classes, ids)
     assert scores.ci95_classes(per_task) == interval95_of_classes(per_task, classes % 30)
     assert scores.ci95_classes(per_task) > interval95_of_classes(per_task, classes)
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    ids = tuple(ClassId("glyphs", f"seed0/glyph{number:03d}", turn) for turn in (0, 180) for number in range(20))
+    classes = torch.rand(50, 40, generator=torch.Generator().manual_seed(2)).argsort(1)[:, :5]
+    scores = Scores(torch.rand(2, 50), [0, 1], torch.rand(50), {"mine": torch.rand(50)}, CLASSIFICATION, classes, ids)
+    write_tasks(tmp_path / "tasks.npz", scores)
+    found = read_tasks(str(tmp_path / "tasks.npz"))
+    assert torch.equal(found.score, scores.score[-1:])
+    assert torch.equal(found.loss, scores.loss)
+    assert torch.equal(found.further["mine"], scores.further["mine"])
+    assert found.class_ids == ids
+    assert (found.mean, found.ci95) == (scores.mean, scores.ci95)
+    assert found.ci95_classes(found.score[-1]) == scores.ci95_classes(scores.score[-1]) is not None
 
 
 def test_what_cannot_be_written_does_not_cost_the_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -244,6 +244,7 @@ def test_it_trains_scores_every_row_and_keeps_a_record(capsys: pytest.CaptureFix
     trained, transductive, alone, missing = record["rows"]
     assert trained["ours"] == transductive["ours"] == pytest.approx(100 * results["test"]["accuracy"])
     assert trained["ci95"] == pytest.approx(100 * results["test"]["ci95"])
+    assert trained["ci95_classes"] == pytest.approx(100 * results["test"]["ci95_classes"])
     assert trained["difference"] == pytest.approx(trained["ours"] - 99.95)
     assert (trained["transductive"], trained["tasks"], trained["verdict"]) == (True, 6, "below the band")
     assert (transductive["verdict"], transductive["difference"]) == ("no published number", None)
@@ -291,6 +292,22 @@ def test_further_scores_are_rows_too(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     (row,) = reproduce()["rows"]
     assert (row["ours"], row["ci95"], row["verdict"]) == (50.0, 0.0, "reproduced")
+
+
+def test_the_verdict_knows_that_other_classes_might_have_been_drawn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment("protonet", {"ways": {"score": "ways", "band": 49.9}})
+    monkeypatch.setattr(
+        "metalearn.algorithms.protonet.ProtoNet.further_scores",
+        lambda self, tasks: {"ways": tasks.query.y.amax(1).float() / 8},
+    )
+    monkeypatch.setattr("metalearn.engine.evaluate.Scores.ci95_classes", lambda self, per_task: 0.004)
+    (row,) = reproduce()["rows"]
+    assert (row["ci95"], row["ci95_classes"], row["verdict"]) == (0.0, pytest.approx(0.4), "undecided")
+    out = capsys.readouterr().out
+    assert "ours 50.00 ± 0.00 % of 6 tasks, ± 0.40 over classes, difference" in out
+    assert "ours: 95 % over test tasks and over classes, one seed (0)" in out
 
 
 def test_a_record_that_cannot_be_written_is_one_line(

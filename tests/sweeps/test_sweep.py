@@ -185,7 +185,7 @@ def test_a_regression_is_summed_up_by_its_error() -> None:
     rows = write_summary(sweep)
     assert [row["mse"] for row in rows] == [0.5, 0.25]
     assert "| [seed=0](seed=0) | done | 0.5000 ± 0.0100 | 1:01 |  |" in (sweep.path / "summary.md").read_text()
-    assert "mse,ci95,std,seeds,val_mse" in (sweep.path / "summary.csv").read_text()
+    assert "mse,ci95,ci95_classes,std,seeds,val_mse" in (sweep.path / "summary.csv").read_text()
 
 
 def test_strange_values_give_safe_names_and_arrive_whole(elsewhere: Path) -> None:
