@@ -71,10 +71,12 @@ class MANN(Algorithm):
         memory_width: W.
         read_heads: R.
         key_strength: what the cosine of key and slot is multiplied with at first, learned from there; None for the cosine itself.
+        empty_length: a slot whose vector is much shorter than this counts as empty: no key is like it.
         usage_decay: gamma, of addressing="lrua".
         addressing: "lrua" or "ntm".
         order: "write_first": a step writes into the memory, then reads it; "read_first": it reads what the step before left, then writes.
         write_vectors: of addressing="lrua": "own": each head writes a vector of its own; "key": it writes its read key.
+        initial: "images": keys are projections of the image at hand at first; "plain": torch's initial weights, and forget gates that remember.
         instances: at most so many examples of each class make a training sequence.
 
     Raises:
@@ -91,10 +93,12 @@ class MANN(Algorithm):
         memory_width: int,
         read_heads: int,
         key_strength: float | None,
+        empty_length: float,
         usage_decay: float,
         addressing: str,
         order: str,
         write_vectors: str,
+        initial: str,
         instances: int,
     ) -> None:
         super().__init__()
@@ -102,7 +106,7 @@ class MANN(Algorithm):
         self.label_units = label_units
         self.instances = instances
         self._refuse_too_many(ways)
-        shape = (memory_slots, memory_width, read_heads, key_strength)
+        shape = (memory_slots, memory_width, read_heads, key_strength, empty_length)
         write_first = order == "write_first"
         self.addressing: Addressing = (
             NTM(*shape, write_first)
@@ -115,7 +119,25 @@ class MANN(Algorithm):
         self.heads = nn.Linear(controller_size, self.addressing.head_size)
         self.outputs = nn.Linear(output_size, label_units)
         with torch.no_grad():
-            self.inputs.bias[:controller_size] += 1  # of the forget gates: remember, to begin with
+            if initial == "images":
+                self._see_images_first()
+            else:
+                self.inputs.bias[:controller_size] += 1  # of the forget gates: remember, to begin with
+
+    def _see_images_first(self) -> None:
+        """Sets initial weights with which images of a class find each other in the memory before anything is learned.
+
+        Keys follow the image at hand, as the cell forgets the images before and no bias is common to all; they are long enough for a slot to
+        count as written; and what is written is the key. The paper says nothing of initial weights.
+        """
+        keys = self.addressing.similarity.sizes[0]
+        self.inputs.bias[: self.heads.in_features] -= 2  # of the forget gates
+        self.inputs.weight *= 2
+        self.heads.weight[:keys] *= 6
+        self.heads.bias[:keys] = 0
+        if isinstance(self.addressing, LRUA) and self.addressing.parts[-1]:
+            self.heads.weight[-keys:] = self.heads.weight[:keys]
+            self.heads.bias[-keys:] = 0
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         """The mean cross-entropy of the sequence. `accuracy` is that of all instances but each class's first, which can only be guessed."""

@@ -20,7 +20,12 @@ def present_name(target: str) -> str:
 # Settings that a class was given later -> the value that means what it did without them.
 _ADDED: dict[str, dict[str, Any]] = {
     "metalearn.algorithms.maml.MAML": {"norm_parameters": "adapted"},
-    "metalearn.algorithms.mann.MANN": {"order": "read_first", "write_vectors": "key"},
+    "metalearn.algorithms.mann.MANN": {
+        "order": "read_first",
+        "write_vectors": "key",
+        "empty_length": 1e-4,
+        "initial": "plain",
+    },
     "metalearn.algorithms.matching.MatchingNet": {"scale": 1.0, "learn_scale": False},
     "metalearn.algorithms.protonet.ProtoNet": {"scale": 1.0, "learn_scale": False},
 }

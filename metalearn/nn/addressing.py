@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_EPSILON = 1e-8  # of squared norms: an empty slot has the cosine 0 with every key
+_EPSILON = 1e-8  # added to a key's squared length, and to what is taken to a power
 
 Memory = tuple[Tensor, ...]
 
@@ -22,7 +22,8 @@ Memory = tuple[Tensor, ...]
 class Addressing(Protocol):
     """How a memory is accessed."""
 
-    head_size: int  # what a step needs of the controller
+    head_size: int  # what a step needs of the controller, the keys first
+    similarity: Similarity
 
     def start(self, like: Tensor) -> Memory:
         """The memory before the first step, for as many tasks as `like` [T, ...] has."""
@@ -38,7 +39,7 @@ class LRUA:
         slots: M.
         width: W.
         heads: R, of the read heads; each has a write head.
-        key_strength: as of `Similarity`.
+        key_strength, empty_length: as of `Similarity`.
         decay: gamma, of the usage, per step.
         write_first: a step writes and reads what is then there.
         own_vectors: a write head writes a vector of its own; otherwise the key of its read head, which is eq. 8 to the letter.
@@ -50,13 +51,14 @@ class LRUA:
         width: int,
         heads: int,
         key_strength: float | None,
+        empty_length: float,
         decay: float,
         write_first: bool,
         own_vectors: bool,
     ) -> None:
         self.slots, self.width, self.heads, self.decay = slots, width, heads, decay
         self.write_first = write_first
-        self.similarity = Similarity(width, heads, key_strength)
+        self.similarity = Similarity(width, heads, key_strength, empty_length)
         self.parts = [self.similarity.head_size, heads, heads * width if own_vectors else 0]
         self.head_size = sum(self.parts)
 
@@ -89,10 +91,12 @@ class NTM:
     All weights start on the first slot.
     """
 
-    def __init__(self, slots: int, width: int, heads: int, key_strength: float | None, write_first: bool) -> None:
+    def __init__(
+        self, slots: int, width: int, heads: int, key_strength: float | None, empty_length: float, write_first: bool
+    ) -> None:
         self.slots, self.width, self.heads = slots, width, heads + 1
         self.write_first = write_first
-        self.similarity = Similarity(width, self.heads, key_strength)
+        self.similarity = Similarity(width, self.heads, key_strength, empty_length)
         self.parts = [self.similarity.head_size, self.heads, 3 * self.heads, self.heads, width, width]
         self.head_size = sum(self.parts)
 
@@ -132,12 +136,14 @@ class Similarity:
         width: W.
         heads: H, how many keys a step has.
         strength: the factor at first; None: no factor.
+        empty_length: added, squared, to a slot's squared length, so that the cosine with a much shorter slot is about 0.
     """
 
-    def __init__(self, width: int, heads: int, strength: float | None) -> None:
+    def __init__(self, width: int, heads: int, strength: float | None, empty_length: float) -> None:
         self.sizes = [heads * width, 0 if strength is None else heads]
         self.head_size = sum(self.sizes)
         self.shape = (heads, width)
+        self.empty = empty_length**2
         self.offset = None if strength is None else math.log(math.expm1(strength))
 
     def keys(self, heads: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,5 +157,5 @@ class Similarity:
 
     def __call__(self, scaled: Tensor, content: Tensor) -> Tensor:
         """Scaled keys [T, H, W], M [T, M, W] -> [T, H, M]."""
-        slot_lengths = (content.square().sum(-1) + _EPSILON).rsqrt().unsqueeze(1)
+        slot_lengths = (content.square().sum(-1) + self.empty).rsqrt().unsqueeze(1)
         return scaled @ content.transpose(1, 2) * slot_lengths

@@ -15,12 +15,13 @@ from metalearn.algorithms.mann import MANN, State, instance_accuracy
 from metalearn.backbones import Backbone, Conv4, Pixels
 from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
+from metalearn.nn.addressing import Similarity
 from metalearn.nn.hashed_numbers import shuffled
 from metalearn.tasks import Examples, TaskBatch
 
 WAYS, SHOTS, QUERIES, TASKS = 3, 1, 4, 4
 SHAPE = (1, 4, 4)
-CONTROLLER, SLOTS, WIDTH, HEADS, DECAY, STRENGTH = 7, 6, 5, 2, 0.9, 1.5
+CONTROLLER, SLOTS, WIDTH, HEADS, DECAY, STRENGTH, EMPTY = 7, 6, 5, 2, 0.9, 1.5, 0.3
 OFFSET = math.log(math.exp(STRENGTH) - 1)  # softplus(OFFSET) is STRENGTH
 
 
@@ -43,10 +44,12 @@ def mann(
         WIDTH,
         HEADS,
         key_strength,
+        EMPTY,
         DECAY,
         addressing,
         order,
         write_vectors,
+        "plain",
         instances,
     )
     for parameter in algorithm.parameters():  # large enough for every gate to matter
@@ -79,8 +82,8 @@ def softmax(values: list[Tensor]) -> list[Tensor]:
     return [value / sum(exponentials) for value in exponentials]
 
 
-def cosine(u: Tensor, v: Tensor) -> Tensor:
-    return u @ v / torch.sqrt((u @ u + 1e-8) * (v @ v + 1e-8))
+def cosine(key: Tensor, slot: Tensor) -> Tensor:
+    return key @ slot / torch.sqrt((key @ key + 1e-8) * (slot @ slot + EMPTY**2))
 
 
 def lstm(algorithm: MANN, x: Tensor, hidden: Tensor, read: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -357,6 +360,37 @@ def test_a_step_that_writes_first_can_read_what_it_wrote(addressing: str) -> Non
     assert float(memory[0].flatten(1).norm(dim=1).min()) > 0.01, "it has written all the same"
 
 
+def test_a_slot_with_next_to_nothing_in_it_counts_as_empty() -> None:
+    similarity = Similarity(3, 1, None, empty_length=0.1)
+    direction = torch.tensor([2.0, -1.0, 2.0]) / 3
+    slots = torch.stack([direction, 0.01 * direction, torch.zeros(3), -direction])
+    _, scaled = similarity.keys(torch.atanh(0.5 * direction).unsqueeze(0))
+    found = similarity(scaled.double(), slots.unsqueeze(0).double())[0, 0].tolist()
+    assert found == pytest.approx([1 / 1.01**0.5, 0.01 / 0.0101**0.5, 0.0, -1 / 1.01**0.5], rel=1e-5)
+
+
+@pytest.mark.parametrize(("initial", "least", "most"), [("images", 0.75, 1.0), ("plain", 0.0, 0.5)])
+def test_images_of_a_class_find_each_other_before_anything_is_learned(initial: str, least: float, most: float) -> None:
+    """The most similar key among those of the steps before; chance is about 0.2."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.rand(8, 5, 1, 1, 8, 8, generator=generator).round()
+    x = (patterns + 0.2 * torch.randn(8, 5, 6, 1, 8, 8, generator=generator)).flatten(1, 2)
+    y = torch.arange(5).repeat_interleave(6).expand(8, -1)
+    order = torch.rand(8, 30, generator=generator).argsort(1)
+    x, y = x[torch.arange(8).unsqueeze(1), order], y.gather(1, order)
+    torch.manual_seed(0)
+    shape = (64, 16, 20, 4, 10.0, 0.1, 0.99, "lrua", "write_first", "own", initial, 10)
+    algorithm = MANN(Pixels((1, 8, 8)), 5, 5, *shape)
+    outputs, _ = algorithm._unroll(algorithm._gate_terms(x, algorithm._offset(y)))
+    heads = algorithm.heads(outputs[..., : shape[0]]).flatten(0, 1)
+    addresses = heads[:, : algorithm.addressing.similarity.head_size]
+    keys = F.normalize(algorithm.addressing.similarity.keys(addresses)[0][:, 0], dim=1).unflatten(0, (8, 30))
+    earlier = torch.ones(30, 30, dtype=torch.bool).tril(-1)
+    nearest = (keys @ keys.transpose(1, 2)).masked_fill(~earlier, -2).argmax(-1)[:, 10:]
+    found = (y.gather(1, nearest) == y[:, 10:]).float().mean()
+    assert least <= float(found) <= most
+
+
 def test_queries_come_to_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks, algorithm = random_tasks(), mann().eval()
     adapted = algorithm.adapt(tasks.support)
@@ -374,36 +408,38 @@ def test_is_transductive_where_its_backbone_is(running_stats: bool) -> None:
 
 
 def test_learns_to_bind_a_label_to_the_image_before_it() -> None:
-    """On new random patterns in every task. Without the images, from the labels already gone by, about half can be guessed at the second instance."""
+    """On new random patterns in every task. From the labels already gone by alone, about 0.48 can be guessed at the second instance.
+
+    With the order, the write vectors and the initial weights of earlier versions it is 0.54 after as many steps, with these 0.70.
+    """
     generator = torch.Generator().manual_seed(0)
-    tasks, ways, instances = 16, 3, 3
+    tasks, ways, instances = 16, 3, 4
 
     def new_tasks() -> TaskBatch:
-        patterns = torch.rand(tasks, ways, 1, *SHAPE, generator=generator).round()
-        x = patterns + 0.05 * torch.randn(tasks, ways, instances, *SHAPE, generator=generator)
+        patterns = torch.rand(tasks, ways, 1, 1, 8, 8, generator=generator).round()
+        x = patterns + 0.05 * torch.randn(tasks, ways, instances, 1, 8, 8, generator=generator)
         y = torch.arange(ways)
         support = Examples(x[:, :, 0], y.expand(tasks, -1), ways)
         query = Examples(x[:, :, 1:].flatten(1, 2), y.repeat_interleave(instances - 1).expand(tasks, -1), ways)
         return TaskBatch(support, query, torch.randint(10**6, (tasks, ways), generator=generator))
 
     torch.manual_seed(0)
-    algorithm = MANN(Pixels(SHAPE), ways, ways, 32, 16, 8, 2, 10.0, 0.99, "lrua", "read_first", "key", instances)
-    optimizer = torch.optim.Adam(algorithm.parameters(), lr=0.02)
+    settings = (64, 24, 16, 2, 10.0, 0.1, 0.99, "lrua", "write_first", "own", "images", instances)
+    algorithm = MANN(Pixels((1, 8, 8)), ways, ways, *settings)
+    optimizer = torch.optim.Adam(algorithm.parameters(), lr=0.01)
     history = []
-    for _ in range(600):
+    for _ in range(250):
         optimizer.zero_grad(set_to_none=True)
         metrics = meta_gradient(algorithm, new_tasks(), tasks, "fp32")
         torch.nn.utils.clip_grad_norm_(algorithm.parameters(), 1.0)
         optimizer.step()
         history.append(torch.stack([metrics["instance_1"], metrics["instance_2"]]))
-    first, second = torch.stack(history[-100:]).mean(0).tolist()
-    assert second > 0.65
-    assert second > first + 0.1
-    correct = []
+    first, second = torch.stack(history[-50:]).mean(0).tolist()
+    assert second > 0.63
+    assert second > first + 0.05
     algorithm.eval()
     with torch.no_grad():
-        for _ in range(10):
-            held_out = new_tasks()
-            logits = algorithm.predict(algorithm.adapt(held_out.support), held_out.query.x)
-            correct.append((logits.argmax(-1) == held_out.query.y).float().mean())
-    assert float(torch.stack(correct).mean()) > 0.6, "chance is 0.33"
+        held_out = [new_tasks() for _ in range(10)]
+        logits = [algorithm.predict(algorithm.adapt(batch.support), batch.query.x) for batch in held_out]
+    right = [(a.argmax(-1) == batch.query.y).float().mean() for a, batch in zip(logits, held_out, strict=True)]
+    assert float(torch.stack(right).mean()) > 0.6, "chance is 0.33"

@@ -94,13 +94,14 @@ def test_a_run_without_a_younger_setting_keeps_its_meaning(tmp_path: Path, monke
     """MANN read before it wrote, and wrote its read keys, before there were settings for it."""
     monkeypatch.chdir(tmp_path)
     small = [f"algorithm.{key}=8" for key in ("controller_size", "memory_slots", "memory_width")]
-    other = ["algorithm.order=read_first", "algorithm.write_vectors=key", "algorithm.read_heads=2"]
+    then_meant = {"order": "read_first", "write_vectors": "key", "empty_length": 1e-4, "initial": "plain"}
+    other = ["algorithm.read_heads=2", *(f"algorithm.{key}={value}" for key, value in then_meant.items())]
     few = ["train.steps=4", "eval.tasks=10", "train.val_tasks=10", "train.lr=0.01", "task.queries=2", "dataset.size=12"]
     main(["train", "algorithm=mann", "backbone=pixels", *small, *other, *few, "hydra.run.dir=run"])
     then = read_results(tmp_path / "run")["test"]
     file = tmp_path / "run" / "config.yaml"
     stored = yaml.safe_load(file.read_text())
-    assert (stored["algorithm"].pop("order"), stored["algorithm"].pop("write_vectors")) == ("read_first", "key")
+    assert {key: stored["algorithm"].pop(key) for key in then_meant} == then_meant
     file.write_text(yaml.safe_dump(stored))
     main(["eval", "run"])
     (written,) = (tmp_path / "run").glob("eval-*.json")
@@ -112,13 +113,20 @@ def test_a_run_without_a_younger_setting_keeps_its_meaning(tmp_path: Path, monke
 
 
 def test_only_a_younger_setting_is_filled_in() -> None:
-    node = {"_target_": "metalearn.algorithms.mann.MANN", "order": "write_first"}
+    node = {
+        "_target_": "metalearn.algorithms.mann.MANN",
+        "order": "write_first",
+        "empty_length": 0.1,
+        "initial": "images",
+    }
     assert with_added(node) == {**node, "write_vectors": "key"}
     assert with_added({"_target_": "metalearn.algorithms.anil.ANIL"}) == {"_target_": "metalearn.algorithms.anil.ANIL"}
     assert differences({"algorithm": node}, {"algorithm": {**node, "write_vectors": "key"}}) == {}
-    assert differences(
-        {"algorithm": {"_target_": node["_target_"]}}, {"algorithm": {**node, "write_vectors": "key"}}
-    ) == {"algorithm.order": ("read_first", "write_first")}
+    assert differences({"algorithm": {"_target_": node["_target_"]}}, {"algorithm": node}) == {
+        "algorithm.order": ("read_first", "write_first"),
+        "algorithm.empty_length": (1e-4, 0.1),
+        "algorithm.initial": ("plain", "images"),
+    }
 
 
 def test_a_younger_setting_with_another_value_today_is_filled_in_as_it_was() -> None:
