@@ -5,7 +5,9 @@ turns them into a relation score in [0, 1] (eq. 1), which is regressed to 1 wher
 
 Departures from the authors' code: evaluation uses running statistics, each query by itself, where theirs always normalises with the batch at
 hand; all convolutions are padded, so that maps are 7x7 for images of 28x28, theirs 5x5; torch's own initialisation; the mean over shots unless
-asked for the sum. As in ProtoNet here, support and query examples of a training task pass the embedding network together.
+asked for the sum; one gradient clip for both networks, if any. As in ProtoNet here, support and query examples of a training task pass the
+embedding network together. `loss="cross_entropy"` is no part of the paper: the code of Chen et al. 2019 (https://arxiv.org/abs/1904.04232)
+offers it, to learn in less time.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ class RelationNet(EmbeddingLearner):
         filters: of the relation module's convolutions.
         hidden: units of its fully connected layer.
         shots: how a class's feature maps come together: "sum" or "mean".
+        loss: "squared_error" of the relation scores, or "cross_entropy" of the softmax over a query's log-odds.
 
     Raises:
         UserError: the backbone gives no feature maps, or too small ones.
     """
 
-    def __init__(self, backbone: Backbone, filters: int, hidden: int, shots: str) -> None:
+    def __init__(self, backbone: Backbone, filters: int, hidden: int, shots: str, loss: str) -> None:
         super().__init__(backbone)
         if backbone.map_shape is None:
             raise UserError(
@@ -48,7 +51,7 @@ class RelationNet(EmbeddingLearner):
                 "backbone=conv4_relation, or backbone.downsample=max_pool_first_two, has larger ones)"
             )
         self.map_shape = backbone.map_shape
-        self.shots = shots
+        self.shots, self.loss = shots, loss
         self.relation = RelationModule(backbone.map_shape, filters, hidden, not backbone.uses_batch_statistics)
 
     def adapt(self, support: Examples) -> Tensor:
@@ -62,6 +65,8 @@ class RelationNet(EmbeddingLearner):
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         support, queries = (self._as_maps(embedded) for embedded in self.embed_together(tasks))
         logits = self._logits(self._class_maps(support, tasks.support), queries)
+        if self.loss == "cross_entropy":
+            return self.query_loss(logits, tasks)
         truth = memberships(tasks.query.y, tasks.query.ways, torch.int64)
         loss = (logits.sigmoid() - truth).square().mean((1, 2))  # eq. 2, as a mean
         return MetaLoss(loss, self.query_loss(logits.detach(), tasks).metrics)

@@ -29,9 +29,9 @@ class Maps(Backbone):
         return x.flatten(1)
 
 
-def relation(shots: str = "sum") -> RelationNet:
+def relation(shots: str = "sum", loss: str = "squared_error") -> RelationNet:
     torch.manual_seed(0)
-    return RelationNet(Maps(), 4, 6, shots).double()
+    return RelationNet(Maps(), 4, 6, shots, loss).double()
 
 
 def map_tasks(shots: int, ways: int = 3, tasks: int = 2) -> TaskBatch:
@@ -81,6 +81,25 @@ def test_the_loss_is_the_squared_error_of_the_scores() -> None:
         assert float(outcome.metrics["accuracy"][i]) == pytest.approx(float(right.double().mean()))
 
 
+def test_the_other_loss_is_the_cross_entropy_of_the_log_odds() -> None:
+    tasks, algorithm = map_tasks(1), relation(loss="cross_entropy")
+    outcome = algorithm.meta_loss(tasks)
+    squared = relation().meta_loss(tasks)
+    for i in range(2):
+        odds = plain_scores(algorithm.relation, list(tasks.support.x[i]), tasks.query.x[i]).logit()
+        torch.testing.assert_close(outcome.loss[i], F.cross_entropy(odds, tasks.query.y[i]))
+    assert torch.equal(outcome.metrics["accuracy"], squared.metrics["accuracy"])
+    assert not torch.allclose(outcome.loss, squared.loss)
+
+
+def test_a_stored_configuration_without_a_loss_has_the_papers(easy: ImageClasses) -> None:
+    config = compose("algorithm=relation", "backbone.filters=8")
+    del config["algorithm"]["loss"]
+    built = build_algorithm(config, easy)
+    assert isinstance(built, RelationNet)
+    assert built.loss == "squared_error"
+
+
 def test_the_mean_over_shots_does_not_depend_on_their_number() -> None:
     tasks, algorithm = map_tasks(1), relation("mean").eval()
     once = tasks.support
@@ -101,7 +120,9 @@ def test_labels_and_not_positions_decide() -> None:
 
 def conv_relation(running_stats: bool = True) -> RelationNet:
     torch.manual_seed(0)
-    return RelationNet(Conv4((1, 16, 16), 8, "max_pool_first_two", "batch", running_stats, "flatten"), 8, 8, "sum")
+    return RelationNet(
+        Conv4((1, 16, 16), 8, "max_pool_first_two", "batch", running_stats, "flatten"), 8, 8, "sum", "squared_error"
+    )
 
 
 def image_tasks() -> TaskBatch:
@@ -147,12 +168,12 @@ def test_with_batch_statistics_tasks_still_do_not_meet() -> None:
 def test_a_backbone_without_maps_is_refused() -> None:
     for backbone in (MLP((1, 16, 16), [8], "none", True), Conv4((1, 64, 64), 8, "max_pool", "batch", True, "mean")):
         with pytest.raises(UserError, match=r"compares feature maps.*backbone=conv4_relation"):
-            RelationNet(backbone, 8, 8, "sum")
+            RelationNet(backbone, 8, 8, "sum", "squared_error")
 
 
 def test_too_small_maps_are_refused() -> None:
     with pytest.raises(UserError, match=r"are 3x3 \(at least 4x4"):
-        RelationNet(Conv4((1, 63, 63), 8, "max_pool", "batch", True, "flatten"), 8, 8, "sum")
+        RelationNet(Conv4((1, 63, 63), 8, "max_pool", "batch", True, "flatten"), 8, 8, "sum", "squared_error")
 
 
 def test_the_algorithm_brings_its_backbone_and_the_user_may_choose_another(easy: ImageClasses) -> None:
