@@ -133,9 +133,8 @@ class NormalisedConvolution(Convolution):
         by_patches = torch.bmm(self._rows.transpose(1, 2), rows).transpose(1, 2)  # [G, o, K]
         total = rows.sum(1).unsqueeze(2)  # [G, o, 1]
         centred = by_patches - total * self._mean
-        along = (centred * kernels).sum(
-            2, keepdim=True
-        ) * self._inverse  # the sum of the gradient times what was normalised
+        # The sum of the gradient times what was normalised.
+        along = (centred * kernels).sum(2, keepdim=True) * self._inverse
         of_kernels = self._scale * (centred - along * self._inverse * self._by_covariance)
         _matrix(into[self._weight]).copy_(of_kernels)
         into[f"{self._norm}.bias"].copy_(total.squeeze(2))
@@ -146,7 +145,7 @@ class NormalisedConvolution(Convolution):
 
 def _matrix(kernels: Tensor) -> Tensor:
     """Kernels [G, o, c, k, k] with channels last in memory, seen as [G, o, k * k * c]."""
-    return kernels.permute(0, 1, 3, 4, 2).flatten(2)
+    return kernels.permute(0, 1, 3, 4, 2).view(*kernels.shape[:2], -1)  # the same memory, or an error
 
 
 class BatchNorm:
