@@ -10,9 +10,11 @@ A step writes into the memory and then reads what is there now, as the indices o
 (`order=read_first`).
 
 Departures: a head writes a vector of its own, where eq. 8 writes the read key k_t (`write_vectors=key`); public re-implementations do so too.
+A slot that holds next to nothing counts as empty (`empty_length`); by eq. 2 alone it is as like a key as any other.
 The cosine is multiplied by a learned strength, as in Neural Turing Machines, before the softmax, which over 128 slots is otherwise
 nearly flat (`key_strength=null` is the paper). The loss is the mean of the cross-entropies of all steps, the paper's is their sum. Where the
-paper leaves it open: every head has its own key and write gate, all share the least used slots; memory, weights and usage start at zero.
+paper leaves it open: every head has its own key and write gate, all share the least used slots; memory, weights and usage start at zero;
+keys start as projections of the image at hand (`initial`).
 """
 
 from __future__ import annotations
@@ -135,9 +137,7 @@ class MANN(Algorithm):
         self.inputs.weight *= 2
         self.heads.weight[:keys] *= 6
         self.heads.bias[:keys] = 0
-        if isinstance(self.addressing, LRUA) and self.addressing.parts[-1]:
-            self.heads.weight[-keys:] = self.heads.weight[:keys]
-            self.heads.bias[-keys:] = 0
+        self.addressing.start_with_images(self.heads.weight, self.heads.bias)
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         """The mean cross-entropy of the sequence. `accuracy` is that of all instances but each class's first, which can only be guessed."""

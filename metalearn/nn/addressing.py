@@ -25,6 +25,9 @@ class Addressing(Protocol):
     head_size: int  # what a step needs of the controller, the keys first
     similarity: Similarity
 
+    def start_with_images(self, weight: Tensor, bias: Tensor) -> None:
+        """Changes the heads' initial weights [head_size, C], whose keys follow the image at hand, so that an image finds what came with its like."""
+
     def start(self, like: Tensor) -> Memory:
         """The memory before the first step, for as many tasks as `like` [T, ...] has."""
 
@@ -61,6 +64,11 @@ class LRUA:
         self.similarity = Similarity(width, heads, key_strength, empty_length)
         self.parts = [self.similarity.head_size, heads, heads * width if own_vectors else 0]
         self.head_size = sum(self.parts)
+
+    def start_with_images(self, weight: Tensor, bias: Tensor) -> None:
+        """What a head writes starts as its key."""
+        if vectors := self.parts[-1]:
+            weight[-vectors:], bias[-vectors:] = weight[:vectors], bias[:vectors]
 
     def start(self, like: Tensor) -> Memory:
         tasks = like.shape[0]
@@ -99,6 +107,22 @@ class NTM:
         self.similarity = Similarity(width, self.heads, key_strength, empty_length)
         self.parts = [self.similarity.head_size, self.heads, 3 * self.heads, self.heads, width, width]
         self.head_size = sum(self.parts)
+
+    def start_with_images(self, weight: Tensor, bias: Tensor) -> None:
+        """The write head starts by going on to the next slot at every step and by writing the key that all read heads have at first.
+
+        Half of the read heads start with the slots that are like it, the others with those after them: there lie the labels, which come a step late.
+        """
+        _, gates, shifts, *_, add = torch.split(bias, self.parts)
+        gates[:-1] += 3  # by content
+        gates[-1] -= 3  # by location
+        by_head = shifts.view(self.heads, 3)
+        half = (self.heads - 1) // 2
+        by_head[:half, 1] += 3  # stay
+        by_head[half:, 2] += 3  # go on
+        width = self.parts[-1]
+        keys = weight[: self.heads * width].view(self.heads, width, -1)
+        keys[1:-1], weight[-width:], add[:] = keys[0].clone(), keys[0], 0
 
     def start(self, like: Tensor) -> Memory:
         weights = like.new_zeros(like.shape[0], self.heads, self.slots)

@@ -391,6 +391,17 @@ def test_images_of_a_class_find_each_other_before_anything_is_learned(initial: s
     assert least <= float(found) <= most
 
 
+def test_a_write_head_of_ntm_starts_by_going_on_to_the_next_slot() -> None:
+    torch.manual_seed(0)
+    settings = (16, 12, 5, 2, 10.0, 0.1, 0.99, "ntm", "write_first", "own", "images", 5)
+    algorithm = MANN(Pixels(SHAPE), WAYS, WAYS, *settings)
+    memory = algorithm.addressing.start(torch.zeros(TASKS, 1))
+    for step in range(1, 8):
+        heads = algorithm.heads(torch.randn(TASKS, 16) / 4)
+        _, memory = algorithm.addressing.step(heads, memory)
+        assert memory[1][:, -1].argmax(1).tolist() == [step] * TASKS
+
+
 def test_queries_come_to_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks, algorithm = random_tasks(), mann().eval()
     adapted = algorithm.adapt(tasks.support)
