@@ -146,12 +146,12 @@ def test_seeds_are_averaged(script: ModuleType, copy: Path) -> None:
 def test_several_seeds_and_classes_decide_together(script: ModuleType, copy: Path) -> None:
     for seed, ours in enumerate((98.6, 98.5, 98.7)):
         add(script, copy, seed, ours, more={"ci95_classes": 0.1})
-    assert "(3 seeds) | 0, 1, 2 | 1,000 | no | reproduced |" in written(script, copy)[1][0]
+    assert "(3 seeds), ± 0.10 over classes | 0, 1, 2 | 1,000 | no | reproduced |" in written(script, copy)[1][0]
     for seed, ours in enumerate(
         (98.6, 98.5, 98.7)
     ):  # t * deviation / root of 3 is 0.25: neither alone reaches the band, 0.4 below
         add(script, copy, seed, ours, more={"ci95_classes": 0.35})
-    assert "(3 seeds) | 0, 1, 2 | 1,000 | no | undecided |" in written(script, copy)[1][0]
+    assert "(3 seeds), ± 0.35 over classes | 0, 1, 2 | 1,000 | no | undecided |" in written(script, copy)[1][0]
 
 
 def test_a_run_with_other_settings_stands_by_itself(script: ModuleType, copy: Path) -> None:
