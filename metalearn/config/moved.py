@@ -34,7 +34,8 @@ _ADDED: dict[str, dict[str, Any]] = {
 
 def with_added(node: Mapping[str, Any]) -> dict[str, Any]:
     """A node with a `_target_`, and the settings that its class did not have yet when an earlier version wrote the node."""
-    return _ADDED.get(present_name(str(node.get("_target_"))), {}) | dict(node)
+    added = _ADDED.get(present_name(str(node.get("_target_"))), {})
+    return dict(node) | {key: value for key, value in added.items() if key not in node}  # in the order of the node
 
 
 def with_all_added(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -262,7 +262,8 @@ def test_it_trains_scores_every_row_and_keeps_a_record(capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     for said in (
         "tiny: Somebody 2021, A Paper, table 7 (https://example.org)",
-        f"as trained: paper 99.95 ± 0.5 %, ours {trained['ours']:.2f} ± {trained['ci95']:.2f} % of 6 tasks, difference",
+        f"as trained: paper 99.95 ± 0.5 %, ours {trained['ours']:.2f} ± {trained['ci95']:.2f} % of 6 tasks, "
+        f"± {trained['ci95_classes']:.2f} over classes, difference",
         "  - 4 steps; theirs 40,000",
         "not the experiment's protocol, changed: algorithm.inner_lr=0.25 (not 0.5)",
     ):
