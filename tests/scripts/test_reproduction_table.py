@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import statistics
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.scripts.load import ROOT, load_script
+
 NAME = "short/protonet_omniglot_5w1s"
 FILE = "short_protonet_omniglot_5w1s"
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reproduction_table", ROOT / "scripts" / "reproduction_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    module = load_script()
+    module = load_script("reproduction_table")
     experiments = module.read_experiments()  # once: composing them all takes seconds
     module.read_experiments = lambda: experiments
     return module
