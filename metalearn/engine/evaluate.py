@@ -66,34 +66,38 @@ def evaluate(
     task_chunk: int,
     stepwise: bool,
     progress: Callable[[int], None] = lambda done: None,
-    answers: Callable[[TaskBatch, Tensor], None] = lambda tasks, outputs: None,
+    answers: Callable[[TaskBatch, Tensor], None] | None = None,
+    further: bool | None = None,
 ) -> Scores:
     """Scores tasks 0..tasks-1 of `source`, which every run with the same evaluation seed shares.
 
     Args:
         task_chunk: tasks at a time.
-        stepwise: the full report: also score the states before adaptation and after inner steps (of many, those of `scored_states`), and what
-            else the paper reports.
+        stepwise: also score the states before adaptation and after inner steps (of many, those of `scored_states`). Without transduction
+            each state costs as much as the last one, so this multiplies the time.
         progress: called with the number of tasks done after each chunk.
         answers: called with each chunk of tasks and what was predicted for their queries; examples may be embedded.
+        further: also what else the algorithm's paper reports; None: where `stepwise`.
     """
     asked, was_training = algorithm, algorithm.training
     algorithm.eval()
     algorithm, source = embedded_once(algorithm, source, tasks * task.ways * (task.shots + task.queries))
     scores, losses, classes = [], [], []
-    further: dict[str, list[Tensor]] = {}
+    others: dict[str, list[Tensor]] = {}
+    with_others = stepwise if further is None else further
     for first in range(0, tasks, task_chunk):
         batch = source.tasks(first, min(task_chunk, tasks - first), task)
         steps, score, outputs = _score_states(algorithm, batch, source.kind, stepwise)
         scores.append(score)
         losses.append(source.kind.loss(outputs, batch.query.y))
         classes.append(batch.classes)
-        for name, values in (algorithm.further_scores(batch) if stepwise else {}).items():
-            further.setdefault(name, []).append(values)
-        answers(batch, outputs)
+        for name, values in (algorithm.further_scores(batch) if with_others else {}).items():
+            others.setdefault(name, []).append(values)
+        if answers is not None:
+            answers(batch, outputs)
         progress(first + batch.tasks)
     asked.train(was_training)
-    by_name = {name: torch.cat(values).cpu() for name, values in further.items()}
+    by_name = {name: torch.cat(values).cpu() for name, values in others.items()}
     return Scores(
         torch.cat(scores, dim=1).cpu(),
         steps,

@@ -25,8 +25,11 @@ from metalearn.runs.record import EvalResults, TestRecord
 from metalearn.status import Status
 
 
-def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str], stepwise: bool = True) -> dict[str, Any]:
     """Scores a run's checkpoint on test tasks as `config` describes them, prints the result; beside it writes eval-<time>.json and -tasks.npz.
+
+    Args:
+        stepwise: also score the states before adaptation and after inner steps.
 
     Raises:
         UserError: no usable checkpoint, or the run was trained on classes that are test classes now.
@@ -39,7 +42,7 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
     check_tasks(build_dataset(config), config["task"], "test")
     parts = assemble(config)
     settings = parts.settings
-    step, scores = _scored(run_dir, parts)
+    step, scores = _scored(run_dir, parts, stepwise)
     results = EvalResults(
         status=Status.DONE,
         error=None,
@@ -61,7 +64,7 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str]) ->
     return _publish(run_dir, results, scores)
 
 
-def _scored(run_dir: Path, parts: Parts) -> tuple[int, Scores]:
+def _scored(run_dir: Path, parts: Parts, stepwise: bool) -> tuple[int, Scores]:
     """The outer step of the checkpoint, and its scores."""
     settings, algorithm = parts.settings, parts.algorithm
     state = checkpoint.load(run_dir / f"{settings.eval.checkpoint}.pt", parts.device)
@@ -76,7 +79,9 @@ def _scored(run_dir: Path, parts: Parts) -> tuple[int, Scores]:
     parts.be_transductive()
     tasks, chunk = settings.eval.tasks, settings.eval.task_chunk
     with TaskProgress(tasks, "test") as progress:
-        scores = evaluate(algorithm, source, settings.task, tasks, chunk, stepwise=True, progress=progress.update)
+        scores = evaluate(
+            algorithm, source, settings.task, tasks, chunk, stepwise=stepwise, progress=progress.update, further=True
+        )
     return state["step"], scores
 
 

@@ -271,7 +271,7 @@ def _test(attempt: _Attempt, parts: Parts) -> TestRecord:
             settings.eval.task_chunk,
             stepwise=True,
             progress=progress.update,
-            **({"answers": counts.add} if by_class else {}),
+            answers=counts.add if by_class else None,
         )
     record = TestRecord.of(
         scores,

@@ -97,6 +97,8 @@ def test_what_else_the_paper_reports_is_scored_for_every_task(
     entry = record_of(algorithm, scores, "best")["further"]["first_label"]
     assert (entry["mean"], entry["ci95"]) == pytest.approx((float(expected.mean()), interval95(expected)))
     assert evaluate(algorithm, source("test"), TASK, 7, 3, stepwise=False).further == {}
+    asked = evaluate(algorithm, source("test"), TASK, 7, 3, stepwise=False, further=True)
+    assert torch.equal(asked.further["first_label"], expected)
 
 
 @pytest.mark.parametrize("name", ["protonet", "matching", "siamese", "relation", "pretrain", "baseline"])

@@ -252,6 +252,8 @@ def test_it_trains_scores_every_row_and_keeps_a_record(capsys: pytest.CaptureFix
     evaluated = json.loads(file.read_text())
     assert evaluated["overrides"][-1] == "eval.transductive=false"
     assert evaluated["test"]["transductive"] is alone["transductive"] is False
+    assert "per_step" in results["test"]
+    assert "per_step" not in evaluated["test"], "papers report the last state; the others would cost as much each"
     assert alone["ours"] == pytest.approx(100 * evaluated["test"]["accuracy"])
     assert alone["verdict"] == "reproduced"
     assert (missing["ours"], missing["verdict"]) == (None, "not scored")
