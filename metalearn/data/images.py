@@ -11,6 +11,7 @@ from metalearn.data.augment import Augment
 from metalearn.data.base import Dataset
 from metalearn.data.classes import ClassId, ClassSplit
 from metalearn.data.container import FlatImages
+from metalearn.data.normalize import Normalize
 from metalearn.data.source import ImageTasks
 from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION, Kind
@@ -22,11 +23,17 @@ class ImageClasses(Dataset):
     """C classes of images, from which tasks of N classes are drawn.
 
     Attributes:
-        name: of the data set; the origin of its classes.
+        name: of the data set.
         images: those of all classes, one after another.
         class_names: [C], in the order of `images`.
         split: which of them belong to train, val and test.
         rotations: split -> 1, 2 or 4: every class again, turned by multiples of 90 degrees.
+        origin: of the classes; None: the data set's name. Data sets made of the same images share one, and their names of classes: a class is
+            recognised across them.
+        normalize: what happens to each channel, once it is divided by 255; None: nothing.
+
+    Raises:
+        UserError: `normalize` is for another number of channels.
     """
 
     name: str
@@ -34,7 +41,13 @@ class ImageClasses(Dataset):
     class_names: tuple[str, ...]
     split: ClassSplit
     rotations: Mapping[str, int]
+    origin: str | None = None
+    normalize: Normalize | None = None
     kind: Kind = field(default=CLASSIFICATION, init=False)
+
+    def __post_init__(self) -> None:
+        if self.normalize is not None:
+            self.normalize.check(self.input_shape[0])
 
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -50,7 +63,7 @@ class ImageClasses(Dataset):
         """Turned classes stand behind the upright ones: class c of C turned r times has the number r * C + c."""
         turns = self.rotations[split]
         names = self.split.classes[split]
-        return tuple(ClassId(self.name, name, r * 360 // turns) for r in range(turns) for name in names)
+        return tuple(ClassId(self.origin or self.name, name, r * 360 // turns) for r in range(turns) for name in names)
 
     def without_small_classes(self, least: int) -> ImageClasses:
         """The same data set without the classes of fewer than `least` images (`dataset.min_images`); its split says so in its name.
@@ -78,7 +91,15 @@ class ImageClasses(Dataset):
         """See Dataset."""
         images = self.images.select(self.numbers(split))
         return ImageTasks(
-            self.name, split, self.classes(split), images, self.rotations[split], seed, device, Augment(**augment or {})
+            self.name,
+            split,
+            self.classes(split),
+            images,
+            self.rotations[split],
+            seed,
+            device,
+            Augment(**augment or {}),
+            self.normalize,
         )
 
     def check_augment(self, augment: Mapping[str, float]) -> None:

@@ -19,6 +19,7 @@ from metalearn.data.augment import NUMBERS, Augment
 from metalearn.data.base import TaskSource
 from metalearn.data.classes import ClassId
 from metalearn.data.container import FlatImages
+from metalearn.data.normalize import Normalize
 from metalearn.data.numbers import Stream, unit
 from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import Examples, TaskBatch, TaskShape
@@ -39,6 +40,7 @@ class ImageTasks(TaskSource):
         seed: of the stream of tasks.
         device: where the images live and the batches are made.
         augment: what happens to every drawn image.
+        normalize: what happens to its channels after that.
     """
 
     kind: Kind = CLASSIFICATION
@@ -53,11 +55,13 @@ class ImageTasks(TaskSource):
         seed: int,
         device: torch.device,
         augment: Augment,
+        normalize: Normalize | None = None,
     ) -> None:
         upright = torch.from_numpy(images.images).to(device)  # [M, c, H, W]
         turned = [upright.rot90(r * 4 // turns, (-2, -1)) for r in range(1, turns)]
         self._images = torch.cat([upright, *turned]) if turned else upright
-        self.name, self.split, self.classes, self.device, self.augment = name, split, classes, device, augment
+        self.name, self.split, self.classes, self.device = name, split, classes, device
+        self.augment, self.normalize = augment, normalize
         self.counts = np.tile(images.counts, turns)  # [turns * C]
         self._starts = np.cumsum(self.counts) - self.counts
         self._stream = Stream(seed, split)
@@ -67,11 +71,13 @@ class ImageTasks(TaskSource):
         ways, shots, queries = shape
         classes, images = self.draw(first, count, ways, shots + queries)
         rows = torch.from_numpy(self._starts[classes][..., None] + images).to(self.device, non_blocking=True)
-        x = self._values(self._images[rows])  # [T, N, K+Q, c, H, W], or embedded [T, N, K+Q, D]
-        if self.augment:
-            words = self._stream.words(first, count, ways * (shots + queries) * NUMBERS, _AUGMENT)
-            numbers = torch.from_numpy(unit(words).astype(np.float32)).to(self.device, non_blocking=True)
-            x = self.augment(x.flatten(0, 2), numbers.view(-1, NUMBERS)).view_as(x)
+        x = self._images[rows]  # [T, N, K+Q, c, H, W], or embedded [T, N, K+Q, D]
+        if x.dtype == torch.uint8:
+            numbers = None
+            if self.augment:
+                words = self._stream.words(first, count, ways * (shots + queries) * NUMBERS, _AUGMENT)
+                numbers = torch.from_numpy(unit(words).astype(np.float32)).to(self.device, non_blocking=True)
+            x = self._values(x, numbers)
         return TaskBatch(
             support=self._examples(x[:, :, :shots], ways),
             query=self._examples(x[:, :, shots:], ways),
@@ -87,10 +93,12 @@ class ImageTasks(TaskSource):
         made._images = torch.cat([embed(self._values(part)) for part in torch.split(self._images, _TOGETHER)])
         return made
 
-    @staticmethod
-    def _values(images: Tensor) -> Tensor:
-        """Images as numbers from 0 to 1; what is embedded already as it is."""
-        return images.float().div_(255) if images.dtype == torch.uint8 else images
+    def _values(self, images: Tensor, numbers: Tensor | None = None) -> Tensor:
+        """uint8 images [..., c, H, W] as a network sees them: from 0 to 1, changed at random by `numbers`, normalised."""
+        x = images.float().div_(255)
+        if numbers is not None:
+            x = self.augment(x.flatten(0, -4), numbers.view(-1, NUMBERS)).view_as(x)
+        return x if self.normalize is None else self.normalize(x)
 
     def draw(self, first: int, count: int, ways: int, images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Class numbers [T, N], whose position is the label, and image numbers [T, N, images], both without repetition."""

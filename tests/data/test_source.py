@@ -14,6 +14,7 @@ from metalearn.data.base import TaskSource
 from metalearn.data.classes import ClassId, ClassSplit, random_split
 from metalearn.data.container import FlatImages
 from metalearn.data.images import ImageClasses
+from metalearn.data.normalize import Normalize
 from metalearn.errors import UserError
 from metalearn.tasks import TaskBatch, TaskShape
 
@@ -225,3 +226,41 @@ def test_small_classes_can_be_left_out() -> None:
         UserError, match=r"dataset\.min_images=10 leaves no class in the train split of numbered \(at most 9 does\)"
     ):
         dataset.without_small_classes(10)
+
+
+def coloured(normalize: Normalize | None = None, origin: str | None = None) -> ImageClasses:
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 3, 8, 8), dtype=np.uint8)
+    names = tuple("abcdef")
+    split = ClassSplit("fixed", {"train": names[:2], "val": names[2:4], "test": names[4:]})
+    rotations = dict.fromkeys(("train", "val", "test"), 2)
+    return ImageClasses("coloured", FlatImages.of_classes(images), names, split, rotations, origin, normalize)
+
+
+def test_channels_are_normalised_one_by_one() -> None:
+    normalize = Normalize((0.2, 0.4, 0.6), (0.5, 0.25, 2.0))
+    shape = TaskShape(2, 1, 2)
+    plain, normalised = (coloured(how).source("train", 0, CPU).tasks(0, 3, shape) for how in (None, normalize))
+    for channel, (mean, std) in enumerate(zip(normalize.mean, normalize.std, strict=True)):
+        expected = (plain.query.x[:, :, channel] - mean) / std
+        torch.testing.assert_close(normalised.query.x[:, :, channel], expected)
+
+
+def test_what_is_embedded_is_normalised_first() -> None:
+    source = coloured(Normalize((0.5,) * 3, (0.5,) * 3)).source("val", 0, CPU)
+    embedded = source.embedded(lambda images: images.flatten(1)).tasks(0, 2, TaskShape(2, 1, 2))
+    assert torch.equal(embedded.support.x, source.tasks(0, 2, TaskShape(2, 1, 2)).support.x.flatten(2))
+
+
+def test_normalisation_for_another_number_of_channels_is_refused() -> None:
+    with pytest.raises(UserError, match=r"dataset\.normalize\.std has 1 values, the images have 3 channels"):
+        coloured(Normalize((0.5,) * 3, (0.5,)))
+
+
+def test_classes_carry_their_origin() -> None:
+    assert coloured(origin="photographs").classes("test")[3] == ClassId("photographs", "f", 180)
+    assert coloured().classes("test")[0] == ClassId("coloured", "e")
+
+
+def test_normalisation_is_read_from_the_setting() -> None:
+    assert Normalize.of(None) is None
+    assert Normalize.of({"mean": [0, 0.5], "std": [1, 0.25]}) == Normalize((0.0, 0.5), (1.0, 0.25))

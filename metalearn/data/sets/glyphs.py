@@ -18,9 +18,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from metalearn.data.cache import Stored, load_or_make
+from metalearn.data.cache import Classes, load_or_make
 from metalearn.data.classes import SPLITS, random_split
-from metalearn.data.container import FlatImages
 from metalearn.data.images import ImageClasses
 from metalearn.data.numbers import unit
 from metalearn.errors import UserError
@@ -63,8 +62,8 @@ def load(classes: int, drawers: int, size: int, seed: int, val_classes: int, tes
     # A name depends on what is drawn alone, not on how many classes there are.
     names = tuple(f"seed{seed}/glyph{i:03d}" for i in range(classes))
 
-    def make() -> Stored:
-        return Stored(FlatImages.of_classes(draw(classes, drawers, size, seed)), names)
+    def make() -> Classes:
+        return zip(names, draw(classes, drawers, size, seed), strict=True)
 
     stored = load_or_make("glyphs", f"{classes}x{drawers}-{size}-seed{seed}-v{DRAWING}", make)
     split = random_split(names, val_classes, test_classes, seed)

@@ -20,9 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from metalearn.data.cache import Stored, load_or_make
+from metalearn.data.cache import Classes, load_or_make
 from metalearn.data.classes import ClassSplit, random_split, read_split
-from metalearn.data.container import FlatImages
 from metalearn.data.download import Download, fetch
 from metalearn.data.images import ImageClasses
 from metalearn.data.places import data_dir, expanded
@@ -139,7 +138,7 @@ def _drawings(parts: list[Path]) -> Iterator[tuple[str, str, bytes]]:
                 yield f"{match[1]}/{match[2]}", member, content
 
 
-def _convert(parts: list[Path], size: int, resize: str) -> Stored:
+def _convert(parts: list[Path], size: int, resize: str) -> Classes:
     drawings: dict[str, list[np.ndarray]] = defaultdict(list)
     for name, member, content in _drawings(parts):
         drawings[name].append(_pixels(content, member, size, resize))
@@ -147,8 +146,8 @@ def _convert(parts: list[Path], size: int, resize: str) -> Stored:
         raise UserError(
             f"dataset.root={parts[0].parent}: no Omniglot images (Alphabet/characterNN/*.png) in {parts[0].name}"
         )
-    names = sorted(drawings)
-    return Stored(FlatImages.of_classes([np.stack(drawings[name])[:, None] for name in names]), tuple(names))
+    for name in sorted(drawings):
+        yield name, np.stack(drawings[name])[:, None]
 
 
 def _members(part: Path) -> Iterator[tuple[str, bytes]]:
