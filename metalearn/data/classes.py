@@ -81,7 +81,7 @@ class ClassSplit:
 
 
 def read_split(dataset: str, name: str) -> ClassSplit:
-    """The class lists shipped as `splits/<dataset>_<name>_{train,val,test}.txt`.
+    """The class lists shipped as `splits/<dataset>_<name>_{train,val,test}.txt`, one name in a line; a name may hold spaces.
 
     Raises:
         UserError: no such split is shipped; the message lists those that are.
@@ -90,7 +90,9 @@ def read_split(dataset: str, name: str) -> ClassSplit:
     if not all(file.is_file() for file in files.values()):
         shipped = sorted(f.stem.split("_")[1] for f in _SPLIT_FILES.glob(f"{dataset}_*_train.txt"))
         raise UserError(f"dataset.split={name}: {dataset} has no such split (shipped: {', '.join(shipped)})")
-    return ClassSplit(name, {split: tuple(file.read_text(encoding="utf-8").split()) for split, file in files.items()})
+    return ClassSplit(
+        name, {split: tuple(file.read_text(encoding="utf-8").splitlines()) for split, file in files.items()}
+    )
 
 
 def random_split(class_names: Sequence[str], val: int, test: int, seed: int) -> ClassSplit:
