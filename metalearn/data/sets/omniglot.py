@@ -6,13 +6,7 @@ fetched through torchvision. Zips are read in memory, never unpacked, so no memb
 
 from __future__ import annotations
 
-import hashlib
-import io
-import lzma
 import re
-import struct
-import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,26 +14,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from metalearn.data.archives import LIMITS, fingerprint, members
 from metalearn.data.cache import Classes, load_or_make
 from metalearn.data.classes import ClassSplit, random_split, read_split
 from metalearn.data.download import Download, fetch
 from metalearn.data.images import ImageClasses
+from metalearn.data.pixels import opened_image
 from metalearn.data.places import data_dir, expanded
-from metalearn.errors import UserError, one_line
+from metalearn.errors import UserError
 
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 PARTS = ("images_background", "images_evaluation")
 _MEMBER = re.compile(r"(?:^|/)(?:images_background|images_evaluation)/([^/]+)/(character\d+)/([^/]+)\.png$")
-_OF_THE_FINDER = re.compile(r"(?:^|/)(?:__MACOSX/|\._)")  # what macOS adds to folders and zips
 _TORCHVISIONS = "omniglot-py"  # the folder that torchvision makes in its root
 _VAL, _TEST = 100, 423  # characters of split=random, as in Finn et al.'s code, which shuffles characters
-_LARGEST_FILE, _LARGEST_SIDE = 1 << 24, 4096  # bytes, pixels: of one image, far above any real one
-_LAST_RECORD = 22 + 0xFFFF  # bytes: a zip's last record with the longest comment
-# All that zipfile and the decompressors raise about a damaged, encrypted or exotic file.
-_ZIP_ERRORS = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
-    *(RuntimeError, NotImplementedError, ValueError, OverflowError),
-)
+_LIMITS = LIMITS._replace(member=1 << 24)  # bytes of one drawing, far above any real one
+_LARGEST_SIDE = 4096  # pixels, also far above
 _SIZES = {"images_background": 9_464_212, "images_evaluation": 6_462_886}  # bytes of the published zips
 
 
@@ -62,7 +52,7 @@ def load(
     if download and folder.name not in PARTS:
         _fetch_missing(folder)
     parts = _find_parts(folder)
-    key = f"{size}-{resize}-v{CONVERSION}-{_fingerprint(parts)}"
+    key = f"{size}-{resize}-v{CONVERSION}-{fingerprint(parts, _is_png)}"
     stored = load_or_make("omniglot", key, lambda: _convert(parts, size, resize))
     chosen = _split(stored.class_names, split, split_seed)
     whole = ImageClasses("omniglot", stored.images, stored.class_names, chosen, rotations)
@@ -113,14 +103,6 @@ def _fetch_missing(folder: Path) -> None:
         )
 
 
-def _fingerprint(parts: list[Path]) -> str:
-    """Changes when any file of the parts does, without reading them: names, sizes and times of change."""
-    places = [part.resolve() for part in parts]
-    files = [file for part in places for file in ([part] if part.is_file() else sorted(part.rglob("*.png")))]
-    stats = [(str(file), (of := file.stat()).st_size, of.st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(stats).encode()).hexdigest()[:12]
-
-
 def image_files(root: str | None) -> Iterator[tuple[str, bytes]]:
     """(class name, content) of every image file at `root`, or where they are looked for without one.
 
@@ -133,9 +115,14 @@ def image_files(root: str | None) -> Iterator[tuple[str, bytes]]:
 def _drawings(parts: list[Path]) -> Iterator[tuple[str, str, bytes]]:
     """(class name, path, content) of every image file."""
     for part in parts:
-        for member, content in _members(part):
-            if (match := _MEMBER.search(member)) and not _OF_THE_FINDER.search(member):
-                yield f"{match[1]}/{match[2]}", member, content
+        above = f"{part.name}/" if part.is_dir() else ""
+        for member, content in members(part, _is_png, _LIMITS):
+            if match := _MEMBER.search(above + member):
+                yield f"{match[1]}/{match[2]}", above + member, content
+
+
+def _is_png(name: str) -> bool:
+    return name.endswith(".png")
 
 
 def _convert(parts: list[Path], size: int, resize: str) -> Classes:
@@ -150,56 +137,8 @@ def _convert(parts: list[Path], size: int, resize: str) -> Classes:
         yield name, np.stack(drawings[name])[:, None]
 
 
-def _members(part: Path) -> Iterator[tuple[str, bytes]]:
-    """(path below the folder that holds the part, content) of every file, in path order."""
-    if part.is_dir():
-        for file in sorted(part.rglob("*.png")):
-            yield file.relative_to(part.parent).as_posix(), file.read_bytes()
-        return
-    try:
-        with zipfile.ZipFile(part) as archive:
-            members = sorted(archive.infolist(), key=lambda each: each.filename)
-            _check_count(part, len(members))
-            for member in members:
-                if member.filename.endswith(".png"):
-                    _check_member(part, member)
-                    yield member.filename, archive.read(member)
-    except UserError:
-        raise
-    except _ZIP_ERRORS as error:
-        reason = one_line(error) or type(error).__name__
-        raise UserError(f"{part} is not an intact zip file ({reason}): delete it and fetch it again") from error
-
-
-def _check_count(part: Path, members: int) -> None:
-    """The zip's last record says how many there are; zipfile does not compare, and a damaged list can swallow its own rest."""
-    with part.open("rb") as file:
-        file.seek(max(0, part.stat().st_size - _LAST_RECORD))
-        end = file.read()
-    (count,) = struct.unpack_from("<H", end, end.rindex(b"PK\5\6") + 10)
-    if count not in (members, 0xFFFF):  # the latter: more than fit into the field
-        raise zipfile.BadZipFile(f"{members} of {count} files are listed")
-
-
-def _check_member(part: Path, member: zipfile.ZipInfo) -> None:
-    """Refuses what only somebody who means harm would write."""
-    name = member.filename
-    if name.startswith(("/", "\\")) or ".." in name.split("/"):
-        raise UserError(f"{part}: {name!r} leads out of the zip file")
-    if member.file_size > _LARGEST_FILE:
-        raise UserError(f"{part}: {name!r} has {member.file_size >> 20} MiB; a drawing has a few hundred bytes")
-
-
 def _pixels(content: bytes, member: str, size: int, resize: str) -> np.ndarray:
-    try:
-        image: Image.Image = Image.open(io.BytesIO(content))
-        if max(image.size) > _LARGEST_SIDE:  # known before any memory is taken for it
-            raise UserError(f"{member} has {image.width}x{image.height} pixels (at most {_LARGEST_SIDE} a side)")
-        image.load()
-    except UserError:
-        raise
-    except (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{member} is not a readable image ({one_line(error)})") from error
+    image = opened_image(content, member, largest=_LARGEST_SIDE**2)
     if image.size != (size, size):
         # Pillow resizes 1-bit images (which these are) with NEAREST, whatever filter is asked for; anti-aliasing needs grey levels first.
         if resize == "antialias":
