@@ -21,8 +21,9 @@ from metalearn.data.classes import ClassId
 from metalearn.data.container import FlatImages
 from metalearn.data.normalize import Normalize
 from metalearn.data.numbers import Stream, unit
+from metalearn.data.uneven import UnevenTask, draw_task
 from metalearn.kinds import CLASSIFICATION, Kind
-from metalearn.tasks import Examples, TaskBatch, TaskShape
+from metalearn.tasks import Examples, Shape, TaskBatch, VaryingShape, joined
 
 _TOGETHER = 256  # images that are embedded at a time
 _DRAW, _AUGMENT = 0, 1  # a task's random words for either purpose, apart from each other
@@ -66,8 +67,11 @@ class ImageTasks(TaskSource):
         self._starts = np.cumsum(self.counts) - self.counts
         self._stream = Stream(seed, split)
 
-    def tasks(self, first: int, count: int, shape: TaskShape) -> TaskBatch:
-        """Tasks first .. first+count-1 of this stream, [count, ways*shots, ...] and [count, ways*queries, ...]."""
+    def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:
+        """Tasks first .. first+count-1 of this stream, [count, ways*shots, ...] and [count, ways*queries, ...]; uneven ones padded."""
+        if isinstance(shape, VaryingShape):
+            drawn = [(i, draw_task(self._stream, i, shape, self.counts)) for i in range(first, first + count)]
+            return joined([self._uneven(i, task) for i, task in drawn])
         ways, shots, queries = shape
         classes, images = self.draw(first, count, ways, shots + queries)
         rows = torch.from_numpy(self._starts[classes][..., None] + images).to(self.device, non_blocking=True)
@@ -82,6 +86,23 @@ class ImageTasks(TaskSource):
             support=self._examples(x[:, :, :shots], ways),
             query=self._examples(x[:, :, shots:], ways),
             classes=torch.from_numpy(classes).to(self.device, non_blocking=True),
+        )
+
+    def _uneven(self, number: int, task: UnevenTask) -> TaskBatch:
+        """One task, [1, n, ...]."""
+        labels, images = np.concatenate(task.labels), np.concatenate([task.support, task.query])
+        rows = torch.from_numpy(self._starts[task.classes[labels]] + images).to(self.device, non_blocking=True)
+        x = self._values(self._images[rows])  # [n, c, H, W], or embedded [n, D]
+        if self.augment:
+            words = self._stream.words(number, 1, len(rows) * NUMBERS, _AUGMENT)
+            numbers = torch.from_numpy(unit(words).astype(np.float32)).to(self.device, non_blocking=True)
+            x = self.augment(x, numbers.view(-1, NUMBERS))
+        y, ways, shots = torch.from_numpy(labels).to(self.device, non_blocking=True), len(task.classes), len(task.support)
+        return TaskBatch(
+            support=Examples(x[None, :shots], y[None, :shots], ways, (shots,), (ways,)),
+            query=Examples(x[None, shots:], y[None, shots:], ways, (len(rows) - shots,), (ways,)),
+            classes=torch.from_numpy(task.classes)[None].to(self.device, non_blocking=True),
+            about={"ways": (ways,), "shots": (shots / ways,)},
         )
 
     @property
