@@ -43,32 +43,40 @@ def interval95_of_classes(scores: ArrayLike, classes: ArrayLike) -> float:
 
     Args:
         scores: [T].
-        classes: [T, N] integers; a class may be twice in a task, as one that is turned may.
+        classes: [T, N] integers; a class may be twice in a task, as one that is turned may. Tasks of fewer than N classes have -1 for the rest: the
+            effect of a class in a task of n classes counts for 1 / n of it.
 
     Returns:
         NaN where there is no such interval: fewer than 10 classes, tasks that hold more than half of them, or tasks too few to share any.
     """
     import numpy as np
 
-    y = np.asarray(scores, dtype=np.float64)
-    found, columns = np.unique(np.asarray(classes), return_inverse=True)
-    tasks, ways = np.shape(classes)
+    y, of_tasks = np.asarray(scores, dtype=np.float64), np.asarray(classes)
+    there = of_tasks >= 0
+    rows, _ = np.nonzero(there)
+    found, columns = np.unique(of_tasks[there], return_inverse=True)
+    tasks, ways = of_tasks.shape
     if len(found) < max(_LEAST_CLASSES, 2 * ways) or tasks < 3:
         return math.nan
-    return _Shared(columns.reshape(tasks, ways), len(found)).interval95(y)
+    each = there.sum(1)  # [T], classes
+    weights = np.ones(len(rows)) if there.all() else (each.mean() / each)[rows]
+    return _Shared(rows, columns.ravel(), weights, (tasks, len(found))).interval95(y)
 
 
 class _Shared:
-    """Which tasks share which classes. X [T, C] counts a task's classes, K = X X' [T, T] what two tasks share, M takes a mean off."""
+    """Which tasks share which classes. X [T, C] counts a task's classes, K = X X' [T, T] what two tasks share, M takes a mean off.
 
-    def __init__(self, columns: NDArray[Any], classes: int) -> None:
+    Where tasks have different numbers of classes, each class of a task counts for less than 1 where it has many, for more where it has few.
+    """
+
+    def __init__(
+        self, rows: NDArray[Any], columns: NDArray[Any], weights: NDArray[Any], shape: tuple[int, int]
+    ) -> None:
         import numpy as np
         from scipy.sparse import csr_matrix
 
-        tasks, ways = columns.shape
-        rows = np.repeat(np.arange(tasks), ways)
-        self._tasks, self._classes = tasks, classes
-        self._counts = csr_matrix((np.ones(tasks * ways), (rows, columns.ravel())), shape=(tasks, classes))  # X
+        self._tasks, self._classes = tasks, _ = shape
+        self._counts = csr_matrix((weights, (rows, columns)), shape=shape)  # X
         self._counts.sum_duplicates()
         self._each = np.asarray(self._counts.sum(0)).ravel()  # [C], in how many tasks each class is
         own = float(np.square(self._counts.data).sum())

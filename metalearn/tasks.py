@@ -69,6 +69,29 @@ class VaryingShape(NamedTuple):
         queries = self.max_queries if isinstance(self.queries, str) else self.queries
         return min(ways * shots, self.max_support) + ways * queries
 
+    def faults(self, key: str, split: str, classes: int, smallest: str, images: int) -> list[str]:
+        """Why such tasks cannot be drawn of so many classes, of which the smallest has so many images; `key` is `task` or `task.train`."""
+        least, name = (self.min_ways, "min_ways") if isinstance(self.ways, str) else (self.ways, "ways")
+        found = []
+        if least < 2:
+            found.append(f"{key}.{name}={least}, tasks of classes need 2 or more")
+        if isinstance(self.ways, str) and self.min_ways > self.max_ways:
+            found.append(f"{key}.min_ways={self.min_ways} is more than {key}.max_ways={self.max_ways}")
+        if least > classes:
+            found.append(f"{key}.{name}={least} needs {least} classes, the {split} split has {classes}")
+        shots, from_shots = (1, "") if isinstance(self.shots, str) else (self.shots, f"{key}.shots={self.shots} + ")
+        if least * shots > self.max_support:
+            found.append(
+                f"{key}.max_support={self.max_support} is less than {least} ways ask for ({least * shots} or more)"
+            )
+        queries, asked = (
+            (1, "1 query") if isinstance(self.queries, str) else (self.queries, f"{key}.queries={self.queries}")
+        )
+        if shots + queries > images:
+            support = from_shots or "1 support example + "
+            found.append(f"{support}{asked} need {shots + queries} images of every class, '{smallest}' has {images}")
+        return found
+
 
 Shape = TaskShape | VaryingShape
 
@@ -93,8 +116,8 @@ def shape_of(node: Mapping[str, Any], key: str = "task") -> Shape:
 class Examples(NamedTuple):
     """Labelled examples of T tasks, in blocks by label: the first K (or Q) of each task carry label 0, the next 1, ... Regression has one block.
 
-    Tasks of uneven size have `counts`. Their blocks may be of unequal length, and where T > 1 the shorter ones are padded at their end: with zeros in x
-    and label 0. A single task is never padded.
+    Tasks of uneven size have `counts`. Their blocks may be of unequal length, and where T > 1 the shorter tasks are padded at their end, with zeros
+    in x and label 0. A single task is never padded.
     """
 
     x: Tensor  # [T, N*K, ...] float32
@@ -136,7 +159,9 @@ class TaskBatch(NamedTuple):
     support: Examples
     query: Examples
     classes: Tensor  # [T, N] int64, the split's class ids, or zeros where it has none; for reports and non-episodic baselines only. -1 is padding
-    about: Mapping[str, tuple[Any, ...]] = {}  # what reports group the tasks by: name -> a number or a text for each, [T]
+    about: Mapping[
+        str, tuple[Any, ...]
+    ] = {}  # what reports group the tasks by: name -> a number or a text for each, [T]
 
     @property
     def tasks(self) -> int:

@@ -34,7 +34,9 @@ def test_interval_by_hand() -> None:
 def shared_by_hand(scores: np.ndarray, classes: np.ndarray) -> float:
     """The estimator with all matrices written out, [T, T]."""
     tasks = len(scores)
-    counts = np.stack([np.bincount(row, minlength=classes.max() + 1) for row in classes])  # [T, C]
+    each = (classes >= 0).sum(1)
+    counts = np.stack([np.bincount(row[row >= 0], minlength=classes.max() + 1) for row in classes])  # [T, C]
+    counts = counts * (each.mean() / each)[:, None]
     shared = (counts @ counts.T).astype(float)
     mean_off = np.eye(tasks) - 1 / tasks
     e, k = mean_off @ scores, mean_off @ shared @ mean_off
@@ -61,6 +63,30 @@ def test_the_interval_over_classes_is_that_of_its_model(classes: int, tasks: int
         chosen = rng.integers(0, classes, (tasks, 4))  # some are twice in a task
         scores = effect * rng.standard_normal(classes)[chosen].mean(1) + 0.1 * rng.standard_normal(tasks)
         assert interval95_of_classes(scores, chosen) == pytest.approx(shared_by_hand(scores, chosen), rel=1e-6)
+
+
+def test_a_class_counts_for_less_in_a_task_of_many() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(5):
+        chosen = np.stack([rng.permutation(40)[:9] for _ in range(120)])
+        chosen[np.arange(9) >= rng.integers(2, 10, 120)[:, None]] = -1
+        effects = np.where(chosen < 0, 0, rng.standard_normal(40)[chosen])
+        scores = effects.sum(1) / (chosen >= 0).sum(1) + 0.1 * rng.standard_normal(120)
+        assert interval95_of_classes(scores, chosen) == pytest.approx(shared_by_hand(scores, chosen), rel=1e-6)
+
+
+def test_it_holds_the_mean_of_other_classes_where_ways_differ() -> None:
+    """Of 200 draws of 40 classes, each with 300 tasks of 2 to 12 of them; that over tasks alone holds in far fewer."""
+    rng, hold, hold_tasks = np.random.default_rng(6), 0, 0
+    for _ in range(200):
+        chosen = rng.random((300, 40)).argsort(1)[:, :12]
+        chosen[np.arange(12) >= rng.integers(2, 13, 300)[:, None]] = -1
+        effects = np.where(chosen < 0, 0, rng.standard_normal(40)[chosen])
+        scores = effects.sum(1) / (chosen >= 0).sum(1) + 0.3 * rng.standard_normal(300)
+        hold += abs(scores.mean()) <= interval95_of_classes(scores, chosen)
+        hold_tasks += abs(scores.mean()) <= interval95(scores)
+    assert hold >= 180
+    assert hold_tasks < 120
 
 
 def test_the_names_of_classes_do_not_matter() -> None:

@@ -39,6 +39,9 @@ class Algorithm(nn.Module, ABC):
     """Base of every algorithm; `self.training` tells training tasks from evaluation, as in any module."""
 
     kinds: ClassVar[tuple[Kind, ...]] = (CLASSIFICATION,)  # of task that it can learn
+    uneven: ClassVar[bool] = (
+        False  # whether it can learn tasks of uneven size: classes with other numbers of examples (tasks.py)
+    )
     kind: Kind = CLASSIFICATION  # of the tasks at hand, set by whoever builds it for a data set
     outer_step: int = 0  # outer steps done, set by the outer loop: for what a paper anneals while training
 
@@ -78,6 +81,14 @@ class Algorithm(nn.Module, ABC):
         return False
 
     @property
+    def masks(self) -> bool:
+        """Of an `uneven` learner: whether it takes several tasks at once, padded, and leaves the padding out (`Examples.mask`).
+
+        Else they come one by one, each at its own size.
+        """
+        return False
+
+    @property
     def transductive(self) -> bool:
         """Whether, in evaluation, the prediction for one query depends on the other queries."""
         return False
@@ -101,8 +112,8 @@ class Algorithm(nn.Module, ABC):
 
     def query_loss(self, outputs: Tensor, tasks: TaskBatch) -> MetaLoss:
         """Loss and score, by the kind of the tasks, of what `predict` returned for the queries."""
-        y = tasks.query.y
-        return MetaLoss(self.kind.loss(outputs, y), self.scored(outputs, y))
+        score = tasks.query.by_task(self.kind.score_of, outputs.detach())
+        return MetaLoss(tasks.query.by_task(self.kind.loss, outputs), {self.kind.score: score})
 
     def scored(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The score of training tasks under its name, for the log: outputs [T, n, ...], y [T, n, ...] -> [T]."""

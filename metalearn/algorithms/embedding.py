@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class EmbeddingLearner(Algorithm):
         backbone: [n, ...] -> [n, D].
     """
 
+    uneven: ClassVar[bool] = True
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
@@ -39,14 +42,18 @@ class EmbeddingLearner(Algorithm):
         twin._modules = {**self._modules, "backbone": Embedded(self.backbone)}
         return TwoSteps(lambda x: self.embed(x.unsqueeze(0)).squeeze(0), self.backbone.feature_dim, twin)
 
-    def embed(self, x: Tensor) -> Tensor:
-        """The examples of T tasks, [T, n, ...] -> [T, n, D]."""
-        return embed_tasks(self.backbone, x, self.training)
+    def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The examples of T tasks, [T, n, ...] -> [T, n, D]; where mask [T, n] is False, zeros in the place of padding."""
+        return embed_tasks(self.backbone, x, self.training, mask)
 
     def embed_together(self, tasks: TaskBatch) -> tuple[Tensor, Tensor]:
         """Support [T, N*K, D] and queries [T, N*Q, D], which pass the backbone together: its batch statistics are those of the whole task."""
         support = tasks.support.x.shape[1]
-        embedded = self.embed(torch.cat([tasks.support.x, tasks.query.x], dim=1))
+        masks, mask = [part.mask for part in (tasks.support, tasks.query)], None
+        if any(one is not None for one in masks):
+            there = (torch.ones_like(part.y, dtype=torch.bool) for part in (tasks.support, tasks.query))
+            mask = torch.cat([all_ if one is None else one for one, all_ in zip(masks, there, strict=True)], dim=1)
+        embedded = self.embed(torch.cat([tasks.support.x, tasks.query.x], dim=1), mask)
         return embedded[:, :support], embedded[:, support:]
 
 
@@ -106,12 +113,13 @@ def negative_squared_distances(queries: Tensor, points: Tensor) -> Tensor:
     return 2 * queries @ points.transpose(1, 2) - points.square().sum(-1).unsqueeze(1)
 
 
-def memberships(y: Tensor, ways: int, dtype: torch.dtype) -> Tensor:
-    """Which example is of which class, as 0 and 1: y [T, m] -> [T, m, N]."""
-    return F.one_hot(y, ways).to(dtype)
+def memberships(y: Tensor, ways: int, dtype: torch.dtype, mask: Tensor | None = None) -> Tensor:
+    """Which example is of which class, as 0 and 1: y [T, m] -> [T, m, N]. What mask [T, m] takes for padding is of none."""
+    members = F.one_hot(y, ways).to(dtype)
+    return members if mask is None else members * mask.unsqueeze(-1).to(dtype)
 
 
 def class_means(embedded: Tensor, support: Examples) -> Tensor:
-    """The mean of each class's embedded support examples: [T, N*K, D] -> [T, N, D]."""
-    members = memberships(support.y, support.ways, embedded.dtype)  # [T, N*K, N]
-    return members.mT @ embedded / members.sum(1).unsqueeze(-1)
+    """The mean of each class's embedded support examples: [T, N*K, D] -> [T, N, D]; zeros of a class that a task does not have."""
+    members = memberships(support.y, support.ways, embedded.dtype, support.mask)  # [T, N*K, N]
+    return members.mT @ embedded / members.sum(1).clamp_min(1).unsqueeze(-1)

@@ -42,6 +42,7 @@ class InnerLoopLearner(Algorithm):
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = (CLASSIFICATION, REGRESSION)
+    uneven: ClassVar[bool] = True
     adapts_backbone = True
 
     def __init__(self, backbone: Backbone, ways: int) -> None:

@@ -19,7 +19,7 @@ keys start as projections of the image at hand (`initial`).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,8 @@ class MANN(Algorithm):
         UserError: fewer label units than ways.
     """
 
+    uneven: ClassVar[bool] = True
+
     def __init__(
         self,
         backbone: Backbone,
@@ -142,6 +144,9 @@ class MANN(Algorithm):
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         """The mean cross-entropy of the sequence. `accuracy` is that of all instances but each class's first, which can only be guessed."""
         logits, y = self._sequence_logits(tasks)
+        if tasks.uneven:  # not as many instances of every class
+            score = later_accuracy(logits.detach(), y)
+            return MetaLoss(kinds.cross_entropy(logits, y), {"accuracy": score})
         scores = instance_accuracy(logits.detach(), y)  # [T, I]
         shown = {f"instance_{i}": scores[:, i - 1] for i in (1, 2, 5, 10) if i <= scores.shape[1]}
         return MetaLoss(kinds.cross_entropy(logits, y), {"accuracy": scores[:, 1:].mean(1), **shown})
@@ -168,7 +173,9 @@ class MANN(Algorithm):
         return logits[..., : adapted.ways]
 
     def further_scores(self, tasks: TaskBatch) -> dict[str, Tensor]:
-        """Table 1: the accuracy at each class's 1st, 2nd, ... instance in a sequence like those of training."""
+        """Table 1: the accuracy at each class's 1st, 2nd, ... instance in a sequence like those of training; not of tasks of uneven size."""
+        if tasks.uneven:
+            return {}
         scores = instance_accuracy(*self._sequence_logits(tasks))
         return {f"instance_{i}": scores[:, i - 1] for i in (1, 2, 3, 4, 5, 10) if i <= scores.shape[1]}
 
@@ -195,7 +202,14 @@ class MANN(Algorithm):
             blocks = [torch.unflatten(part, 1, (ways, -1)) for part in (support, query)]
             return torch.cat(blocks, dim=2)[:, :, : self.instances].flatten(1, 2)
 
-        x, y = by_class(tasks.support.x, tasks.query.x), by_class(tasks.support.y, tasks.query.y)
+        if tasks.uneven:
+            x, y = (
+                torch.cat([getattr(part, name) for part in (tasks.support, tasks.query)], dim=1) for name in ("x", "y")
+            )
+            first = (instances_before(y) < self.instances)[0]
+            x, y = x[:, first], y[:, first]
+        else:
+            x, y = by_class(tasks.support.x, tasks.query.x), by_class(tasks.support.y, tasks.query.y)
         order = shuffled(tasks.classes, y.shape[1], _ORDER)
         rows = torch.arange(y.shape[0], device=y.device).unsqueeze(1)
         return x[rows, order], y[rows, order]
@@ -268,6 +282,19 @@ class _DeferredGradient(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         inputs = torch.stack(ctx.inputs, dim=1).to(gradient.dtype)  # [T, S, m]
         return gradient, gradient.flatten(0, 1).t() @ inputs.flatten(0, 1), None
+
+
+def instances_before(y: Tensor) -> Tensor:
+    """How many examples of the same class stand before each: y [T, S] -> [T, S]."""
+    seen = F.one_hot(y).cumsum(1)  # [T, S, N]
+    return seen.gather(2, y.unsqueeze(2)).squeeze(2) - 1
+
+
+def later_accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """The accuracy of all but each class's first instance: logits [T, S, N], y [T, S] -> [T]."""
+    later = instances_before(y) > 0
+    right = (logits.argmax(-1) == y) & later
+    return right.sum(1) / later.sum(1)
 
 
 def instance_accuracy(logits: Tensor, y: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ class Adapted(NamedTuple):
     embedded: Tensor  # [T, N*K, D], g(x_i, S)
     y: Tensor  # [T, N*K]
     ways: int
+    mask: Tensor | None  # [T, N*K], of padded tasks
 
 
 class MatchingNet(EmbeddingLearner):
@@ -65,7 +66,7 @@ class MatchingNet(EmbeddingLearner):
         self.query_context = QueryContext(backbone.feature_dim, processing_steps) if full_context else None
 
     def adapt(self, support: Examples) -> Adapted:
-        return self._adapted(self.embed(support.x), support)
+        return self._adapted(self.embed(support.x, support.mask), support)
 
     def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
         return self._logits(adapted, self.embed(query_x))
@@ -76,6 +77,10 @@ class MatchingNet(EmbeddingLearner):
         return self.scale.logged_with(self.query_loss(logits, tasks))
 
     @property
+    def masks(self) -> bool:
+        return not self.transductive and self.support_context is None
+
+    @property
     def repeats(self) -> bool:
         return True
 
@@ -83,14 +88,17 @@ class MatchingNet(EmbeddingLearner):
         """From g' [T, N*K, D]."""
         if self.support_context is not None:
             embedded = self.support_context(embedded)
-        return Adapted(embedded, support.y, support.ways)
+        return Adapted(embedded, support.y, support.ways, support.mask)
 
     def _logits(self, adapted: Adapted, queries: Tensor) -> Tensor:
         """From f' [T, n, D]: the log of eq. 1's label probabilities, [T, n, N]."""
         if self.query_context is not None:
             queries = self.query_context(queries, adapted.embedded)
-        log_attention = self.similarities(adapted.embedded, queries).log_softmax(-1)  # [T, n, N*K]
-        others = ~memberships(adapted.y, adapted.ways, torch.bool)  # [T, N*K, N]
+        similarities = self.similarities(adapted.embedded, queries)
+        if adapted.mask is not None:
+            similarities = similarities.masked_fill(~adapted.mask.unsqueeze(1), -torch.inf)
+        log_attention = similarities.log_softmax(-1)  # [T, n, N*K]
+        others = ~memberships(adapted.y, adapted.ways, torch.bool, adapted.mask)  # [T, N*K, N]
         # Eq. 1: P(y) = sum of a(x, x_i) over the x_i labelled y; in logarithms, as distant classes' attention underflows.
         by_class = log_attention.unsqueeze(-1).masked_fill(others.unsqueeze(1), -torch.inf)  # [T, n, N*K, N]
         return by_class.logsumexp(2)

@@ -82,8 +82,14 @@ class Pretrain(EmbeddingLearner):
 
     def adapt(self, support: Examples) -> Head:
         """The fine-tuning stage: a head for each task, with a leading task axis, on fixed features."""
-        features = self.embed(support.x).detach()
+        features = self.embed(support.x, support.mask).detach()
         return centroids(features, support) if self.head == "centroid" else self._fit(features, support)
+
+    @property
+    def masks(self) -> bool:
+        # In training an example counts among all classes of the split; a head that is fitted takes its examples in an order that depends on
+        # their number.
+        return not self.transductive and not self.training and self.head == "centroid"
 
     def predict(self, adapted: Head, query_x: Tensor) -> Tensor:
         return head_logits(self.head, adapted, self.embed(query_x), self.scale)

@@ -39,7 +39,7 @@ class ProtoNet(EmbeddingLearner):
 
     def adapt(self, support: Examples) -> Tensor:
         """Prototypes [T, N, D], eq. 1."""
-        return class_means(self.embed(support.x), support)
+        return class_means(self.embed(support.x, support.mask), support)
 
     def predict(self, adapted: Tensor, query_x: Tensor) -> Tensor:
         return self._logits(adapted, self.embed(query_x))
@@ -48,6 +48,10 @@ class ProtoNet(EmbeddingLearner):
         support, queries = self.embed_together(tasks)
         logits = self._logits(class_means(support, tasks.support), queries)
         return self.scale.logged_with(self.query_loss(logits, tasks))
+
+    @property
+    def masks(self) -> bool:
+        return not self.transductive
 
     @property
     def repeats(self) -> bool:

@@ -56,7 +56,11 @@ class RelationNet(EmbeddingLearner):
 
     def adapt(self, support: Examples) -> Tensor:
         """Feature maps of the classes, [T, N, C, h, w]."""
-        return self._class_maps(self._maps(support.x), support)
+        return self._class_maps(self._as_maps(self.embed(support.x, support.mask)), support)
+
+    @property
+    def masks(self) -> bool:
+        return not self.transductive and not self.training  # in training, all pairs of a task are normalised together
 
     def predict(self, adapted: Tensor, query_x: Tensor) -> Tensor:
         """The relation scores' log-odds, which are in the same order as the scores."""
@@ -80,9 +84,9 @@ class RelationNet(EmbeddingLearner):
 
     def _class_maps(self, maps: Tensor, support: Examples) -> Tensor:
         """Section 3.2, K-shot: the sum over each class's shots, [T, N*K, C, h, w] -> [T, N, C, h, w]."""
-        members = memberships(support.y, support.ways, maps.dtype)  # [T, N*K, N]
+        members = memberships(support.y, support.ways, maps.dtype, support.mask)  # [T, N*K, N]
         if self.shots == "mean":
-            members = members / members.sum(1, keepdim=True)
+            members = members / members.sum(1, keepdim=True).clamp_min(1)
         return torch.einsum("tmn,tmchw->tnchw", members, maps)
 
     def _logits(self, classes: Tensor, queries: Tensor) -> Tensor:

@@ -139,6 +139,10 @@ class Reptile(InnerLoopLearner):
         heads = {name: resized_head(named[name].unsqueeze(0), ways)[0] for name in ("head.weight", "head.bias")}
         return named | heads
 
+    def _of_trained_size(self, name: str, part: Tensor) -> Tensor:
+        """What belongs to a head of other than the trained ways, [T, N, ...]: the mean over its rows for each of the trained ones."""
+        return resized_head(part, self.ways) if name.startswith("head.") and part.shape[1] != self.ways else part
+
     def _step_by_hand(
         self, rows: _Rows, moments: _Rows, support: Examples, batches: Tensor, group: slice, step: int
     ) -> None:
@@ -194,8 +198,9 @@ class Reptile(InnerLoopLearner):
 
     @torch.no_grad()
     def _sum_moments(self, second_moments: dict[str, Tensor]) -> None:
-        for total, moment in zip(self._by_name(self.moment_sum).values(), second_moments.values(), strict=True):
-            total += moment.sum(0)
+        totals = self._by_name(self.moment_sum)
+        for name, moment in second_moments.items():
+            totals[name] += self._of_trained_size(name, moment).sum(0)
         self.moment_tasks += next(iter(second_moments.values())).shape[0]
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
@@ -206,8 +211,9 @@ class Reptile(InnerLoopLearner):
             self._sum_moments(moments)
         with torch.no_grad():
             after = self.query_loss(self.predict(adapted, tasks.query.x), tasks)
+        start = self._start(dict(self.network.named_parameters()), tasks.support.ways)
         inner_products = [
-            (theta * (theta.detach() - adapted.parameters[name])).flatten(1).sum(1)
+            (theta * self._of_trained_size(name, start[name].detach() - adapted.parameters[name])).flatten(1).sum(1)
             for name, theta in self.network.named_parameters()
         ]
         surrogate = torch.stack(inner_products).sum(

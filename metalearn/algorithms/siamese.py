@@ -29,6 +29,7 @@ class Adapted(NamedTuple):
     embedded: Tensor  # [T, N*K, D]
     y: Tensor  # [T, N*K]
     ways: int
+    mask: Tensor | None  # [T, N*K], of padded tasks
 
 
 class Siamese(EmbeddingLearner):
@@ -49,28 +50,32 @@ class Siamese(EmbeddingLearner):
         self.l2 = l2
 
     def adapt(self, support: Examples) -> Adapted:
-        return Adapted(self.embed(support.x), support.y, support.ways)
+        return Adapted(self.embed(support.x, support.mask), support.y, support.ways, support.mask)
 
     def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
         log_odds = self._log_odds(adapted.embedded, self.embed(query_x))
-        return self._class_logits(log_odds, adapted.y, adapted.ways)
+        return self._class_logits(log_odds, adapted.y, adapted.ways, adapted.mask)
+
+    @property
+    def masks(self) -> bool:
+        return not self.transductive
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         support = tasks.support
         log_odds = self._log_odds(*self.embed_together(tasks))
-        same = _same(tasks)
+        same, different = _pairs(tasks)
         pair_losses = F.binary_cross_entropy_with_logits(log_odds, same.to(log_odds.dtype), reduction="none")
-        loss = _balanced_mean(pair_losses, same) + self.l2 * self._squared_weights()
-        logits = self._class_logits(log_odds.detach(), support.y, support.ways)
-        verification = _balanced_mean(((log_odds.detach() > 0) == same).float(), same)
+        loss = _balanced_mean(pair_losses, same, different) + self.l2 * self._squared_weights()
+        logits = self._class_logits(log_odds.detach(), support.y, support.ways, support.mask)
+        verification = _balanced_mean(((log_odds.detach() > 0) == same).float(), same, different)
         return MetaLoss(loss, {**self.query_loss(logits, tasks).metrics, "verification_accuracy": verification})
 
     def further_scores(self, tasks: TaskBatch) -> dict[str, Tensor]:
         """Table 1's accuracy of "same" or "different", on the pairs of a support example and a query."""
-        support, queries = (self.embed(part.x) for part in (tasks.support, tasks.query))
-        same = _same(tasks)
+        support, queries = (self.embed(part.x, part.mask) for part in (tasks.support, tasks.query))
+        same, different = _pairs(tasks)
         decisions = self._log_odds(support, queries) > 0
-        return {"verification_accuracy": _balanced_mean((decisions == same).float(), same)}
+        return {"verification_accuracy": _balanced_mean((decisions == same).float(), same, different)}
 
     def _log_odds(self, support: Tensor, queries: Tensor) -> Tensor:
         """Section 3.1: log p / (1 - p) of every pair, [T, m, D], [T, n, D] -> [T, n, m]."""
@@ -79,21 +84,26 @@ class Siamese(EmbeddingLearner):
         return log_odds.squeeze(-1)
 
     @staticmethod
-    def _class_logits(log_odds: Tensor, y: Tensor, ways: int) -> Tensor:
-        members = memberships(y, ways, log_odds.dtype)  # [T, m, N]
-        return log_odds @ members / members.sum(1).unsqueeze(1)
+    def _class_logits(log_odds: Tensor, y: Tensor, ways: int, mask: Tensor | None) -> Tensor:
+        members = memberships(y, ways, log_odds.dtype, mask)  # [T, m, N]
+        return log_odds @ members / members.sum(1).clamp_min(1).unsqueeze(1)
 
     def _squared_weights(self) -> Tensor:
         return torch.stack([p.square().sum() for p in self.parameters() if p.ndim > 1]).sum()
 
 
-def _same(tasks: TaskBatch) -> Tensor:
-    """Which query is of the class of which support example, [T, N*Q, N*K]."""
-    return tasks.query.y.unsqueeze(2) == tasks.support.y.unsqueeze(1)
+def _pairs(tasks: TaskBatch) -> tuple[Tensor, Tensor]:
+    """Which query is of the class of which support example, and which is of another, both [T, N*Q, N*K]; padding is in neither."""
+    same = tasks.query.y.unsqueeze(2) == tasks.support.y.unsqueeze(1)
+    different = ~same
+    for mask, axis in ((tasks.query.mask, 2), (tasks.support.mask, 1)):
+        if mask is not None:
+            same, different = same & mask.unsqueeze(axis), different & mask.unsqueeze(axis)
+    return same, different
 
 
-def _balanced_mean(values: Tensor, same: Tensor) -> Tensor:
+def _balanced_mean(values: Tensor, same: Tensor, different: Tensor) -> Tensor:
     """[T, n, m] -> [T]: the mean over a task's pairs, where those of the same class weigh as much together as those of different ones."""
     of_same = torch.where(same, values, 0).sum((1, 2)) / same.sum((1, 2))
-    of_different = torch.where(same, 0, values).sum((1, 2)) / (~same).sum((1, 2))
+    of_different = torch.where(different, values, 0).sum((1, 2)) / different.sum((1, 2))
     return (of_same + of_different) / 2

@@ -23,8 +23,16 @@ class Backbone(nn.Module):
     map_shape: tuple[int, int, int] | None = None  # (C, h, w) where the D features are a feature map, flattened
 
 
-def embed_tasks(backbone: nn.Module, x: Tensor, training: bool) -> Tensor:
-    """The examples of T tasks through one backbone: [T, n, ...] -> [T, n, D]."""
+def embed_tasks(backbone: nn.Module, x: Tensor, training: bool, mask: Tensor | None = None) -> Tensor:
+    """The examples of T tasks through one backbone: [T, n, ...] -> [T, n, D].
+
+    Where mask [T, n] is False there is padding, which does not pass: zeros in its place.
+    """
+    if mask is not None:
+        real = zip(x, mask, strict=True)
+        features = [embed_tasks(backbone, task[there].unsqueeze(0), training)[0] for task, there in real]
+        padded: Tensor = features[0].new_zeros(*mask.shape, features[0].shape[-1])
+        return padded.masked_scatter(mask.unsqueeze(-1), torch.cat(features))
     if training or backbone.uses_batch_statistics:
         # Task by task: each is normalised with its own statistics, so the outcome does not depend on which tasks come together.
         return torch.stack([backbone(channels_last(task)) for task in x])

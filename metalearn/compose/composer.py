@@ -98,6 +98,8 @@ class Composer:
             for group, name in names.items()
             if group in chosen or name in self._hydra.config_loader.get_group_options(group)
         }
+        if "task" not in chosen and (like := self._task_like(config["task"])) is not None:
+            there["task"] = like
         fresh = self.compose([f"{group}={name}" for group, name in there.items()])
         HydraConfig.instance().set_config(fresh)
         with read_write(fresh), open_dict(fresh):
@@ -119,8 +121,20 @@ class Composer:
                 raise UserError(no_such_setting(override.key_or_group, list(dotted_keys(config)))) from None
         for prefix in ["", *(group for group in GROUPS if group in there or group == "task")]:
             _adopt_limits(checked, fresh, prefix)
+        if "task" in chosen:  # task.train is of another choice, whose limits it was checked by
+            with open_dict(checked):
+                checked.task.limits = {key: rule for key, rule in checked.task.limits.items() if "train." not in key}
         check_limits(checked)
         return _with_home(run_configuration(checked))
+
+    def _task_like(self, node: dict[str, Any]) -> str | None:
+        """The choice of `task` that has the settings of a run's task, of whose choice the run keeps no name; None where the default has them."""
+        wanted = set(dotted_keys(node))
+        if wanted <= set(dotted_keys(without_limits(self.compose([]).task))):
+            return None
+        options = self._hydra.config_loader.get_group_options("task")
+        settings = ((name, without_limits(self.compose([f"task={name}"]).task)) for name in options)
+        return next((name for name, of_choice in settings if wanted <= set(dotted_keys(of_choice))), None)
 
     def known_keys(self, overrides: list[str]) -> list[str]:
         """Every setting and group there is, given the choices among `overrides`."""
@@ -229,4 +243,10 @@ def _adopt_limits(checked: DictConfig, fresh: DictConfig, group: str) -> None:
         node.limits = {path: rule for path, rule in rules.items() if path in present}
 
 
+def _size(ways: object, shots: object) -> str:
+    """`5w1s`; `varying` where that is what both of them say."""
+    return ways if isinstance(ways, str) and ways == shots else f"{ways}w{shots}s"
+
+
+OmegaConf.register_new_resolver("metalearn.size", _size, replace=True)
 OmegaConf.register_new_resolver("metalearn.slug", lambda text: slug(str(text)), replace=True)

@@ -6,7 +6,8 @@
 
 A wish replaces the default of a setting. Where the chosen part has no such setting, the wish is ignored: a backbone without normalisation has
 no `running_stats`. A later group's wish wins over an earlier one's (task, backbone, dataset, algorithm). What an experiment, a sweep or the
-command line states wins over every wish. No configuration keeps `prefers`.
+command line states wins over every wish. A file may list settings of its own under `keeps`: no wish changes those. No configuration has `prefers`
+or `keeps`.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class WishingLoader(ConfigLoaderImpl):
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         self._stated: set[str] = set()  # the settings of the files read so far
+        self._kept: set[str] = set()  # of these, those that no wish may change
         self._wishes: dict[str, tuple[Any, str]] = {}  # key -> (value, origin) of the wishes that nothing has replaced
         return super()._compose_config_from_defaults_list(defaults, repo)
 
@@ -77,8 +79,10 @@ class WishingLoader(ConfigLoaderImpl):
         wishes = _wishes_of(node, f"{group}={name}") if isinstance(node, DictConfig) else {}
         config, loaded = copy.deepcopy(loaded.config), copy.copy(loaded)
         loaded.config = config
-        if isinstance(node, DictConfig) and "prefers" in node:
-            config[group].pop("prefers")
+        for key in ("prefers", "keeps"):
+            if isinstance(node, DictConfig) and key in node:
+                self._kept |= set(node[key]) if key == "keeps" else set()
+                config[group].pop(key)
         self._grant(config, wishes, f"{group}={name}" if group in GROUPS else None)
         return loaded
 
@@ -90,7 +94,7 @@ class WishingLoader(ConfigLoaderImpl):
             for key in stated:
                 self._decided(key)
         self._stated |= stated
-        self._wishes |= {key: (value, origin or "") for key, value in wishes.items()}
+        self._wishes |= {key: (value, origin or "") for key, value in wishes.items() if key not in self._kept}
         for key, (value, by) in self._wishes.items():
             if key not in self._stated:
                 if key.partition(".")[0] not in GROUPS:

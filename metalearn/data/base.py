@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from metalearn.data.classes import ClassId
 from metalearn.errors import UserError
 from metalearn.kinds import Kind
-from metalearn.tasks import TaskBatch, TaskShape
+from metalearn.tasks import Shape, TaskBatch
 
 
 class Split(Protocol):
@@ -40,8 +40,11 @@ class TaskSource(ABC):
     classes: tuple[ClassId, ...]  # of the split, in the order of TaskBatch.classes; empty where tasks have none
 
     @abstractmethod
-    def tasks(self, first: int, count: int, shape: TaskShape) -> TaskBatch:
-        """Tasks first .. first+count-1: support x [count, N*K, ...], query x [count, N*Q, ...]."""
+    def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:
+        """Tasks first .. first+count-1: support x [count, N*K, ...], query x [count, N*Q, ...].
+
+        A VaryingShape is only asked for where the data set says `uneven`.
+        """
 
     @property
     def examples(self) -> int | None:
@@ -65,9 +68,10 @@ class Dataset(ABC):
     kind: Kind
     input_shape: tuple[int, ...]  # of one example, without the task's axes
     split: Split
+    uneven: ClassVar[bool] = False  # whether its sources and `check` know VaryingShape: tasks of uneven size
 
     @abstractmethod
-    def check(self, split: str, shape: TaskShape) -> None:
+    def check(self, split: str, shape: Shape) -> None:
         """Raises UserError, with both numbers and the largest task that fits, where the split cannot serve such tasks."""
 
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 
@@ -15,7 +16,7 @@ from metalearn.data.normalize import Normalize
 from metalearn.data.source import ImageTasks
 from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION, Kind
-from metalearn.tasks import TaskShape
+from metalearn.tasks import Shape, VaryingShape
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ class ImageClasses(Dataset):
     origin: str | None = None
     normalize: Normalize | None = None
     kind: Kind = field(default=CLASSIFICATION, init=False)
+    uneven: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.normalize is not None:
@@ -105,17 +107,21 @@ class ImageClasses(Dataset):
     def check_augment(self, augment: Mapping[str, float]) -> None:
         """Images can be moved by any amount that the configuration allows."""
 
-    def check(self, split: str, shape: TaskShape) -> None:
+    def check(self, split: str, shape: Shape) -> None:
         """See Dataset."""
         names = self.split.classes[split]
         if not names:
             raise UserError(f"{self.name} cannot serve the {split} tasks: its {split} split has no class")
-        ways, shots, queries = shape
         key = "task.train" if split == "train" else "task"
         counts = dict(zip(names, self.images.counts[self.numbers(split)].tolist(), strict=True))
         classes = len(names) * self.rotations[split]
         smallest = min(names, key=lambda name: counts[name])
         images = counts[smallest]
+        if isinstance(shape, VaryingShape):
+            if faults := shape.faults(key, split, classes, smallest, images):
+                raise UserError(f"{self.name} cannot serve the {split} tasks: {'; '.join(faults)}")
+            return
+        ways, shots, queries = shape
         faults = []
         if ways < 2:
             raise UserError(

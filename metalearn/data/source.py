@@ -74,14 +74,9 @@ class ImageTasks(TaskSource):
             return joined([self._uneven(i, task) for i, task in drawn])
         ways, shots, queries = shape
         classes, images = self.draw(first, count, ways, shots + queries)
-        rows = torch.from_numpy(self._starts[classes][..., None] + images).to(self.device, non_blocking=True)
-        x = self._images[rows]  # [T, N, K+Q, c, H, W], or embedded [T, N, K+Q, D]
-        if x.dtype == torch.uint8:
-            numbers = None
-            if self.augment:
-                words = self._stream.words(first, count, ways * (shots + queries) * NUMBERS, _AUGMENT)
-                numbers = torch.from_numpy(unit(words).astype(np.float32)).to(self.device, non_blocking=True)
-            x = self._values(x, numbers)
+        x = self._drawn(
+            self._starts[classes][..., None] + images, first
+        )  # [T, N, K+Q, c, H, W], or embedded [T, N, K+Q, D]
         return TaskBatch(
             support=self._examples(x[:, :, :shots], ways),
             query=self._examples(x[:, :, shots:], ways),
@@ -91,19 +86,28 @@ class ImageTasks(TaskSource):
     def _uneven(self, number: int, task: UnevenTask) -> TaskBatch:
         """One task, [1, n, ...]."""
         labels, images = np.concatenate(task.labels), np.concatenate([task.support, task.query])
-        rows = torch.from_numpy(self._starts[task.classes[labels]] + images).to(self.device, non_blocking=True)
-        x = self._values(self._images[rows])  # [n, c, H, W], or embedded [n, D]
-        if self.augment:
-            words = self._stream.words(number, 1, len(rows) * NUMBERS, _AUGMENT)
-            numbers = torch.from_numpy(unit(words).astype(np.float32)).to(self.device, non_blocking=True)
-            x = self.augment(x, numbers.view(-1, NUMBERS))
-        y, ways, shots = torch.from_numpy(labels).to(self.device, non_blocking=True), len(task.classes), len(task.support)
+        x = self._drawn(
+            self._starts[task.classes[labels]][None] + images, number
+        )  # [1, n, c, H, W], or embedded [1, n, D]
+        y = torch.from_numpy(labels)[None].to(self.device, non_blocking=True)
+        ways, shots, queries = len(task.classes), len(task.support), len(task.query)
         return TaskBatch(
-            support=Examples(x[None, :shots], y[None, :shots], ways, (shots,), (ways,)),
-            query=Examples(x[None, shots:], y[None, shots:], ways, (len(rows) - shots,), (ways,)),
+            support=Examples(x[:, :shots], y[:, :shots], ways, (shots,), (ways,)),
+            query=Examples(x[:, shots:], y[:, shots:], ways, (queries,), (ways,)),
             classes=torch.from_numpy(task.classes)[None].to(self.device, non_blocking=True),
             about={"ways": (ways,), "shots": (shots / ways,)},
         )
+
+    def _drawn(self, rows: NDArray[np.int64], first: int) -> Tensor:
+        """The images in rows [T, ...] of tasks first .. first+T-1, as a network sees them [T, ..., c, H, W], or embedded [T, ..., D]."""
+        x = self._images[torch.from_numpy(rows).to(self.device, non_blocking=True)]
+        if x.dtype != torch.uint8:
+            return x
+        numbers = None
+        if self.augment:
+            words = self._stream.words(first, len(rows), rows[0].size * NUMBERS, _AUGMENT)
+            numbers = torch.from_numpy(unit(words).astype(np.float32)).to(self.device, non_blocking=True)
+        return self._values(x, numbers)
 
     @property
     def examples(self) -> int | None:

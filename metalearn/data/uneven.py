@@ -1,7 +1,7 @@
 """Tasks of uneven size: ways drawn for each task, shots for each of its classes.
 
-After Meta-Dataset (Triantafillou et al. 2020, https://arxiv.org/abs/1903.03096, section 3.2 and appendix A.2). Departures: the classes are drawn evenly
-from the whole split, theirs follow ImageNet's hierarchy and Omniglot's alphabets; the size of the support set is never below the number of ways.
+After Meta-Dataset (Triantafillou et al. 2020, https://arxiv.org/abs/1903.03096, section 3.2). Departure: the classes are drawn evenly from the
+whole split, theirs follow ImageNet's hierarchy and Omniglot's alphabets.
 """
 
 from __future__ import annotations
@@ -89,9 +89,7 @@ def _images(
     each = shots + queries
     words = [_words_for(int(n), int(k)) for n, k in zip(available, each, strict=True)]
     numbers = np.split(unit(stream.words(number, 1, sum(words), _IMAGES)[0]), np.cumsum(words)[:-1])
-    drawn = [
-        _distinct(part, int(n), int(k)) for part, n, k in zip(numbers, available, each, strict=True)
-    ]
+    drawn = [_distinct(part, int(n), int(k)) for part, n, k in zip(numbers, available, each, strict=True)]
     support = [images[:k] for images, k in zip(drawn, shots, strict=True)]
     query = [images[k:] for images, k in zip(drawn, shots, strict=True)]
     return np.concatenate(support), np.concatenate(query)

@@ -20,7 +20,7 @@ from metalearn.data.base import Dataset, TaskSource
 from metalearn.engine.device import choose_device
 from metalearn.engine.settings import Settings
 from metalearn.errors import UserError
-from metalearn.tasks import TaskShape
+from metalearn.tasks import VARYING, VaryingShape, shape_of
 
 Config = dict[str, Any]
 
@@ -89,10 +89,10 @@ def build_algorithm(config: Config, dataset: Dataset) -> Algorithm:
             "metalearn.algorithms",
             optional={
                 "backbone": backbone,
-                "ways": config["task"]["train"]["ways"],
+                "ways": most_ways(config, dataset),
                 "train_classes": len(dataset.classes("train")),
             },
-            check=functools.partial(_refuse_other_kinds, config, dataset),
+            check=functools.partial(_refuse_other_tasks, config, dataset),
         )
     assert isinstance(algorithm, Algorithm)
     algorithm.kind = dataset.kind
@@ -114,8 +114,29 @@ def _refuse_what_is_no_image(config: Config, dataset: Dataset, backbone: Any) ->
         )
 
 
-def _refuse_other_kinds(config: Config, dataset: Dataset, algorithm: Any) -> None:
-    """Raises UserError where `algorithm`, a class, cannot learn the data set's kind of task."""
+def most_ways(config: Config, dataset: Dataset) -> int:
+    """The largest number of ways of training tasks."""
+    ways = shape_of(config["task"]["train"], "task.train").most_ways
+    return min(ways, len(dataset.classes("train")) or ways) if uneven_key(config, "train") else ways
+
+
+def uneven_key(config: Config, *splits: str) -> str | None:
+    """`task.ways`, or what else varies from task to task in one of these splits; None where all tasks are of one size."""
+    for split in splits:
+        node, key = (config["task"]["train"], "task.train") if split == "train" else (config["task"], "task")
+        if isinstance(shape_of(node, key), VaryingShape):
+            return f"{key}.{next(name for name in ('ways', 'shots', 'queries') if node[name] == VARYING)}"
+    return None
+
+
+def _refuse_other_tasks(config: Config, dataset: Dataset, algorithm: Any) -> None:
+    """Raises UserError where `algorithm`, a class, cannot learn the data set's kind of task, or tasks of uneven size that are asked for."""
+    uneven = uneven_key(config, "train", "test")
+    if uneven and not algorithm.uneven:
+        able = ", ".join(_able("algorithm", lambda made: made.uneven)) or "none"
+        raise UserError(
+            f"algorithm={config['names']['algorithm']} cannot learn tasks of uneven size ({uneven}={VARYING}); those that can: {able}"
+        )
     if dataset.kind not in algorithm.kinds:
         names, able = (
             config["names"],
@@ -143,4 +164,7 @@ def _able(group: str, able: Callable[[Any], bool]) -> list[str]:
 def check_tasks(dataset: Dataset, task: Config, *splits: str) -> None:
     """Raises UserError where one of `splits` cannot serve its tasks; training tasks may have a shape of their own."""
     for split in splits:
-        dataset.check(split, TaskShape.of(task["train"] if split == "train" else task))
+        shape = shape_of(task["train"], "task.train") if split == "train" else shape_of(task)
+        if isinstance(shape, VaryingShape) and not dataset.uneven:
+            raise UserError(f"{dataset.name} cannot serve the {split} tasks: it has none of uneven size (task=varying)")
+        dataset.check(split, shape)

@@ -39,7 +39,9 @@ def choose_task_chunk(
     asked = config["train"]["task_chunk"]
     if asked != "auto":
         return min(int(asked), tasks.tasks)
-    if tasks.tasks == 1:
+    if (
+        tasks.tasks == 1 or tasks.uneven
+    ):  # a task of uneven size is a batch by itself, and the next one is of another size
         return 1
     log.info("choosing train.task_chunk: how many of %d tasks share a backward pass", tasks.tasks)
     most = min(tasks.tasks, _fitting(algorithm, tasks, config["precision"], meta_gradient))

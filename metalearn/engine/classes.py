@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from metalearn.tasks import TaskBatch
@@ -25,6 +26,10 @@ class ClassCounts:
 
     def add(self, tasks: TaskBatch, logits: Tensor) -> None:
         """Counts the answers of T tasks: logits [T, N*Q, N]."""
+        if tasks.uneven and tasks.tasks > 1:
+            for one, answers in zip(tasks.chunks(1), torch.split(logits, 1), strict=True):
+                self.add(one, answers[:, : one.query.y.shape[1], : one.query.ways])
+            return
         true = tasks.classes.gather(1, tasks.query.y).flatten().tolist()
         answered = tasks.classes.gather(1, logits.argmax(-1)).flatten().tolist()
         self._answers.update(zip(true, answered, strict=True))

@@ -69,7 +69,7 @@ class GraphedGradient:
         def work(tasks: TaskBatch) -> dict[str, Tensor]:
             return self._gradient(algorithm, tasks, task_chunk, precision, of)
 
-        if self._given_up or not algorithm.repeats:
+        if self._given_up or tasks.uneven or not algorithm.repeats:
             return work(tasks)
         key = (id(algorithm), task_chunk, precision, of, *(tensor.shape for tensor in _tensors(tasks)))
         if key != self._key:

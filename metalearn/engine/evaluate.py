@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +13,10 @@ from metalearn.algorithms.base import Algorithm
 from metalearn.data.base import TaskSource
 from metalearn.data.classes import ClassId
 from metalearn.engine.embedded import embedded_once
+from metalearn.engine.gradient import together
 from metalearn.intervals import interval95, interval95_of_classes
 from metalearn.kinds import CLASSIFICATION, Kind
-from metalearn.tasks import TaskBatch, TaskShape
+from metalearn.tasks import Shape, TaskBatch, padded
 
 
 class Scores(NamedTuple):
@@ -26,8 +27,13 @@ class Scores(NamedTuple):
     loss: Tensor  # [T]
     further: dict[str, Tensor]  # what else the algorithm's paper reports: name -> [T]
     kind: Kind = CLASSIFICATION
-    classes: Tensor | None = None  # [T, N], in each task; indices of `class_ids`; None: tasks have no classes
+    classes: Tensor | None = (
+        None  # [T, N], in each task; indices of `class_ids`, -1 where it has fewer than N; None: tasks have no classes
+    )
     class_ids: tuple[ClassId, ...] = ()  # of the split
+    about: Mapping[
+        str, tuple[Any, ...]
+    ] = {}  # what reports group the tasks by: name -> a number or a text for each, [T]
 
     @property
     def mean(self) -> float:
@@ -48,8 +54,15 @@ class Scores(NamedTuple):
             return None
         upright = {of: number for number, of in enumerate(dict.fromkeys(one.upright for one in self.class_ids))}
         drawn = torch.tensor([upright[one.upright] for one in self.class_ids])
-        half_width = interval95_of_classes(per_task, drawn[self.classes])
+        half_width = interval95_of_classes(per_task, drawn[self.classes].where(self.classes >= 0, -1))
         return None if math.isnan(half_width) else half_width
+
+    @property
+    def chance(self) -> float | None:
+        """The mean score of guessing, of tasks of uneven size; None where all have the same, or where it is not known."""
+        each = [self.kind.chance(ways) for ways in self.about.get("ways", ())]
+        known = [chance for chance in each if chance is not None]
+        return sum(known) / len(known) if known else None
 
     @property
     def not_finite(self) -> int:
@@ -61,7 +74,7 @@ class Scores(NamedTuple):
 def evaluate(
     algorithm: Algorithm,
     source: TaskSource,
-    task: TaskShape,
+    task: Shape,
     tasks: int,
     task_chunk: int,
     stepwise: bool,
@@ -81,21 +94,25 @@ def evaluate(
     """
     asked, was_training = algorithm, algorithm.training
     algorithm.eval()
-    algorithm, source = embedded_once(algorithm, source, tasks * task.ways * (task.shots + task.queries))
+    algorithm, source = embedded_once(algorithm, source, tasks * task.examples)
     scores, losses, classes = [], [], []
+    about: dict[str, list[Any]] = {}
     others: dict[str, list[Tensor]] = {}
     with_others = stepwise if further is None else further
     for first in range(0, tasks, task_chunk):
-        batch = source.tasks(first, min(task_chunk, tasks - first), task)
-        steps, score, outputs = _score_states(algorithm, batch, source.kind, stepwise)
-        scores.append(score)
-        losses.append(source.kind.loss(outputs, batch.query.y))
-        classes.append(batch.classes)
-        for name, values in (algorithm.further_scores(batch) if with_others else {}).items():
-            others.setdefault(name, []).append(values)
-        if answers is not None:
-            answers(batch, outputs)
-        progress(first + batch.tasks)
+        made = source.tasks(first, min(task_chunk, tasks - first), task)
+        for batch in made.chunks(together(algorithm, made, task_chunk)):
+            steps, score, outputs = _score_states(algorithm, batch, source.kind, stepwise)
+            scores.append(score)
+            losses.append(batch.query.by_task(source.kind.loss, outputs))
+            classes.append(batch.classes)
+            for name, values in (algorithm.further_scores(batch) if with_others else {}).items():
+                others.setdefault(name, []).append(values)
+            for name, of_tasks in batch.about.items():
+                about.setdefault(name, []).extend(of_tasks)
+            if answers is not None:
+                answers(batch, outputs)
+        progress(first + made.tasks)
     asked.train(was_training)
     by_name = {name: torch.cat(values).cpu() for name, values in others.items()}
     return Scores(
@@ -104,8 +121,9 @@ def evaluate(
         torch.cat(losses).cpu(),
         by_name,
         source.kind,
-        torch.cat(classes).cpu() if source.classes else None,
+        torch.cat(padded(classes, -1)).cpu() if source.classes else None,
         source.classes,
+        {name: tuple(of_tasks) for name, of_tasks in about.items()},
     )
 
 
@@ -117,7 +135,7 @@ def _score_states(
     states = algorithm.adapt_stepwise(batch.support) if stepwise else iter([algorithm.adapt(batch.support)])
     for step, adapted in scored_states(states):
         outputs = algorithm.predict(adapted, batch.query.x)
-        scores.append(kind.score_of(outputs, batch.query.y))
+        scores.append(batch.query.by_task(kind.score_of, outputs))
         steps.append(step)
     return steps, torch.stack(scores), outputs
 

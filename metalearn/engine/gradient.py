@@ -25,13 +25,18 @@ def meta_gradient(
     """
     of = of or tasks.tasks
     sums: dict[str, Tensor] = {}
-    for chunk in tasks.chunks(task_chunk):
+    for chunk in tasks.chunks(together(algorithm, tasks, task_chunk)):
         with torch.autocast(chunk.classes.device.type, torch.bfloat16, enabled=precision == "bf16"):
             outcome = algorithm.meta_loss(chunk)
         (outcome.loss.sum() / of).backward()  # type: ignore[no-untyped-call]
         for tag, values in {"loss": outcome.loss.detach(), **outcome.metrics}.items():
             sums[tag] = sums.get(tag, 0) + values.sum() / of
     return sums
+
+
+def together(algorithm: Algorithm, tasks: TaskBatch, task_chunk: int) -> int:
+    """How many of these tasks pass the algorithm at once: `task_chunk`; uneven ones one by one, where it does not mask the padding."""
+    return 1 if tasks.uneven and not algorithm.masks else task_chunk
 
 
 def affordable_meta_gradient(

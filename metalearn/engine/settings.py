@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self
 
 from metalearn.config.automatic import validation_tasks
-from metalearn.tasks import TaskShape
+from metalearn.tasks import Shape, shape_of
 
 Config = dict[str, Any]
 
@@ -93,8 +93,8 @@ class Settings:
     device: str
     precision: str
     names: Names
-    train_task: TaskShape  # task.train
-    task: TaskShape  # of validation and test
+    train_task: Shape  # task.train
+    task: Shape  # of validation and test
     train: TrainSettings
     eval: EvalSettings
 
@@ -106,8 +106,8 @@ class Settings:
             device=config["device"],
             precision=config["precision"],
             names=Names.of(config["names"]),
-            train_task=TaskShape.of(config["task"]["train"]),
-            task=TaskShape.of(config["task"]),
+            train_task=shape_of(config["task"]["train"], "task.train"),
+            task=shape_of(config["task"]),
             train=TrainSettings.of(config["train"]),
             eval=EvalSettings.of(config["eval"]),
         )

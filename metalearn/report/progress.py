@@ -36,7 +36,7 @@ class Progress:
         title: str,
         done: int = 0,
         log_seconds: float = LOG_SECONDS,
-        ways: tuple[int, int] | None = None,
+        ways: tuple[int | str, int | str] | None = None,
         kind: Scale = CLASSIFICATION,
     ) -> None:
         self._total_steps, self._kind = total_steps, kind
@@ -198,7 +198,7 @@ class _LiveBar(rich.progress.Progress):
             yield Text(self._numbers, no_wrap=True, overflow="ellipsis")
 
 
-def _names(ways: tuple[int, int] | None) -> dict[str, str]:
+def _names(ways: tuple[int | str, int | str] | None) -> dict[str, str]:
     """What stands before a number of training and of validation: its ways, where the two differ."""
     if ways is None or ways[0] == ways[1]:
         return {"train": "", "val": ""}

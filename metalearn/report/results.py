@@ -95,13 +95,33 @@ def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> li
         each = "each inner step" if steps[-1] == len(after) else f"inner steps {', '.join(map(str, steps))}:"
         before = kind.text(test["per_step"][0], digits=1 if kind.percent else None)
         lines.append(f"before adaptation {before}; after {each} {_listed(after)}")
+    lines += [_grouped(kind, what, groups, test) for what, groups in test.get("groups", {}).items()]
     for name, score in test.get("further", {}).items():
         lines.append(f"{name.replace('_', ' ')}: {kind.text(score['mean'], score['ci95'])}{_over_classes(kind, score)}")
     return lines
 
 
 def _shape(task: dict[str, Any], kind: Scale) -> str:
-    return f"{task['ways']}-way {task['shots']}-shot" if kind.chance(2) is not None else f"{task['shots']}-shot"
+    """`5-way 1-shot`; of tasks of uneven size, `5- to 20-way varying-shot`."""
+    ways, shots = (_sizes(task, name) for name in ("ways", "shots"))
+    return f"{ways}-way {shots}-shot" if kind.chance(2) is not None else f"{shots}-shot"
+
+
+def _grouped(kind: Scale, what: str, groups: dict[str, Any], test: dict[str, Any]) -> str:
+    """`by ways: 5-9 92.1 ± 0.5 % (31 tasks, chance 14.6 %), 10-19 ...`."""
+    parts = []
+    for name, group in groups.items():
+        chance = f", chance {kind.text(group['chance'], digits=1)}" if group.get("chance") is not None else ""
+        tasks = f"{group['tasks']} task{'' if group['tasks'] == 1 else 's'}"
+        parts.append(f"{name} {kind.text(group[kind.score], group['ci95'])} ({tasks}{chance})")
+    mean = test.get("mean_of_groups", {}).get(what)
+    whole = [] if mean is None else [f"mean {kind.text(mean[kind.score], mean['ci95'])}"]
+    return f"by {what}: {', '.join([*parts, *whole])}"
+
+
+def _sizes(task: dict[str, Any], name: str) -> str:
+    varies = isinstance(task[name], str)
+    return f"{task[f'min_{name}']}- to {task[f'max_{name}']}" if varies and f"min_{name}" in task else str(task[name])
 
 
 def _score(kind: Scale, test: dict[str, Any]) -> str:
@@ -120,13 +140,14 @@ def _over_classes(kind: Scale, score: dict[str, Any]) -> str:
 
 
 def _conditions(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> str:
-    chance = kind.chance(task["ways"])
+    varying = isinstance(task["ways"], str)
+    chance = test.get("chance") if varying else kind.chance(task["ways"])
     step = f", step {test['step']}" if "step" in test else ""
     parts = [
         f"95 % interval over {test['tasks']} tasks"
         if test.get("ci95_classes") is None
         else f"95 % intervals, {test['tasks']} tasks",
-        *([] if chance is None else [f"chance {kind.text(chance)}"]),
+        *([] if chance is None else [f"{'mean ' if varying else ''}chance {kind.text(chance)}"]),
         f"{test['checkpoint']} checkpoint{step}",
         "transductive" if test["transductive"] else "not transductive",
     ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metalearn.errors import NotFinite, UserError
 from metalearn.runs.directory import mapping, read_text, write_json
+from metalearn.runs.groups import Group, grouped, means
 from metalearn.status import Status
 
 if TYPE_CHECKING:  # whoever only reads results needs no torch
@@ -43,6 +44,11 @@ class TestRecord:
     scored_steps: list[int]  # inner steps done in each scored state, [S]
     per_step: list[float]  # the score in each of these states, [S]; the last one is `score`
     further: dict[str, Interval]  # what else the algorithm's paper reports
+    chance: float | None = None  # the mean score of guessing, where it differs from task to task
+    groups: dict[str, dict[str, Group]] = field(default_factory=dict)  # of test tasks: by what -> group -> its scores
+    mean_of_groups: dict[str, Group] = field(
+        default_factory=dict
+    )  # where groups have names: by what -> all with the same weight
     seconds: float | None = None  # of the test; an evaluation does not record it here
 
     @classmethod
@@ -58,6 +64,7 @@ class TestRecord:
 
         if scores.not_finite:
             raise NotFinite(scores.not_finite, scores.loss.numel())
+        groups = grouped(scores)
         return cls(
             kind=scores.kind,
             score=scores.mean,
@@ -74,6 +81,9 @@ class TestRecord:
                 name: Interval(float(values.mean()), interval95(values), scores.ci95_classes(values))
                 for name, values in scores.further.items()
             },
+            chance=scores.chance,
+            groups=groups,
+            mean_of_groups=means(scores, groups),
             seconds=seconds,
         )
 
@@ -98,6 +108,13 @@ class TestRecord:
             }
         if self.further:
             record["further"] = {name: asdict(interval) for name, interval in self.further.items()}
+        if self.groups:
+            record["groups"] = {
+                what: {name: group.to_json(score) for name, group in groups.items()}
+                for what, groups in self.groups.items()
+            }
+        if self.mean_of_groups:
+            record["mean_of_groups"] = {what: group.to_json(score) for what, group in self.mean_of_groups.items()}
         return {
             score: self.score,
             "ci95": self.ci95,
@@ -107,6 +124,7 @@ class TestRecord:
             "transductive": self.transductive,
             "checkpoint": self.checkpoint,
             "adapt_steps": self.scored_steps[-1],
+            **({} if self.chance is None else {"chance": self.chance}),
             **record,
             "step": self.step,
             **({} if self.seconds is None else {"seconds": self.seconds}),

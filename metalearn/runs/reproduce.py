@@ -33,7 +33,7 @@ def changed_settings(protocol: dict[str, Any], config: dict[str, Any]) -> dict[s
 
 # Settings that say what is measured. Another dataset or number of ways is another question; another learning rate is another answer.
 _QUESTION = re.compile(
-    r"dataset\..*|task\.(ways|shots|queries)|algorithm\._target_|algorithm\.first_order|eval\.(seed|checkpoint)"
+    r"dataset\..*|task\.(?!train\b).*|algorithm\._target_|algorithm\.first_order|eval\.(seed|checkpoint)"
 )
 
 

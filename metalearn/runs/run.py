@@ -42,6 +42,7 @@ from metalearn.runs.record import RunResults, TestRecord, TrainRecord, is_done, 
 from metalearn.runs.tracking import Tracker
 from metalearn.runs.training import Listener, ShouldPrune, train
 from metalearn.status import Status
+from metalearn.tasks import shape_of
 
 log = logging.getLogger("metalearn")
 
@@ -304,7 +305,7 @@ def _check_best(run_dir: Path, state: dict[str, Any]) -> None:
 
 def _no_results(config: dict[str, Any], device: torch.device) -> RunResults:
     """Of a run that has not begun."""
-    task = {**{name: config["task"][name] for name in ("ways", "shots", "queries")}, "train": config["task"]["train"]}
+    task = {**shape_of(config["task"])._asdict(), "train": config["task"]["train"]}
     return RunResults(
         status=Status.FAILED,
         error=None,

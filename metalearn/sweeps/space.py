@@ -14,7 +14,7 @@ _SETTINGS = ("trials", "space", "seed", "startup_trials", "pruner")
 _PRUNER = ("keep_percent", "startup_trials", "warmup_steps")
 _AXIS = ("low", "high", "log", "step", "choices")
 # With these, two trials' validation scores would answer two questions.
-_ASKS_ELSE = re.compile(r"dataset(\..*)?|task(\.(ways|shots|queries))?|eval\..*|train\.val_(tasks|every)|experiment")
+_ASKS_ELSE = re.compile(r"dataset(\..*)?|task(\.(?!train\b).*)?|eval\..*|train\.val_(tasks|every)|experiment")
 
 
 def check_search(search: dict[str, Any], fixed: set[str]) -> None:

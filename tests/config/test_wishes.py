@@ -36,6 +36,16 @@ def test_the_choice_that_is_made_from_another_wins_over_it() -> None:
     assert compose("algorithm=fomaml")["train"]["meta_batch_size"] == 16
 
 
+def test_a_choice_keeps_settings_from_wishes(tmp_path: Path) -> None:
+    assert compose("algorithm=mann", "task=varying")["task"]["train"]["queries"] == "varying"
+    assert compose("algorithm=protonet", "task=varying", "task.train.ways=7")["task"]["train"]["ways"] == 7
+    text = "defaults: [glyphs, _self_]\nkeeps: [dataset.size]\nprefers: {dataset.size: 20, train.steps: 3}\n"
+    config = job(tmp_path, *own(tmp_path, "dataset", text))
+    assert config["train"]["steps"] == 3
+    assert config["dataset"]["size"] == 28
+    assert "keeps" not in config["dataset"]
+
+
 def test_no_configuration_keeps_wishes() -> None:
     with composer() as composing:
         cfg = composing.compose(["algorithm=maml", "dataset=omniglot", "backbone=koch"])

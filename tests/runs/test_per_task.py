@@ -64,6 +64,24 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     assert found.ci95_classes(found.score[-1]) == scores.ci95_classes(scores.score[-1]) is not None
 
 
+def test_tasks_of_uneven_size_say_their_ways_and_shots(tmp_path: Path) -> None:
+    ids = tuple(ClassId("glyphs", f"glyph{number:03d}") for number in range(200))
+    classes = torch.tensor([[150, 3, -1, -1], [2, 1, 0, 199]])
+    about = {"ways": (2, 4), "shots": (1.5, 3.0), "source": ("one", "other")}
+    scores = Scores(torch.rand(1, 2), [0], torch.rand(2), {}, CLASSIFICATION, classes, ids, about)
+    write_tasks(tmp_path / "tasks.npz", scores)
+    with np.load(tmp_path / "tasks.npz", allow_pickle=False) as found:
+        assert found["about/ways"].tolist() == [2, 4]
+        assert found["about/shots"].tolist() == [1.5, 3.0]
+        assert found["about/source"].tolist() == ["one", "other"]
+        assert found["classes"].dtype == "int16"
+    again = read_tasks(tmp_path / "tasks.npz")
+    assert torch.equal(again.classes, classes) if again.classes is not None else False
+    assert again.about == about
+    assert again.further == {}
+    assert again.chance == scores.chance == 0.375
+
+
 def test_what_cannot_be_written_does_not_cost_the_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tasks(tmp_path / "gone" / "test_tasks.npz", Scores(torch.rand(1, 4), [0], torch.rand(4), {}))
     assert "test_tasks.npz cannot be written: No such file or directory" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from metalearn.data.base import Dataset, TaskSource
 from metalearn.data.numbers import Stream, unit
 from metalearn.errors import UserError
 from metalearn.kinds import REGRESSION
-from metalearn.tasks import Examples, TaskBatch, TaskShape
+from metalearn.tasks import Examples, Shape, TaskBatch, TaskShape
 
 
 class Interval(NamedTuple):
@@ -57,7 +57,7 @@ class Sinusoid(Dataset):
         described = json.dumps([self.amplitude, self.phase, self.x])
         self.split = WaveSplit("one-distribution", hashlib.sha256(described.encode()).hexdigest())
 
-    def check(self, split: str, shape: TaskShape) -> None:
+    def check(self, split: str, shape: Shape) -> None:
         """See Dataset."""
         if shape.ways != 1:
             key = "task.train.ways" if split == "train" else "task.ways"
@@ -80,8 +80,9 @@ class Waves(TaskSource):
         self.name, self.kind, self.split, self.device, self.classes = dataset.name, dataset.kind, split, device, ()
         self._dataset, self._stream = dataset, Stream(seed, split)
 
-    def tasks(self, first: int, count: int, shape: TaskShape) -> TaskBatch:
+    def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:
         """See TaskSource: x and y [count, K, 1] of the support set, [count, Q, 1] of the query set."""
+        assert isinstance(shape, TaskShape)  # the data set does not say that it is `uneven`
         numbers = unit(self._stream.words(first, count, 2 + shape.shots + shape.queries, purpose=0))
         amplitude, phase = self._dataset.amplitude.at(numbers[:, :1]), self._dataset.phase.at(numbers[:, 1:2])  # [T, 1]
         points = self._dataset.x.at(numbers[:, 2:])  # [T, K + Q]

@@ -1,0 +1,72 @@
+"""Scores of groups of test tasks, and what is said of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from metalearn.engine.evaluate import Scores
+from metalearn.intervals import interval95
+from metalearn.report.results import _result_lines
+from metalearn.runs import record
+from metalearn.runs.groups import grouped, means
+
+
+def scores(**about: tuple[Any, ...]) -> Scores:
+    return Scores(torch.tensor([[0.1] * 6, [0.2, 0.4, 0.6, 0.8, 1.0, 0.3]]), [0, 1], torch.zeros(6), {}, about=about)
+
+
+def test_numbers_fall_into_ranges_in_ascending_order() -> None:
+    found = grouped(scores(ways=(12, 5, 9, 20, 1000, 1), shots=(0.0, 1.4, 1.6, 4.4, 4.6, 499.6)))
+    assert list(found["ways"]) == ["1", "5-9", "10-19", "20-49", "500 or more"]
+    assert list(found["shots"]) == ["0", "1", "2-4", "5-9", "500 or more"]
+    group = found["ways"]["5-9"]
+    assert group.score == pytest.approx(0.5)
+    assert group.ci95 == pytest.approx(interval95([0.4, 0.6]), rel=1e-5)
+    assert group.tasks == 2
+    assert group.chance == pytest.approx((1 / 5 + 1 / 9) / 2)
+    assert math.isnan(found["ways"]["1"].ci95), "one task has no interval"
+
+
+def test_names_are_groups_with_a_mean_in_which_each_counts_the_same() -> None:
+    tasks = scores(source=("b", "a", "b", "b", "b", "a"))
+    found = grouped(tasks)
+    assert list(found["source"]) == ["b", "a"]
+    assert found["source"]["b"].score == pytest.approx(0.65)
+    assert found["source"]["a"].score == pytest.approx(0.35)
+    assert found["source"]["a"].chance is None, "all tasks have the same"
+    mean = means(tasks, found)["source"]
+    assert mean.score == pytest.approx(0.5)
+    assert mean.tasks == 6
+    assert mean.ci95 == pytest.approx(math.hypot(found["source"]["a"].ci95, found["source"]["b"].ci95) / 2)
+    assert means(scores(ways=(2, 3, 4, 5, 6, 7)), grouped(scores(ways=(2, 3, 4, 5, 6, 7)))) == {}
+
+
+def test_they_stand_in_the_results_and_on_the_console() -> None:
+    tasks = scores(ways=(5, 5, 5, 10, 10, 10), source=("a", "b") * 3)
+    entry = record.TestRecord.of(tasks, transductive=False, checkpoint="best", step=3).to_json()
+    assert entry["chance"] == pytest.approx(0.15)
+    assert entry["groups"]["ways"]["5-9"] == {
+        "accuracy": pytest.approx(0.4),
+        "ci95": pytest.approx(interval95([0.2, 0.4, 0.6])),
+        "tasks": 3,
+        "chance": pytest.approx(0.2),
+    }
+    assert list(entry["groups"]["source"]) == ["a", "b"]
+    assert entry["mean_of_groups"]["source"]["accuracy"] == pytest.approx(0.55)
+    task = {"ways": "varying", "shots": "varying", "queries": "varying", "min_ways": 5, "max_ways": 10}
+    first, *lines = _result_lines(tasks.kind, task, entry)
+    assert first.startswith("test 5- to 10-way varying-shot: 55.00 ± ")
+    assert "mean chance 15.00 %" in first
+    assert lines[1].startswith("by ways: 5-9 40.00 ± ")
+    assert "(3 tasks, chance 20.0 %), 10-19 70.00 ± " in lines[1]
+    assert lines[2].startswith("by source: a 60.00 ± ")
+    assert ", mean 55.00 ± " in lines[2]
+
+
+def test_tasks_of_one_size_and_source_have_no_groups() -> None:
+    entry = record.TestRecord.of(scores(), transductive=False, checkpoint="best", step=3).to_json()
+    assert not {"groups", "mean_of_groups", "chance"} & set(entry)
