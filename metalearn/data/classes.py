@@ -80,16 +80,22 @@ class ClassSplit:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_split(dataset: str, name: str) -> ClassSplit:
-    """The class lists shipped as `splits/<dataset>_<name>_{train,val,test}.txt`, one name in a line; a name may hold spaces.
+def read_split(dataset: str, name: str, folder: Path | None = None) -> ClassSplit:
+    """The class lists `<dataset>_<name>_{train,val,test}.txt`, one name in a line; a name may hold spaces.
+
+    Args:
+        dataset: its name.
+        name: of the split.
+        folder: where the lists lie; None: in `splits/`, which is shipped.
 
     Raises:
-        UserError: no such split is shipped; the message lists those that are.
+        UserError: there is no such split; the message lists those that there are.
     """
-    files = {split: _SPLIT_FILES / f"{dataset}_{name}_{split}.txt" for split in SPLITS}
+    folder = folder or _SPLIT_FILES
+    files = {split: folder / f"{dataset}_{name}_{split}.txt" for split in SPLITS}
     if not all(file.is_file() for file in files.values()):
-        shipped = sorted(f.stem.split("_")[1] for f in _SPLIT_FILES.glob(f"{dataset}_*_train.txt"))
-        raise UserError(f"dataset.split={name}: {dataset} has no such split (shipped: {', '.join(shipped)})")
+        shipped = sorted(f.stem.split("_")[-2] for f in folder.glob(f"{dataset}_*_train.txt"))
+        raise UserError(f"dataset.split={name}: {dataset} has no such split (shipped: {', '.join(shipped) or 'none'})")
     return ClassSplit(
         name, {split: tuple(file.read_text(encoding="utf-8").splitlines()) for split, file in files.items()}
     )

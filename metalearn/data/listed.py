@@ -1,0 +1,277 @@
+"""Classes of image files in an archive or a folder, divided by published lists: what most benchmarks are.
+
+The module of such a benchmark says which files are published (`ABOUT`) and what the path of an image tells about it; the rest is here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metalearn.data.archives import fingerprint, members
+from metalearn.data.cache import Stored, load_or_make
+from metalearn.data.classes import SPLITS, ClassSplit, random_split, read_split
+from metalearn.data.images import ImageClasses
+from metalearn.data.normalize import Normalize
+from metalearn.data.pixels import decode, in_channels, opened_image, resized
+from metalearn.data.places import cache_dir
+from metalearn.data.published import About, find, folder_of
+from metalearn.errors import UserError
+
+log = logging.getLogger("metalearn")
+
+CONVERSION = 1  # of the cache entries; raise it when the conversion changes
+_READ = (".jpg", ".jpeg", ".png", ".txt", ".csv", ".json", ".mat")  # a folder has changed when one of these files has
+_SECONDS = 30.0  # between two lines about a long conversion
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom: pixels from the upper left corner
+
+
+class Label(NamedTuple):
+    """What an image shows, and which part of it is read; without a box all of it."""
+
+    class_name: str
+    box: Box | None = None
+
+
+Labels = Callable[[str], Label | None]  # of a path in the archive; None where it is no image of the data set
+
+
+class Asked(NamedTuple):
+    """The settings that all benchmarks have, under the names that they have in `conf/dataset/`."""
+
+    root: str | None
+    split: str
+    split_seed: int
+    size: int
+    rotations: Mapping[str, int]
+    min_images: int | None = None
+    normalize: Mapping[str, Sequence[float]] | None = None
+
+
+def load_listed(
+    name: str,
+    about: About,
+    asked: Asked,
+    labels: Callable[[tuple[Path, ...]], Labels],
+    drawn: tuple[int, int],
+    published: int | None = None,
+    variant: str = "",
+    lists: Path | None = None,
+) -> ImageClasses:
+    """A data set of RGB images, [3, size, size], converted to the cache at the first call.
+
+    Args:
+        name: of the data set.
+        about: its published files. Those that `about.choose` picks are needed; the first of them holds the images.
+        asked: the settings.
+        labels: given the places of these files, what a path within the first one shows. Called only where images have to be converted.
+        drawn: how many validation and test classes `split=random` draws.
+        published: how many images there are; another number is said in a warning.
+        variant: tells apart cache entries that differ by further settings.
+        lists: the folder with the lists of the other splits; None: those that metalearn ships.
+
+    Raises:
+        UserError: a file is missing, damaged or another one than it should be; the split is unknown or needs classes that are not there.
+    """
+    folder = folder_of(name, about, asked.root)
+    places = find(name, about, folder, about.choose(asked._asdict(), about.files))
+    key = f"{asked.size}{variant}-v{CONVERSION}-{fingerprint(places, lambda path: path.lower().endswith(_READ))}"
+    stored = load_or_make(name, key, lambda: _converted(about, folder, places[0], labels(places), asked.size))
+    images = len(stored.images.images)
+    if published is not None and images != published:
+        log.warning("%s has %d images in %s: %d are published", name, images, places[0], published)
+    return divided(name, stored, asked, drawn, lists=lists)
+
+
+def divided(
+    name: str,
+    stored: Stored,
+    asked: Asked,
+    drawn: tuple[int, int],
+    origin: str | None = None,
+    lists: Path | None = None,
+) -> ImageClasses:
+    """The converted images with their split, as `asked` wants both; `drawn`, `lists` as for `load_listed`, `origin` as for ImageClasses.
+
+    Raises:
+        UserError: the split is unknown or needs classes that are not there.
+    """
+    if asked.split == "random":
+        val, test = drawn
+        if len(stored.class_names) < val + test + 1:
+            raise UserError(
+                f"dataset.split=random needs {val + test + 1} classes of {name} or more, there are {len(stored.class_names)}"
+            )
+        split = random_split(stored.class_names, val, test, asked.split_seed)
+    else:
+        split = read_split(name, asked.split, lists)
+        _check_classes(name, split, stored.class_names, asked)
+    whole = ImageClasses(
+        name, stored.images, stored.class_names, split, asked.rotations, origin, Normalize.of(asked.normalize)
+    )
+    return whole if asked.min_images is None else whole.without_small_classes(asked.min_images)
+
+
+def _check_classes(name: str, split: ClassSplit, there: Sequence[str], asked: Asked) -> None:
+    known = set(there)
+    missing = [each for part in SPLITS for each in split.classes[part] if each not in known]
+    if missing:
+        where = "its default folder" if asked.root is None else asked.root
+        raise UserError(
+            f"dataset.split={asked.split}: the images of {name} lack {len(missing)} of its classes, '{min(missing)}' for one "
+            f"(dataset.root: {where})"
+        )
+
+
+def by_path(pattern: str) -> Callable[[tuple[Path, ...]], Labels]:
+    r"""Labels of images that lie in a folder of their class: the first group of `pattern`, as in `by_path(r"images/([^/]+)/[^/]+\.jpg")`.
+
+    The pattern has to match the end of a path, from the beginning of a folder's name.
+    """
+    whole = re.compile(rf"(?:.*/)?{pattern}", re.IGNORECASE)
+
+    def label(path: str) -> Label | None:
+        match = whole.fullmatch(path)
+        return Label(match[1]) if match else None
+
+    return lambda _: label
+
+
+def texts(place: Path, names: Sequence[str]) -> dict[str, str]:
+    """Small text files from the archive or folder that also holds the images; `names` are the ends of their paths.
+
+    Raises:
+        UserError: one is not there.
+    """
+    found: dict[str, str] = {}
+
+    def name_of(path: str) -> str | None:
+        return next((name for name in names if f"/{path}".endswith(f"/{name}")), None)
+
+    for path, content in members(place, lambda path: name_of(path) is not None):
+        name = name_of(path)
+        assert name is not None
+        found[name] = content.decode("utf-8", "replace")
+        if len(found) == len(names):  # a packed tar is not read to its end
+            break
+    for name in names:
+        if name not in found:
+            raise UserError(f"{place} has no {name}: it is not the published file")
+    return found
+
+
+def table(text: str, name: str, columns: int) -> Iterator[list[str]]:
+    """The lines of a text file, cut at spaces into `columns` parts; the last may hold spaces itself.
+
+    Raises:
+        UserError: a line has fewer.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        cells = line.strip().split(" ", columns - 1)
+        if len(cells) == columns:
+            yield cells
+        elif line.strip():
+            raise UserError(f"{name}, line {number}: {columns} values were expected, '{line.strip()[:60]}' is there")
+
+
+def numbers(cells: Sequence[str], name: str) -> list[float]:
+    """The cells of a line as numbers; UserError naming the file where one is none."""
+    try:
+        return [float(cell) for cell in cells]
+    except ValueError as error:
+        raise UserError(f"{name}: numbers were expected, '{' '.join(cells)[:60]}' is there") from error
+
+
+def images_by_class(place: Path, label: Labels, size: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """(class, images [n, 3, size, size]) of an archive or folder, classes in the order of their names and images in that of their paths."""
+
+    def images() -> Iterator[tuple[str, str, NDArray[np.uint8]]]:
+        for path, content in members(place, lambda path: label(path) is not None):
+            found = label(path)
+            assert found is not None
+            yield found.class_name, path, _pixels(content, path, size, found.box)
+
+    return by_class(images())
+
+
+def by_class(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Puts (class, path, pixels [c, H, W]) that come in any order together: (class, [n, c, H, W]), by the names of classes, then by paths.
+
+    Pixels wait in a temporary file in the cache directory, so memory holds one class at a time.
+
+    Raises:
+        UserError: that file cannot be written.
+    """
+    places: dict[str, list[tuple[str, int]]] = {}
+    shape: tuple[int, ...] = ()
+    count, due = 0, time.monotonic() + _SECONDS
+    with _scratch() as file:
+        for count, (name, path, pixels) in enumerate(images, 1):
+            shape = shape or pixels.shape
+            assert pixels.shape == shape, path
+            _write(file, pixels)
+            places.setdefault(name, []).append((path, count - 1))
+            if time.monotonic() > due:
+                log.info("%d images of %d classes are converted so far", count, len(places))
+                due = time.monotonic() + _SECONDS
+        if not count:
+            return
+        _write(file, None)
+        whole = np.memmap(file, np.uint8, "r", shape=(count, *shape))
+        for name in sorted(places):
+            yield name, np.asarray(whole[[number for _, number in sorted(places[name])]])
+
+
+def _converted(
+    about: About, folder: Path, place: Path, label: Labels, size: int
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    count = 0
+    for each in images_by_class(place, label, size):
+        count += 1
+        yield each
+    if not count:
+        raise UserError(f"dataset.root={folder}: {place.name} holds no image of {about.title}")
+
+
+def _pixels(content: bytes, path: str, size: int, box: Box | None) -> NDArray[np.uint8]:
+    if box is None:
+        return decode(content, path, size, 3)
+    image = in_channels(opened_image(content, path), 3)
+    left, top, right, bottom = (round(edge) for edge in box)
+    inside = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+    if inside[0] >= inside[2] or inside[1] >= inside[3]:
+        raise UserError(f"{path} has {image.width}x{image.height} pixels, its box {box} lies outside")
+    return np.ascontiguousarray(np.asarray(resized(image.crop(inside), size, "squash")).transpose(2, 0, 1))
+
+
+def _scratch() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile(dir=cache_dir())
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
+def _write(file: IO[bytes], pixels: NDArray[np.uint8] | None) -> None:
+    """Adds pixels; None: all that was added reaches the file."""
+    try:
+        if pixels is None:
+            file.flush()
+        else:
+            file.write(np.ascontiguousarray(pixels).data)
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: OSError) -> UserError:
+    return UserError(
+        f"cannot write to the cache directory {cache_dir()}: {error} (set METALEARN_CACHE to a directory with enough space)"
+    )

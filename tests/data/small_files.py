@@ -1,0 +1,81 @@
+"""Small files in exactly the layouts of published data sets, for the tests of their converters."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from metalearn.data.classes import SPLITS, read_split
+from metalearn.data.images import ImageClasses
+
+ONE_EACH = {"train": 1, "val": 1, "test": 1}
+
+
+def picture(seed: int, width: int = 24, height: int = 16, format: str = "JPEG") -> bytes:
+    """Coarse patches of colour, other ones for every seed."""
+    rng = np.random.default_rng(seed)
+    patches = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(patches).resize((width, height), Image.Resampling.NEAREST).save(content, format)
+    return content.getvalue()
+
+
+def pixels(content: bytes, size: int, box: tuple[int, int, int, int] | None = None) -> NDArray[np.uint8]:
+    """What Pillow makes of an image file by itself: [3, size, size]."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    image = image if box is None else image.crop(box)
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
+    """A .tar, or compressed as its name says."""
+    compression = {".tgz": "gz", ".gz": "gz"}.get(path.suffix, "")
+    with tarfile.open(path, f"w:{compression}", compresslevel=1) if compression else tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def write_folder(root: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+
+
+def settings(root: Path, **changes: Any) -> dict[str, Any]:
+    """What every loader takes, with `dataset.root` there."""
+    return {"root": str(root), "split_seed": 0, "size": 12, "rotations": ONE_EACH} | changes
+
+
+def unpacked(root: Path, files: Mapping[str, bytes]) -> Path:
+    """The folder, with the files in it."""
+    write_folder(root, files)
+    return root
+
+
+def classes_of(dataset: str, split: str = "metadataset") -> list[str]:
+    """All classes of a shipped split, by their names."""
+    found = read_split(dataset, split)
+    return sorted(name for part in SPLITS for name in found.classes[part])
+
+
+def image(dataset: ImageClasses, name: str, number: int) -> NDArray[np.uint8]:
+    """One image of a class."""
+    return dataset.images.of_class(dataset.class_names.index(name))[number]
