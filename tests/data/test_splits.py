@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import metalearn.data
 from metalearn.data.classes import SPLITS, read_split
 
+PAGE = Path(__file__).parent.parent.parent / "docs" / "data.md"
 FOLDER = Path(metalearn.data.__file__).parent / "splits"
 # (data set, split) -> how many classes for training, validation and test, and the beginning of the hash that results hold.
 PUBLISHED = {
@@ -101,3 +103,12 @@ def test_the_split_of_chen_goes_by_the_number_of_the_species() -> None:
     for part, rests in (("train", {1}), ("val", {2}), ("test", {0})):
         numbers = [int(name[:3]) for name in read_split("cub", "chen").classes[part]]
         assert {number % (2 if part == "train" else 4) for number in numbers} == rests
+
+
+def test_the_page_on_data_states_number_and_hash_of_each() -> None:
+    sections = re.split(r"^### `(\w+)`.*$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    section = dict(zip(sections[1::2], sections[2::2], strict=True))
+    for (dataset, name), (counts, sha256) in PUBLISHED.items():
+        if dataset in section and dataset != "omniglot":
+            row = rf"^\| `{name}` \| {', '.join(map(str, counts))} [^|]*\| `{sha256[:12]}` \|"
+            assert re.search(row, section[dataset], re.MULTILINE), (dataset, name)
