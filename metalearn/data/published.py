@@ -64,6 +64,7 @@ class About:
         licence: of the images; `not stated` where the authors state none.
         files: all that are published; empty where the data set needs no file of its own.
         folder: its name in the data directory; None: the data set's. Two data sets made from the same files share one.
+        inner: folders inside of it where torchvision, or another program that fetches them, puts the files.
         choose: picks the files that `dataset.*` settings need, from the settings and `files`; by default all.
     """
 
@@ -72,16 +73,27 @@ class About:
     licence: str
     files: tuple[PublishedFile, ...] = ()
     folder: str | None = None
+    inner: tuple[str, ...] = ()
     choose: Callable[[Mapping[str, Any], tuple[PublishedFile, ...]], tuple[PublishedFile, ...]] = _all_files
 
 
 def folder_of(dataset: str, about: About, root: str | None) -> Path:
     """Where the files of a data set lie: `dataset.root`, or without one `$METALEARN_DATA/<folder>` or the user's data directory.
 
+    Where that holds none of the files and a folder `about.inner` of it does, it is that one.
+
     Raises:
         UserError: the path begins with `~` and the user has no home directory.
     """
-    return data_dir(about.folder or dataset) if root is None else expanded(Path(root), "dataset.root")
+    outer = data_dir(about.folder or dataset) if root is None else expanded(Path(root), "dataset.root")
+    return next(
+        (folder for folder in (outer, *(outer / name for name in about.inner)) if has_some(folder, about)), outer
+    )
+
+
+def has_some(folder: Path, about: About) -> bool:
+    """Whether any file of the data set is there, packed or unpacked."""
+    return any(found(folder, file) is not None for file in about.files)
 
 
 def found(folder: Path, file: PublishedFile) -> Path | None:

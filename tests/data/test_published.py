@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,14 @@ def test_the_folder_is_the_root_or_lies_in_the_data_directory(tmp_path: Path, mo
     assert folder_of("small", ABOUT, "/elsewhere") == Path("/elsewhere")
     assert folder_of("small", ABOUT, None) == tmp_path / "pictures"
     assert folder_of("small", About("Others", "", ""), None) == tmp_path / "small"
+
+
+def test_a_folder_that_another_program_made_inside_counts_where_the_outer_one_is_empty(tmp_path: Path) -> None:
+    about = replace(ABOUT, inner=("Pictures/raw",))
+    (tmp_path / "Pictures/raw/images").mkdir(parents=True)
+    assert folder_of("small", about, str(tmp_path)) == tmp_path / "Pictures/raw"
+    (tmp_path / "labels.csv").touch()
+    assert folder_of("small", about, str(tmp_path)) == tmp_path
 
 
 def test_a_file_is_verified_by_size_first_and_by_the_strongest_checksum(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_without_learn2learn_one_line_says_how_to_get_it(
         ),
         (["task.shots=18"], "task.train.shots=18 + task.train.queries=3 need 21 images of every class"),
         (["dataset.test_classes=35"], "leave no training class"),
-        (["dataset=omniglot", "dataset.root=nowhere", "dataset.download=false"], "no images_background.zip"),
+        (["dataset=omniglot", "dataset.root=nowhere", "dataset.download=false"], "images_background.zip (9.5 MB"),
         (["dataset.size=8", "task.queries=1"], "8x8 pixels are too few"),
         (["eval.transductive=true"], "eval.transductive=true"),
         (["train.lr=1e-4", "train.lr_final=1e-3"], "train.lr_final=0.001 is more than train.lr=0.0001"),

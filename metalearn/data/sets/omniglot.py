@@ -1,7 +1,7 @@
 """Omniglot (Lake, Salakhutdinov and Tenenbaum 2015): 1623 characters of 50 alphabets, 20 drawings each.
 
 The images come from a folder that holds `images_background` and `images_evaluation`, as zips or unpacked; where they are missing they are
-fetched through torchvision. Zips are read in memory, never unpacked, so no member can land outside its folder.
+fetched. Zips are read in memory, never unpacked, so no member can land outside its folder.
 """
 
 from __future__ import annotations
@@ -17,20 +17,43 @@ from PIL import Image
 from metalearn.data.archives import LIMITS, fingerprint, members
 from metalearn.data.cache import Classes, load_or_make
 from metalearn.data.classes import ClassSplit, random_split, read_split
-from metalearn.data.download import Download, fetch
+from metalearn.data.download import fetch
 from metalearn.data.images import ImageClasses
 from metalearn.data.pixels import opened_image
-from metalearn.data.places import data_dir, expanded
+from metalearn.data.published import About, PublishedFile, find, folder_of, found, has_some
 from metalearn.errors import UserError
 
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 PARTS = ("images_background", "images_evaluation")
 _MEMBER = re.compile(r"(?:^|/)(?:images_background|images_evaluation)/([^/]+)/(character\d+)/([^/]+)\.png$")
-_TORCHVISIONS = "omniglot-py"  # the folder that torchvision makes in its root
 _VAL, _TEST = 100, 423  # characters of split=random, as in Finn et al.'s code, which shuffles characters
 _LIMITS = LIMITS._replace(member=1 << 24)  # bytes of one drawing, far above any real one
 _LARGEST_SIDE = 4096  # pixels, also far above
-_SIZES = {"images_background": 9_464_212, "images_evaluation": 6_462_886}  # bytes of the published zips
+_AT = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+ABOUT = About(
+    "handwritten characters of 50 alphabets",
+    "https://github.com/brendenlake/omniglot",
+    "MIT",
+    (
+        PublishedFile(
+            "images_background.zip",
+            (f"{_AT}images_background.zip",),
+            9_464_212,
+            md5="68d2efa1b9178cc56df9314c21c6e718",
+            sha256="ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
+            unpacked="images_background",
+        ),
+        PublishedFile(
+            "images_evaluation.zip",
+            (f"{_AT}images_evaluation.zip",),
+            6_462_886,
+            md5="6b91aef0f799c5bb55b94e3f2daec811",
+            sha256="1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
+            unpacked="images_evaluation",
+        ),
+    ),
+    inner=("omniglot-py",),
+)
 
 
 def load(
@@ -48,10 +71,7 @@ def load(
     Raises:
         UserError: no images at `root` and none could be fetched, or what is there is damaged.
     """
-    folder = _folder(root)
-    if download and folder.name not in PARTS:
-        _fetch_missing(folder)
-    parts = _find_parts(folder)
+    parts = _find_parts(root, download)
     key = f"{size}-{resize}-v{CONVERSION}-{fingerprint(parts, _is_png)}"
     stored = load_or_make("omniglot", key, lambda: _convert(parts, size, resize))
     chosen = _split(stored.class_names, split, split_seed)
@@ -59,48 +79,15 @@ def load(
     return whole if min_images is None else whole.without_small_classes(min_images)
 
 
-def _folder(root: str | None) -> Path:
-    """`root`, or where it is looked for without one; a folder inside that torchvision or learn2learn made counts as well."""
-    folder = data_dir("omniglot") if root is None else expanded(Path(root), "dataset.root")
-    inner = folder / _TORCHVISIONS
-    return inner if not _has_parts(folder) and _has_parts(inner) else folder
-
-
-def _has_parts(folder: Path) -> bool:
-    return any((folder / name).exists() for part in PARTS for name in (part, f"{part}.zip"))
-
-
-def _find_parts(folder: Path) -> list[Path]:
-    """The two parts, unpacked or as zips."""
-    if folder.name in PARTS and not _has_parts(folder) and _has_parts(folder.parent):
+def _find_parts(root: str | None, download: bool) -> list[Path]:
+    """The two parts, unpacked or as zips; fetched where they are missing and `download` allows it."""
+    folder = folder_of("omniglot", ABOUT, root)
+    if folder.name in PARTS and not has_some(folder, ABOUT) and has_some(folder.parent, ABOUT):
         raise UserError(f"dataset.root={folder} is one of the two parts: dataset.root={folder.parent} holds both")
-    parts = []
-    for part in PARTS:
-        found = [path for path in (folder / part, folder / f"{part}.zip") if path.exists()]
-        if not found:
-            raise UserError(
-                f"dataset.root={folder}: no {part}.zip and no {part}/ there "
-                "(dataset.download=true fetches both, dataset.root=DIR names another folder)"
-            )
-        parts.append(found[0])
-    return parts
-
-
-def _fetch_missing(folder: Path) -> None:
-    missing = [part for part in PARTS if not (folder / part).is_dir() and not (folder / f"{part}.zip").exists()]
-    if not missing:
-        return
-    from torchvision.datasets import Omniglot as Published  # late: a second of import that only a download needs
-
-    for part in missing:
-        fetch(
-            Download(
-                url=f"{Published.download_url_prefix}/{part}.zip",
-                file=folder / f"{part}.zip",
-                size=_SIZES[part],
-                md5=Published.zips_md5[part],
-            )
-        )
+    for file in ABOUT.files if download else ():
+        if found(folder, file) is None:
+            fetch(file, folder)
+    return list(find("omniglot", ABOUT, folder))
 
 
 def image_files(root: str | None) -> Iterator[tuple[str, bytes]]:
@@ -109,7 +96,7 @@ def image_files(root: str | None) -> Iterator[tuple[str, bytes]]:
     Raises:
         UserError: they are not there.
     """
-    return ((name, content) for name, _, content in _drawings(_find_parts(_folder(root))))
+    return ((name, content) for name, _, content in _drawings(_find_parts(root, download=False)))
 
 
 def _drawings(parts: list[Path]) -> Iterator[tuple[str, str, bytes]]:
