@@ -107,7 +107,7 @@ choices:
 {_choices_help(argv, "dataset", "task")}
 
 settings:
-  task.ways task.shots task.queries eval.tasks eval.seed eval.checkpoint eval.transductive device
+  task.ways task.shots task.queries eval.tasks eval.seed eval.checkpoint eval.transductive eval.allow_seen device
   algorithm.*                       settings of the evaluation, such as algorithm.test_inner_steps
 
 flags:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,27 @@ class Split(Protocol):
     @property
     def sha256(self) -> str:
         """Two results with equal hashes were measured on the same test tasks' classes (or distribution)."""
+
+
+class TrainedOn(NamedTuple):
+    """What a model knows of the data set that it was trained on. Checkpoints store it: other data are brought to it for an evaluation."""
+
+    shape: tuple[int, ...]  # of one example, as the network sees it
+    classes: int  # of the training split, turned ones counted
+    normalize: Mapping[str, Any] | None = None  # `dataset.normalize`
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> TrainedOn:
+        """Reads what `record` made."""
+        return cls(tuple(record["shape"]), record["classes"], record["normalize"])
+
+    def record(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "shape": list(self.shape),
+            "classes": self.classes,
+            "normalize": self.normalize and dict(self.normalize),
+        }
 
 
 class TaskSource(ABC):
@@ -89,6 +110,23 @@ class Dataset(ABC):
         Raises:
             UserError: this data set cannot be augmented so.
         """
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What a model that is trained on this data set knows of it."""
+        return TrainedOn(self.input_shape, len(self.classes("train")))
+
+    def brought_to(self, trained_on: TrainedOn) -> Dataset:
+        """This data set, its examples in the form of those that a model was trained on.
+
+        Raises:
+            UserError: they cannot be brought to it.
+        """
+        if trained_on.shape != self.input_shape:
+            raise UserError(
+                f"{self.name} has examples of the shape {list(self.input_shape)}, the model was trained on {list(trained_on.shape)}"
+            )
+        return self
 
     def classes(self, split: str) -> tuple[ClassId, ...]:
         """The classes that the split's tasks are made of; none by default."""

@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 
 from metalearn.data.augment import Augment
-from metalearn.data.base import Dataset
+from metalearn.data.base import Dataset, TrainedOn
 from metalearn.data.classes import ClassId, ClassSplit
 from metalearn.data.container import FlatImages
+from metalearn.data.fit import can_fit
 from metalearn.data.normalize import Normalize
 from metalearn.data.source import ImageTasks
 from metalearn.errors import UserError
@@ -32,6 +33,7 @@ class ImageClasses(Dataset):
         origin: of the classes; None: the data set's name. Data sets made of the same images share one, and their names of classes: a class is
             recognised across them.
         normalize: what happens to each channel, once it is divided by 255; None: nothing.
+        shape: (channels, height, width) that every image is brought to (`fit.fitted`); None: as they are stored.
 
     Raises:
         UserError: `normalize` is for another number of channels.
@@ -44,6 +46,7 @@ class ImageClasses(Dataset):
     rotations: Mapping[str, int]
     origin: str | None = None
     normalize: Normalize | None = None
+    shape: tuple[int, ...] | None = None
     kind: Kind = field(default=CLASSIFICATION, init=False)
     uneven: ClassVar[bool] = True
 
@@ -54,7 +57,21 @@ class ImageClasses(Dataset):
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         """(channels, height, width)."""
-        return self.images.images.shape[1:]
+        return self.shape or self.images.images.shape[1:]
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """See Dataset."""
+        return super().trained_on._replace(normalize=None if self.normalize is None else self.normalize.record())
+
+    def brought_to(self, trained_on: TrainedOn) -> ImageClasses:
+        """See Dataset: images of another size are resized, a grey channel is repeated, colours become grey."""
+        channels, shape = self.images.images.shape[1], trained_on.shape
+        if len(shape) != 3 or not can_fit(channels, shape[0]):
+            raise UserError(
+                f"{self.name} has images of {channels} channels, the model was trained on examples of the shape {list(shape)}"
+            )
+        return replace(self, shape=shape, normalize=Normalize.of(trained_on.normalize))
 
     def numbers(self, split: str) -> list[int]:
         """The indices in `images` of a split's classes, in the order of the split."""
@@ -102,6 +119,7 @@ class ImageClasses(Dataset):
             device,
             Augment(**augment or {}),
             self.normalize,
+            self.shape,
         )
 
     def check_augment(self, augment: Mapping[str, float]) -> None:

@@ -30,6 +30,10 @@ class Normalize:
             return None
         return cls(tuple(map(float, setting["mean"])), tuple(map(float, setting["std"])))
 
+    def record(self) -> dict[str, list[float]]:
+        """The setting, as `of` reads it."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
     def check(self, channels: int) -> None:
         """Raises UserError where it is for another number of channels."""
         for key, values in (("mean", self.mean), ("std", self.std)):

@@ -19,6 +19,7 @@ from metalearn.data.augment import NUMBERS, Augment
 from metalearn.data.base import TaskSource
 from metalearn.data.classes import ClassId
 from metalearn.data.container import FlatImages
+from metalearn.data.fit import fitted
 from metalearn.data.normalize import Normalize
 from metalearn.data.numbers import Stream, unit
 from metalearn.data.uneven import UnevenTask, draw_task
@@ -42,6 +43,7 @@ class ImageTasks(TaskSource):
         device: where the images live and the batches are made.
         augment: what happens to every drawn image.
         normalize: what happens to its channels after that.
+        shape: (channels, height, width) that it is brought to before both; None: as it is stored.
     """
 
     kind: Kind = CLASSIFICATION
@@ -57,12 +59,13 @@ class ImageTasks(TaskSource):
         device: torch.device,
         augment: Augment,
         normalize: Normalize | None = None,
+        shape: tuple[int, ...] | None = None,
     ) -> None:
         upright = torch.from_numpy(images.images).to(device)  # [M, c, H, W]
         turned = [upright.rot90(r * 4 // turns, (-2, -1)) for r in range(1, turns)]
         self._images = torch.cat([upright, *turned]) if turned else upright
         self.name, self.split, self.classes, self.device = name, split, classes, device
-        self.augment, self.normalize = augment, normalize
+        self.augment, self.normalize, self.shape = augment, normalize, shape
         self.counts = np.tile(images.counts, turns)  # [turns * C]
         self._starts = np.cumsum(self.counts) - self.counts
         self._stream = Stream(seed, split)
@@ -119,8 +122,10 @@ class ImageTasks(TaskSource):
         return made
 
     def _values(self, images: Tensor, numbers: Tensor | None = None) -> Tensor:
-        """uint8 images [..., c, H, W] as a network sees them: from 0 to 1, changed at random by `numbers`, normalised."""
+        """uint8 images [..., c, H, W] as a network sees them: from 0 to 1, of `shape`, changed at random by `numbers`, normalised."""
         x = images.float().div_(255)
+        if self.shape is not None:
+            x = fitted(x, self.shape)
         if numbers is not None:
             x = self.augment(x.flatten(0, -4), numbers.view(-1, NUMBERS)).view_as(x)
         return x if self.normalize is None else self.normalize(x)

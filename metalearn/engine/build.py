@@ -16,7 +16,7 @@ from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import Backbone
 from metalearn.config.build import build
 from metalearn.config.files import choices, target_of
-from metalearn.data.base import Dataset, TaskSource
+from metalearn.data.base import Dataset, TaskSource, TrainedOn
 from metalearn.engine.device import choose_device
 from metalearn.engine.settings import Settings
 from metalearn.errors import UserError
@@ -47,10 +47,19 @@ class Parts:
             self.algorithm.set_transductive(self.settings.eval.transductive)
 
 
-def assemble(config: Config) -> Parts:
-    """Builds what the configuration names; checks the shape of no task (`check_tasks` does)."""
+def assemble(config: Config, trained_on: TrainedOn | None = None) -> Parts:
+    """Builds what the configuration names; checks the shape of no task (`check_tasks` does).
+
+    Args:
+        trained_on: of the model that is evaluated: the data set is brought to it. None: the model is trained on the data set.
+
+    Raises:
+        UserError: a part cannot be built, or the data set cannot be brought to `trained_on`.
+    """
     device, dataset = choose_device(config), build_dataset(config)
-    return Parts(Settings.of(config), device, dataset, build_algorithm(config, dataset).to(device))
+    if trained_on is not None:
+        dataset = dataset.brought_to(trained_on)
+    return Parts(Settings.of(config), device, dataset, build_algorithm(config, dataset, trained_on).to(device))
 
 
 def build_dataset(config: Config) -> Dataset:
@@ -65,12 +74,16 @@ def _dataset(node: str) -> Dataset:
     return dataset
 
 
-def build_algorithm(config: Config, dataset: Dataset) -> Algorithm:
+def build_algorithm(config: Config, dataset: Dataset, trained_on: TrainedOn | None = None) -> Algorithm:
     """The algorithm around its backbone, on the CPU, with initial parameters that depend on `seed` alone.
+
+    Args:
+        trained_on: what it is trained on; None: `dataset`.
 
     Raises:
         UserError: neither has a parameter, or one of them cannot deal with the data set's tasks.
     """
+    classes = (trained_on or dataset.trained_on).classes
     # torch's initialisers know only the global generator: seed a copy of it and leave the original as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
@@ -89,8 +102,8 @@ def build_algorithm(config: Config, dataset: Dataset) -> Algorithm:
             "metalearn.algorithms",
             optional={
                 "backbone": backbone,
-                "ways": most_ways(config, dataset),
-                "train_classes": len(dataset.classes("train")),
+                "ways": most_ways(config, classes),
+                "train_classes": classes,
             },
             check=functools.partial(_refuse_other_tasks, config, dataset),
         )
@@ -114,10 +127,10 @@ def _refuse_what_is_no_image(config: Config, dataset: Dataset, backbone: Any) ->
         )
 
 
-def most_ways(config: Config, dataset: Dataset) -> int:
-    """The largest number of ways of training tasks."""
+def most_ways(config: Config, classes: int) -> int:
+    """The largest number of ways of training tasks, of so many training classes."""
     ways = shape_of(config["task"]["train"], "task.train").most_ways
-    return min(ways, len(dataset.classes("train")) or ways) if uneven_key(config, "train") else ways
+    return min(ways, classes or ways) if uneven_key(config, "train") else ways
 
 
 def uneven_key(config: Config, *splits: str) -> str | None:

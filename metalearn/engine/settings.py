@@ -73,6 +73,7 @@ class EvalSettings(_Group):
     task_chunk: int
     checkpoint: str
     transductive: bool | None
+    allow_seen: bool = False
 
 
 @dataclass(frozen=True)

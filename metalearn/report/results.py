@@ -39,6 +39,10 @@ def result_panel(results: dict[str, Any]) -> None:
         results: what results.json holds, and `run_dir`; with `written`, a file, that is named in place of the run directory.
     """
     numbers = _result_lines(scale_of(results), results["task"], results["test"])
+    if changed := results.get("images"):
+        numbers.append(
+            f"images of the shape {_image_size(changed['shape'])} were brought to {_image_size(changed['as'])}, as the model was trained"
+        )
     for line in numbers:
         terminal.file_log.info(line)
     places = _places(results)  # outside the frame, so that they can be copied whole
@@ -101,6 +105,12 @@ def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> li
     return lines
 
 
+def _image_size(shape: list[int]) -> str:
+    """`84 x 84 x 3` of [3, 84, 84]."""
+    channels, *sides = shape
+    return " x ".join(map(str, [*sides, channels]))
+
+
 def _shape(task: dict[str, Any], kind: Scale) -> str:
     """`5-way 1-shot`; of tasks of uneven size, `5- to 20-way varying-shot`."""
     ways, shots = (_sizes(task, name) for name in ("ways", "shots"))
@@ -150,6 +160,7 @@ def _conditions(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> str:
         *([] if chance is None else [f"{'mean ' if varying else ''}chance {kind.text(chance)}"]),
         f"{test['checkpoint']} checkpoint{step}",
         "transductive" if test["transductive"] else "not transductive",
+        *([f"{test['seen_classes']} TEST CLASSES WERE TRAINING CLASSES"] if test.get("seen_classes") else []),
     ]
     return "; ".join(parts)
 

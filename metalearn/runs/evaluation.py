@@ -8,8 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from metalearn.data.classes import ClassId
+from metalearn.data.base import TrainedOn
 from metalearn.engine.build import Parts, assemble, build_dataset, check_tasks
+from metalearn.engine.device import choose_device
 from metalearn.engine.evaluate import Scores, evaluate
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.engine.ranks import launched
@@ -22,6 +23,7 @@ from metalearn.runs import directory as files
 from metalearn.runs.environment import environment
 from metalearn.runs.per_task import write_tasks
 from metalearn.runs.record import EvalResults, TestRecord
+from metalearn.runs.seen import refuse_seen_classes
 from metalearn.status import Status
 
 
@@ -39,10 +41,14 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str], st
         return {}  # the first of torchrun's processes does it all
     started = time.perf_counter()
     keep_freed_memory()
-    check_tasks(build_dataset(config), config["task"], "test")
-    parts = assemble(config)
+    dataset = build_dataset(config)
+    check_tasks(dataset, config["task"], "test")
+    state = checkpoint.load(run_dir / f"{config['eval']['checkpoint']}.pt", choose_device(config))
+    tested = tuple(map(str, dataset.classes("test")))
+    seen = refuse_seen_classes(state["train_classes"], tested, config["eval"]["allow_seen"])
+    parts = assemble(config, trained_on(state))
     settings = parts.settings
-    step, scores = _scored(run_dir, parts, stepwise)
+    scores = _scored(run_dir, parts, state["model"], stepwise)
     results = EvalResults(
         status=Status.DONE,
         error=None,
@@ -52,26 +58,40 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str], st
         split=parts.dataset.split,
         kind=parts.dataset.kind,
         task=settings.task._asdict(),
+        images=_fitted(dataset.input_shape, parts.dataset.input_shape),
         test=None,
         seconds=time.perf_counter() - started,
         environment=environment(str(parts.device)),
     )
     transductive, name = parts.algorithm.transductive, settings.eval.checkpoint
     try:
-        results = replace(results, test=TestRecord.of(scores, transductive=transductive, checkpoint=name, step=step))
+        record = TestRecord.of(
+            scores, transductive=transductive, checkpoint=name, step=state["step"], seen_classes=seen
+        )
+        results = replace(results, test=record)
     except NotFinite as error:
         results = replace(results, status=Status.FAILED, error=str(error))
     return _publish(run_dir, results, scores)
 
 
-def _scored(run_dir: Path, parts: Parts, stepwise: bool) -> tuple[int, Scores]:
-    """The outer step of the checkpoint, and its scores."""
+def _fitted(of_data: tuple[int, ...], of_model: tuple[int, ...]) -> dict[str, Any] | None:
+    """The `images` entry, where the images were changed for the model: both shapes, (channels, height, width)."""
+    return None if of_data == of_model else {"shape": list(of_data), "as": list(of_model)}
+
+
+def trained_on(state: dict[str, Any]) -> TrainedOn:
+    """What the model of a checkpoint was trained on; checkpoints of earlier versions do not say it, but name the data set."""
+    if "trained_on" in state:
+        return TrainedOn.of(state["trained_on"])
+    return build_dataset(state["config"]).trained_on
+
+
+def _scored(run_dir: Path, parts: Parts, model: dict[str, Any], stepwise: bool) -> Scores:
+    """The scores of a checkpoint's model."""
     settings, algorithm = parts.settings, parts.algorithm
-    state = checkpoint.load(run_dir / f"{settings.eval.checkpoint}.pt", parts.device)
     source = parts.source("test")
-    refuse_seen_classes(state["train_classes"], source.class_names)
     try:
-        algorithm.load_state_dict(state["model"])
+        algorithm.load_state_dict(model)
     except RuntimeError as error:
         raise UserError(
             f"{run_dir}: the checkpoint does not fit this configuration: {one_line(error)[:300]}"
@@ -79,10 +99,9 @@ def _scored(run_dir: Path, parts: Parts, stepwise: bool) -> tuple[int, Scores]:
     parts.be_transductive()
     tasks, chunk = settings.eval.tasks, settings.eval.task_chunk
     with TaskProgress(tasks, "test") as progress:
-        scores = evaluate(
+        return evaluate(
             algorithm, source, settings.task, tasks, chunk, stepwise=stepwise, progress=progress.update, further=True
         )
-    return state["step"], scores
 
 
 def _publish(run_dir: Path, results: EvalResults, scores: Scores) -> dict[str, Any]:
@@ -110,14 +129,3 @@ def write_or_say(file: Path, record: dict[str, Any]) -> None:
     except OSError as error:
         terminal.error_line(f"{file} cannot be written: {error.strerror or error}")
         raise RunFailed(str(error)) from error
-
-
-def refuse_seen_classes(train_classes: list[str], test_classes: tuple[str, ...]) -> None:
-    """Raises UserError where a test class, turned or not, was trained on; classes as checkpoints store them."""
-    trained, tested = ({ClassId.parse(name).upright for name in names} for names in (train_classes, test_classes))
-    seen = trained & tested
-    if seen:
-        raise UserError(
-            f"dataset.split: {len(seen)} of these test classes were training classes of this run, '{min(seen)}' for one; "
-            "a number measured on them would mean nothing"
-        )

@@ -49,11 +49,19 @@ class TestRecord:
     mean_of_groups: dict[str, Group] = field(
         default_factory=dict
     )  # where groups have names: by what -> all with the same weight
+    seen_classes: int = 0  # upright test classes that the model was trained on (eval.allow_seen)
     seconds: float | None = None  # of the test; an evaluation does not record it here
 
     @classmethod
     def of(
-        cls, scores: Scores, *, transductive: bool, checkpoint: str, step: int, seconds: float | None = None
+        cls,
+        scores: Scores,
+        *,
+        transductive: bool,
+        checkpoint: str,
+        step: int,
+        seconds: float | None = None,
+        seen_classes: int = 0,
     ) -> TestRecord:
         """Averages over tasks.
 
@@ -85,6 +93,7 @@ class TestRecord:
             groups=groups,
             mean_of_groups=means(scores, groups),
             seconds=seconds,
+            seen_classes=seen_classes,
         )
 
     @property
@@ -127,6 +136,7 @@ class TestRecord:
             **({} if self.chance is None else {"chance": self.chance}),
             **record,
             "step": self.step,
+            **({} if self.seen_classes == 0 else {"seen_classes": self.seen_classes}),
             **({} if self.seconds is None else {"seconds": self.seconds}),
         }
 
@@ -205,6 +215,9 @@ class EvalResults(Results):
     """eval-<time>.json."""
 
     overrides: list[str]  # what the user changed
+    images: dict[str, Any] | None = (
+        None  # `shape` of the data set's images, and `as` which shape the model saw them, where that is another
+    )
     seconds: float  # of the evaluation, building included
 
     def to_json(self) -> dict[str, Any]:
@@ -213,6 +226,7 @@ class EvalResults(Results):
             **self._beginning(),
             "seed": self.seed,
             "overrides": self.overrides,
+            **({} if self.images is None else {"images": self.images}),
             **self._tested(),
             "seconds": self.seconds,
             "environment": self.environment,

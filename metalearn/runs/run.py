@@ -34,11 +34,11 @@ from metalearn.report.progress import Progress, TaskProgress
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
 from metalearn.runs.environment import environment, peak_memory_mib
-from metalearn.runs.evaluation import refuse_seen_classes
 from metalearn.runs.hparams import hparams
 from metalearn.runs.initial import read_initial, start_from
 from metalearn.runs.per_task import write_tasks
 from metalearn.runs.record import RunResults, TestRecord, TrainRecord, is_done, write_results
+from metalearn.runs.seen import refuse_seen_classes, seen_classes
 from metalearn.runs.tracking import Tracker
 from metalearn.runs.training import Listener, ShouldPrune, train
 from metalearn.status import Status
@@ -66,7 +66,8 @@ def preflight(config: dict[str, Any]) -> None:
     if settings.train.init is not None:
         earlier = read_initial(settings.train.init)
         start_from(algorithm, earlier, settings.train.init)
-        refuse_seen_classes(earlier["train_classes"], tuple(map(str, dataset.classes("test"))))
+        tested = tuple(map(str, dataset.classes("test")))
+        refuse_seen_classes(earlier["train_classes"], tested, settings.eval.allow_seen)
 
 
 @dataclass
@@ -216,7 +217,11 @@ def _iterate(
     train_tasks = parts.source("train")
     keeper = checkpoint.Keeper(
         attempt.run_dir,
-        {"config": attempt.config, "train_classes": _trained_classes(attempt, parts, train_tasks.class_names)},
+        {
+            "config": attempt.config,
+            "train_classes": _trained_classes(attempt, parts, train_tasks.class_names),
+            "trained_on": parts.dataset.trained_on.record(),
+        },
         parts.settings.train.checkpoint_every,
         writes=attempt.ranks.first,
         before_saving=before_saving,
@@ -280,6 +285,7 @@ def _test(attempt: _Attempt, parts: Parts) -> TestRecord:
         checkpoint=settings.eval.checkpoint,
         step=chosen["step"],
         seconds=time.perf_counter() - started,
+        seen_classes=len(seen_classes(chosen["train_classes"], test_tasks.class_names)),
     )
     write_tasks(attempt.run_dir / "test_tasks.npz", scores)
     if by_class:

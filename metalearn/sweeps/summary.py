@@ -76,7 +76,8 @@ def score_text(row: dict[str, Any]) -> str:
     """`95.20 ± 0.31 %`, or nothing for a job without a result."""
     kind = _scale(row)
     score = row[kind.score]
-    return "" if score is None else kind.text(score, row["ci95"])
+    seen = f" ({row['seen_classes']} test classes seen in training)" if row.get("seen_classes") else ""
+    return "" if score is None else kind.text(score, row["ci95"]) + seen
 
 
 def val_text(row: dict[str, Any]) -> str:
@@ -148,6 +149,7 @@ def _job_row(
         kind.score: test.get(kind.score),
         "ci95": test.get("ci95"),
         "ci95_classes": test.get("ci95_classes"),
+        "seen_classes": test.get("seen_classes", 0),
         f"val_{kind.score}": (results.get("val") or {}).get(kind.score),
         "steps": train.get("steps"),
         "seconds": _seconds(train, test) if train else None,
@@ -175,6 +177,7 @@ def _seed_row(group: list[dict[str, Any]]) -> dict[str, Any]:
         "ci95": None if std is None else interval95(scores),
         "std": std,
         "seeds": len(scores),
+        "seen_classes": max(row["seen_classes"] for row in group),
     }
 
 
@@ -186,6 +189,7 @@ def _csv(rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:
     varied = list(dict.fromkeys(key for row in rows for key in row["choices"]))
     score = _score_name(rows)
     columns = [score, "ci95", "ci95_classes", "std", "seeds", f"val_{score}", "steps", "seconds", "directory", "error"]
+    columns += ["seen_classes"] if any(row.get("seen_classes") for row in rows) else []
     text = io.StringIO()
     writer = csv.DictWriter(text, ["kind", "job", *varied, "status", *columns], extrasaction="ignore")
     writer.writeheader()

@@ -15,10 +15,8 @@ from metalearn.data.base import TaskSource
 from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.evaluate import Scores, evaluate, scored_states
-from metalearn.errors import UserError
 from metalearn.intervals import interval95
 from metalearn.runs import record as records
-from metalearn.runs.evaluation import refuse_seen_classes
 from metalearn.tasks import TaskBatch, TaskShape
 from metalearn.testing import _check_two_steps
 from tests.compose import SMALL, compose
@@ -73,13 +71,6 @@ def test_before_adaptation_a_learner_is_at_chance(easy: ImageClasses, source: Ca
     algorithm = build_algorithm(compose("algorithm=maml", "algorithm.test_inner_steps=1", *SMALL), easy)
     scores = evaluate(algorithm, source("test"), TASK, 200, 50, stepwise=True)
     assert float(scores.score[0].mean()) == pytest.approx(0.2, abs=0.03)
-
-
-def test_trained_classes_are_refused_turned_or_not() -> None:
-    refuse_seen_classes(["a:x", "a:x@90"], ("a:y", "b:x"))
-    with pytest.raises(UserError, match="1 of these test classes were training classes of this run, 'a:x'"):
-        refuse_seen_classes(["a:x@90"], ("a:x@180", "a:y"))
-    refuse_seen_classes(["folder:icon@1x"], ("folder:icon@2x",))
 
 
 def test_what_else_the_paper_reports_is_scored_for_every_task(

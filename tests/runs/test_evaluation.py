@@ -1,0 +1,81 @@
+"""`metalearn eval` on other data than the run's: another size, other classes, classes that were trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metalearn.cli.main import main
+from metalearn.errors import UserError
+from metalearn.runs import checkpoint
+from metalearn.runs.seen import refuse_seen_classes, seen_classes
+
+TINY = [
+    *("dataset.classes=40", "dataset.val_classes=8", "dataset.test_classes=12", "dataset.size=16"),
+    *("backbone.filters=4", "task.queries=3", "task.train.ways=5", "train.steps=2", "train.meta_batch_size=2"),
+    *("train.task_chunk=1", "train.val_every=2", "train.val_tasks=2", "train.checkpoint_every=2", "eval.tasks=6"),
+]
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    main(["train", "algorithm=baseline", *TINY, "hydra.run.dir=run"])
+    return tmp_path / "run"
+
+
+def evaluated(run_dir: Path, *overrides: str) -> dict[str, Any]:
+    before = set(run_dir.glob("eval-*.json"))
+    main(["eval", str(run_dir), *overrides])
+    (new,) = set(run_dir.glob("eval-*.json")) - before
+    record: dict[str, Any] = json.loads(new.read_text())
+    return record
+
+
+def test_other_images_are_brought_to_what_the_model_knows(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also for a learner with a head for each training class, of which the other data set has another number."""
+    other = [
+        "dataset=glyphs",
+        "dataset.seed=1",
+        "dataset.size=20",
+        "dataset.classes=60",
+        "dataset.val_classes=8",
+        "dataset.test_classes=12",
+    ]
+    record = evaluated(trained, *other)
+    assert record["images"] == {"shape": [1, 20, 20], "as": [1, 16, 16]}
+    assert "seen_classes" not in record["test"]
+    assert "images of the shape 20 x 20 x 1 were brought to 16 x 16 x 1" in capsys.readouterr().out
+    assert "images" not in evaluated(trained), "the run's own are as they were"
+
+
+def test_trained_classes_are_refused_or_marked(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["dataset.test_classes=25"]  # the 8 validation classes and 5 of training move there
+    with pytest.raises(SystemExit) as leaving:
+        main(["eval", str(trained), *more])
+    assert leaving.value.code == 2
+    assert "eval.allow_seen=true" in capsys.readouterr().err
+    assert not list(trained.glob("eval-*.json"))
+    seen = evaluated(trained, *more, "eval.allow_seen=true")["test"]["seen_classes"]
+    assert seen == 5
+    assert f"{seen} TEST CLASSES WERE TRAINING CLASSES" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_does_not_say_what_it_was_trained_on_names_its_data_set(trained: Path) -> None:
+    state = checkpoint.load(trained / "best.pt", torch.device("cpu"))
+    assert state.pop("trained_on") == {"shape": [1, 16, 16], "classes": 20, "normalize": None}
+    checkpoint.save(trained / "best.pt", state)
+    assert evaluated(trained, "dataset.seed=1", "dataset.size=20")["images"]["as"] == [1, 16, 16]
+
+
+def test_a_class_is_recognised_turned_or_not_and_in_a_data_set_of_the_same_images() -> None:
+    assert refuse_seen_classes(["a:x", "a:x@90"], ("a:y", "b:x"), allow=False) == 0
+    with pytest.raises(UserError, match="1 of these test classes were training classes of this run, 'a:x'"):
+        refuse_seen_classes(["a:x@90"], ("a:x@180", "a:y"), allow=False)
+    assert refuse_seen_classes(["folder:icon@1x"], ("folder:icon@2x",), allow=False) == 0
+    assert [str(one) for one in seen_classes(["a:z", "a:x"], ["a:x", "a:x@90", "a:z"])] == ["a:x", "a:z"]
+    assert refuse_seen_classes(["a:z", "a:x"], ("a:x", "a:x@90"), allow=True) == 1
