@@ -6,37 +6,23 @@ refused in one line, before it takes memory: names that lead out of the archive,
 
 from __future__ import annotations
 
-import bz2
 import contextlib
-import gzip
 import hashlib
-import lzma
 import os
 import re
-import stat
-import struct
-import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, NamedTuple
 
-from metalearn.data.forward import ForwardFile
+from metalearn.data.packed import DAMAGED, Found, in_tar, in_zip
 from metalearn.errors import UserError, one_line
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _ADDED = {"__MACOSX", ".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini", "@eaDir"}
-_LAST_RECORD = 22 + 0xFFFF  # bytes: a zip's last record with the longest comment
-_ENCRYPTED = 1  # the bit of a zip's member
-# All that the readers and decompressors raise about a damaged or exotic archive.
-_DAMAGED = (
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
-    *(RuntimeError, NotImplementedError, ValueError, OverflowError),
-)
 
 
 class Limits(NamedTuple):
@@ -97,7 +83,7 @@ def listed(
 ) -> Iterator[Member]:
     """The wanted files, as `members`, without reading them. A member can be opened until the next one is asked for."""
     if path.is_dir():
-        for name, file in _walk(path, links_out):
+        for name, file in _walk(path, links_out).files:
             if not _added(name) and wanted(_readable(path, name)):
                 with _faults_named(path, name):
                     size = file.stat().st_size
@@ -105,13 +91,23 @@ def listed(
         return
     if not path.is_file():
         raise UserError(f"{path} is not there")
-    with _faults_named(path):
-        if path.name.lower().endswith(".zip"):
-            with zipfile.ZipFile(path) as archive:
-                # All are checked before the first is read.
-                yield from list(_safe(path, _zip(path, archive), wanted, limits))
-        else:
-            yield from _safe(path, _tar(path, limits), wanted, limits)
+    if path.name.lower().endswith(".zip"):
+        for _ in _safe(path, _found(path, limits), wanted, limits):
+            pass  # its list says all: what is wrong with any is said before the first is read
+    yield from _safe(path, _found(path, limits), wanted, limits)
+
+
+def folders(path: Path, limits: Limits = LIMITS, links_out: bool = True) -> list[str]:
+    """The paths within of all folders, empty ones too; of an archive those that it names on their own.
+
+    Raises:
+        UserError: as `members`.
+    """
+    packed = () if path.is_dir() else _found(path, limits)
+    found = [_inside(path, member.name) for member in packed if member.is_folder]
+    if path.is_dir():
+        found = _walk(path, links_out).folders
+    return sorted(name for name in found if name and not _added(name))
 
 
 @contextlib.contextmanager
@@ -133,37 +129,43 @@ def fingerprint(places: Iterable[Path], wanted: Callable[[str], bool]) -> str:
     files = [
         file
         for place in (each.resolve() for each in places)
-        for file in ([place] if place.is_file() else sorted(file for name, file in _walk(place, True) if wanted(name)))
+        for file in (
+            [place] if place.is_file() else sorted(file for name, file in _walk(place, True).files if wanted(name))
+        )
     ]
     stats = [(str(file), (of := file.stat()).st_size, of.st_mtime_ns) for file in files]
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:12]
-
-
-class _Found(NamedTuple):
-    """A member of an archive, before it is trusted; `fault` says what is wrong with its kind."""
-
-    name: str
-    size: int
-    fault: str
-    open: Callable[[], AbstractContextManager[IO[bytes]]]
 
 
 def _plain(file: Path) -> IO[bytes]:
     return file.open("rb")
 
 
-def _safe(path: Path, found: Iterable[_Found], wanted: Callable[[str], bool], limits: Limits) -> Iterator[Member]:
-    """The wanted members, checked; whatever leads out of the archive is refused, wanted or not."""
-    most = max(limits.free, limits.ratio * path.stat().st_size)
-    total, names = 0, set()
+def _found(path: Path, limits: Limits) -> Iterator[Found]:
+    """The members of an archive as they announce themselves."""
+    with _faults_named(path):
+        if path.name.lower().endswith(".zip"):
+            with zipfile.ZipFile(path) as archive:
+                yield from in_zip(path, archive)
+        else:
+            yield from in_tar(path, limits.member, _most(path, limits) + (1 << 20))  # its headers take room too
+
+
+def _most(path: Path, limits: Limits) -> int:
+    return max(limits.free, limits.ratio * path.stat().st_size)
+
+
+def _safe(path: Path, found: Iterable[Found], wanted: Callable[[str], bool], limits: Limits) -> Iterator[Member]:
+    """The wanted members, checked; what leads out of the archive is refused, wanted or not."""
+    total, names, most = 0, set(), _most(path, limits)
     for count, member in enumerate(found, 1):
         name = _inside(path, member.name)
-        total += member.size
+        total += max(0, member.size)
         if count > limits.members:
             raise UserError(f"{path} has more than {limits.members} members")
         if total > most:
             raise UserError(f"{path} is refused as a bomb: its members have more than {limits.ratio} times its size")
-        if _added(name) or not wanted(name):
+        if member.is_folder or _added(name) or not wanted(name):
             continue
         if member.fault:
             raise UserError(f"{path}: '{name}' {member.fault}")
@@ -195,84 +197,17 @@ def _added(name: str) -> bool:
     return any(part in _ADDED or part.startswith("._") for part in name.split("/"))
 
 
-def _zip(path: Path, archive: zipfile.ZipFile) -> Iterator[_Found]:
-    found = sorted(archive.infolist(), key=lambda each: each.filename)
-    _check_count(path, len(found))
-    for member in found:
-        if member.is_dir():
-            _inside(path, member.filename)
-        else:
-            yield _Found(member.filename, member.file_size, _fault_in_zip(member), partial(archive.open, member))
+class _Walked(NamedTuple):
+    files: list[tuple[str, Path]]  # path within, file; sorted by the former
+    folders: list[str]  # paths within
 
 
-def _fault_in_zip(member: zipfile.ZipInfo) -> str:
-    kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the zip was not made on Unix
-    if kind == stat.S_IFLNK:
-        return "is a link"
-    if kind not in (0, stat.S_IFREG):
-        return "is not a plain file"
-    return "is encrypted: pack it without a password" if member.flag_bits & _ENCRYPTED else ""
-
-
-def _check_count(path: Path, members: int) -> None:
-    """The zip's last record says how many there are; zipfile does not compare, and a damaged list can swallow its own rest."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _LAST_RECORD))
-        end = file.read()
-    (count,) = struct.unpack_from("<H", end, end.rindex(b"PK\5\6") + 10)
-    if count not in (members, 0xFFFF):  # the latter: more than fit into the field
-        raise zipfile.BadZipFile(f"{members} of {count} files are listed")
-
-
-def _tar(path: Path, limits: Limits) -> Iterator[_Found]:
-    """The members in one pass, as a compressed tar cannot be read otherwise."""
-    most = max(limits.free, limits.ratio * path.stat().st_size) + (1 << 20)
-    with _decompressed(path) as content:
-        forward = ForwardFile(content, largest_read=limits.member, most=most)
-        with tarfile.open(fileobj=forward, mode="r:") as archive:  # type: ignore[call-overload]
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # tarfile keeps every member, of millions too
-                if member.isdir():
-                    _inside(path, member.name)
-                else:
-                    yield _Found(member.name, member.size, _fault_in_tar(member), partial(_content, archive, member))
-        # tarfile takes a damaged header for the end; the true end is a block of zeros.
-        if not forward.last or forward.last.strip(b"\0"):
-            raise tarfile.ReadError("it is cut off or damaged")
-
-
-def _decompressed(path: Path) -> AbstractContextManager[IO[bytes]]:
-    with path.open("rb") as file:
-        start = file.read(6)
-    if start.startswith(b"\x1f\x8b"):
-        return cast(AbstractContextManager[IO[bytes]], gzip.open(path))
-    if start.startswith(b"BZh"):
-        return bz2.open(path)
-    if start == b"\xfd7zXZ\x00":
-        return lzma.open(path)
-    return path.open("rb")
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    content = archive.extractfile(member)
-    assert content is not None, "links and devices are refused before"
-    return content
-
-
-def _fault_in_tar(member: tarfile.TarInfo) -> str:
-    if member.issym() or member.islnk():
-        return "is a link"
-    if not member.isreg() or member.issparse() or member.size < 0:
-        return "is not a plain file"
-    return ""
-
-
-def _walk(folder: Path, links_out: bool) -> Iterator[tuple[str, Path]]:
-    """(path within, file) of every file below the folder, sorted by name. Devices and pipes are passed over, and links that lead to nothing."""
+def _walk(folder: Path, links_out: bool) -> _Walked:
+    """All below the folder. Devices and pipes are passed over, and links that lead to nothing."""
     root = folder.resolve()
     # A link may lead to a folder that holds it: those on the way are not entered again.
     waiting: list[tuple[str, Path, tuple[Path, ...]]] = [("", folder, (root,))]
-    found: list[tuple[str, Path]] = []
+    walked = _Walked([], [])
     while waiting:
         prefix, here, way = waiting.pop()
         try:
@@ -287,12 +222,14 @@ def _walk(folder: Path, links_out: bool) -> Iterator[tuple[str, Path]]:
             except (OSError, RuntimeError):  # a link that leads to itself
                 continue
             if is_link and not links_out and not place.is_relative_to(root):
-                raise UserError(f"{file} is a link that leads out of {folder} (dataset.follow_links=true reads it)")
+                raise UserError(f"{file} is a link that leads out of {folder} (dataset.outside=true reads it)")
             if is_dir and place not in way:
+                walked.folders.append(name)
                 waiting.append((f"{name}/", file, (*way, place)))
             elif is_file:
-                found.append((name, file))
-    yield from sorted(found)
+                walked.files.append((name, file))
+    walked.files.sort()
+    return walked
 
 
 @contextlib.contextmanager
@@ -302,7 +239,7 @@ def _faults_named(path: Path, name: str = "") -> Iterator[None]:
         yield
     except UserError:
         raise
-    except _DAMAGED as error:
+    except DAMAGED as error:
         reason = one_line(error) or type(error).__name__
         if path.is_dir():
             raise UserError(f"{path / name} cannot be read ({reason})") from error

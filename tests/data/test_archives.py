@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from metalearn.data.archives import LIMITS, fingerprint, is_archive, listed, members, opened
+from metalearn.data.archives import LIMITS, fingerprint, folders, is_archive, listed, members, opened
 from metalearn.errors import UserError
 
 FILES = {"b/2.png": b"two", "a/1.png": b"one", "readme.txt": b"text"}
@@ -270,7 +270,7 @@ def test_links_of_a_folder_are_followed_once(linked: Path) -> None:
 @pytest.mark.parametrize("name", ["b", "a/3.png"])
 def test_links_out_of_a_folder_are_an_error_where_that_is_asked_for(linked: Path, name: str) -> None:
     (linked / name).symlink_to(linked.parent / "outside" / ("2.png" if name.endswith("png") else ""))
-    with pytest.raises(UserError, match=rf"{name} is a link that leads out of .*dataset\.follow_links=true"):
+    with pytest.raises(UserError, match=rf"{name} is a link that leads out of .*dataset\.outside=true"):
         list(members(linked, is_png, links_out=False))
 
 
@@ -294,3 +294,21 @@ def test_the_fingerprint_changes_with_wanted_files_alone(tmp_path: Path) -> None
     one = fingerprint([tmp_path / "data.zip"], is_png)
     os.utime(tmp_path / "data.zip", (1, 1))
     assert fingerprint([tmp_path / "data.zip"], is_png) != one
+
+
+@pytest.mark.parametrize("kind", ["", *KINDS])
+def test_empty_folders_are_seen(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"data{kind}"
+    if kind == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("empty/", "")
+    elif kind:
+        with tarfile.open(path, {"": "w", "gz": "w:gz", "z2": "w:bz2", "xz": "w:xz"}[_compression(path)]) as tar:  # type: ignore[call-overload]
+            member = tarfile.TarInfo("./empty")
+            member.type = tarfile.DIRTYPE
+            tar.addfile(member)
+    else:
+        (path / "empty").mkdir(parents=True)
+        (path / "__MACOSX").mkdir()
+    assert folders(path) == ["empty"]
+    assert list(members(path, lambda name: True)) == []
