@@ -116,7 +116,7 @@ def test_a_library_is_known_in_one_place(library: str, homes: set[str]) -> None:
 
 def test_nothing_outside_names_an_algorithm_or_a_dataset() -> None:
     """The runner works for any; help texts show examples."""
-    names = [*choices("algorithm"), *choices("dataset")]
+    names = {*choices("algorithm"), *choices("dataset")} - {"folder"}  # also a word for a directory
     for name, file in MODULES.items():
         if part(name) in ("algorithms", "data", "cli", "testing") or name in (
             "engine.host_memory",
@@ -129,7 +129,7 @@ def test_nothing_outside_names_an_algorithm_or_a_dataset() -> None:
             node.value for node in ast.walk(code) if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
         identifiers = {node.id for node in ast.walk(code) if isinstance(node, ast.Name)}
-        assert not (texts | identifiers) & set(names), name
+        assert not (texts | identifiers) & names, name
 
 
 def test_every_configuration_names_something_that_exists_and_every_module_is_named() -> None:

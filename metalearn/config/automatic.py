@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 _MOST, _LEAST = 200, 20  # validation tasks
+_PACKED = re.compile(r"(.+?)\.(zip|tar|tar\.\w+|tgz|tbz2|txz)", re.IGNORECASE)
 
 
 def validation_tasks(train: Mapping[str, Any]) -> int:
@@ -20,9 +23,22 @@ def validation_tasks(train: Mapping[str, Any]) -> int:
 
 
 def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with such an `auto` replaced by its number, so that it compares equal to it."""
+    """The configuration with such an `auto` replaced by its number or name, so that it compares equal to it."""
+    dataset = config.get("dataset")
+    if isinstance(dataset, Mapping) and dataset.get("origin") == "auto" and isinstance(dataset.get("root"), str):
+        # Wherever the files lie, their folder's name says which they are.
+        config = {**config, "dataset": {**dataset, "origin": f"auto: {_name_of(dataset['root'])}"}}
     train = config.get("train")
     needed = {"val_tasks", "val_every", "steps", "meta_batch_size"}
     if not isinstance(train, Mapping) or not needed <= set(train):
         return dict(config)
     return {**config, "train": {**train, "val_tasks": validation_tasks(train)}}
+
+
+def _name_of(root: str) -> str:
+    """The last part of a path, with that of an archive as of a folder; of a file with paths and labels the last two."""
+    path = PurePath(root)
+    if path.suffix.lower() == ".csv":
+        return "/".join(path.parts[-2:])
+    packed = _PACKED.fullmatch(path.name)
+    return packed[1] if packed else path.name

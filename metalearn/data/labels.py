@@ -1,0 +1,128 @@
+"""A CSV file that says of each image its label, and perhaps its split."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from metalearn.errors import UserError, nearest
+
+# What the columns may be called; the first name of each is the one that messages use.
+_PATH = ("path", "file", "filename", "file_name", "image")
+_LABEL = ("label", "class", "category")
+_SPLIT = ("split", "set", "subset")
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_DELIMITERS = ",;\t"
+
+
+class Row(NamedTuple):
+    """One image. `path` is as written, with `/`; `split` is empty where the file names none."""
+
+    path: str
+    label: str
+    split: str
+
+
+def is_labels(content: bytes) -> bool:
+    """Whether a CSV file has columns for paths and labels, by its first line."""
+    try:
+        first = next(iter(_lines(content.partition(b"\n")[0], "")), [])
+    except UserError:
+        return False
+    return _column(first, _PATH) is not None and _column(first, _LABEL) is not None
+
+
+def read_labels(content: bytes, name: str) -> list[Row]:
+    """The rows of a CSV file: columns path, label and perhaps split, in any order, named in its first line.
+
+    UTF-8 with or without a byte order mark; cells apart by comma, semicolon or tab, quoted or not. Without a first line of names, the columns are
+    path, label and perhaps split in this order.
+
+    Args:
+        content: of the file.
+        name: of the file, for messages.
+
+    Raises:
+        UserError: a line has too few cells, a split is unknown, a path is listed twice, or a label stands in several splits.
+    """
+    lines = list(enumerate(_lines(content, name), 1))
+    lines = [(number, [cell.strip() for cell in cells]) for number, cells in lines if any(map(str.strip, cells))]
+    if not lines:
+        raise UserError(f"{name} lists no image")
+    path, label, split = _columns(lines[0][1], name)
+    has_names = _column(lines[0][1], _PATH) is not None
+    rows = [_row(cells, (path, label, split), f"{name}, line {number}") for number, cells in lines[has_names:]]
+    if not rows:
+        raise UserError(f"{name} lists no image")
+    _check(rows, name)
+    return rows
+
+
+def _lines(content: bytes, name: str) -> Iterator[list[str]]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8: store it as CSV in UTF-8") from error
+    first = text.lstrip().partition("\n")[0]
+    delimiter = max(_DELIMITERS, key=first.count)
+    try:
+        yield from csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    except csv.Error as error:
+        raise UserError(f"{name} is not a CSV file that can be read ({error})") from error
+
+
+def _column(names: Sequence[str], known: tuple[str, ...]) -> int | None:
+    lowered = [name.strip().lower() for name in names]
+    return next((lowered.index(name) for name in known if name in lowered), None)
+
+
+def _columns(first: list[str], name: str) -> tuple[int, int, int | None]:
+    path, label = _column(first, _PATH), _column(first, _LABEL)
+    if path is not None and label is not None:
+        return path, label, _column(first, _SPLIT)
+    # Without names: a first line that is itself an image, two or three cells wide.
+    if path is None and label is None and len(first) in (2, 3) and "." in first[0]:
+        return 0, 1, (2 if len(first) == 3 else None)
+    raise UserError(
+        f"{name}: the first line must name the columns path,label or path,label,split; it is '{','.join(first)[:80]}'"
+    )
+
+
+def _row(cells: list[str], columns: tuple[int, int, int | None], where: str) -> Row:
+    path, label, split = columns
+    if max(path, label, split or 0) >= len(cells):
+        raise UserError(f"{where} has {len(cells)} cells (needed: {max(path, label, split or 0) + 1})")
+    if not cells[path] or not cells[label]:
+        raise UserError(f"{where} has an empty {'label' if cells[path] else 'path'}")
+    written = cells[split] if split is not None else ""
+    part = SPLIT_NAMES.get(written.lower(), "")
+    if written and not part:
+        raise UserError(
+            f"{where}: no split '{written}'{nearest(written.lower(), SPLIT_NAMES)} (allowed: train, val, test)"
+        )
+    return Row(cells[path].replace("\\", "/"), cells[label], part)
+
+
+def _check(rows: list[Row], name: str) -> None:
+    labels: dict[str, str] = {}
+    splits: dict[str, str] = {}
+    for row in rows:
+        if row.path in labels:
+            again = "twice" if labels[row.path] == row.label else f"as '{labels[row.path]}' and as '{row.label}'"
+            raise UserError(f"{name} lists '{row.path}' {again}")
+        labels[row.path] = row.label
+    if any(row.split for row in rows):
+        for row in rows:
+            if not row.split:
+                raise UserError(f"{name} names no split for '{row.path}' (either all rows have one or none)")
+            if (other := splits.setdefault(row.label, row.split)) != row.split:
+                raise UserError(
+                    f"{name}: the label '{row.label}' is in the splits {other} and {row.split}; a split divides the classes, not the images of a "
+                    "class (without the column the classes are divided at random)"
+                )

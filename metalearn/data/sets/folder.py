@@ -1,0 +1,231 @@
+"""Your own images: a folder, an archive or a CSV file (layout.py says what may lie there), converted once and noticed when it changes."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metalearn.data.cache import Classes, Stored, load_or_make
+from metalearn.data.classes import SPLITS, ClassSplit, random_split
+from metalearn.data.container import FlatImages
+from metalearn.data.images import ImageClasses
+from metalearn.data.layout import Layout, checked_root, layout_of, short_name, state_of
+from metalearn.data.listed import by_class
+from metalearn.data.normalize import Normalize
+from metalearn.data.pixels import UnreadableImage, decode, is_grey
+from metalearn.errors import UserError
+
+log = logging.getLogger("metalearn")
+
+CONVERSION = 1  # of the cache entries; raise it when the conversion changes
+_MIN = 2  # classes that a task needs
+_USUAL = 5  # ways of the default task: a split gets as many classes where there are enough
+_SHARES = {"val": 0.16, "test": 0.2}  # of the classes: those of miniImageNet's split
+_BACKGROUNDS = {"white": 255, "black": 0}
+
+
+def load(
+    root: str | None,
+    split: str,
+    split_seed: int,
+    val_classes: int | str,
+    test_classes: int | str,
+    class_depth: int,
+    size: int,
+    channels: int | str,
+    fit: str,
+    background: str,
+    rotations: Mapping[str, int],
+    min_images: int | None,
+    normalize: Mapping[str, Sequence[float]] | None,
+    skip_unreadable: bool,
+    outside: bool,
+    origin: str,
+) -> ImageClasses:
+    """The images at `root` as classes, uint8 [channels, size, size].
+
+    Args:
+        root: a folder, a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz, or a CSV file.
+        split: "auto" (the one that folders or the CSV file name, else random), "given" or "random".
+        split_seed: of a split that is drawn.
+        val_classes: how many classes are drawn for validation; "auto": 16 %, at least 2, where there are enough at least 5.
+        test_classes: how many are drawn for test; "auto": 20 %, at least as many as for validation.
+        class_depth: how many folders make the name of a class.
+        size: pixels.
+        channels: 1, 3, or "auto": 1 where every image is grey.
+        fit: how an image becomes a square: "crop", "squash" or "pad".
+        background: "white" or "black", behind transparent pixels and beside padded images.
+        rotations: split -> 1, 2 or 4.
+        min_images: leaves out classes of fewer images, before a split is drawn.
+        normalize: see ImageClasses.
+        skip_unreadable: leaves out files that cannot be read; else they are an error.
+        outside: whether files outside of `root` are read, through links or by paths of a CSV file.
+        origin: what the names of the classes belong to; "auto": the name of the folder.
+
+    Raises:
+        UserError: there are no such images, some cannot be read, or there are too few classes.
+    """
+    place = checked_root(root)
+    belongs = f"folder-{short_name(place)}".replace(":", "-") if origin == "auto" else origin
+    if ":" in belongs:
+        raise UserError(f"dataset.origin={origin} is not allowed (a name without colon)")
+    way = _Way(size, channels, fit, background, class_depth, skip_unreadable, outside)
+    stored = load_or_make("folder", f"{way.key}-v{CONVERSION}-{state_of(place, outside)}", lambda: way.converted(place))
+    images, names, given = _merged(stored)
+    least = min_images or 1
+    amounts = {"val": val_classes, "test": test_classes}
+    if split == "random" or (split == "auto" and not any(any(splits) for splits in given.values())):
+        large = [name for name, count in zip(names, images.counts.tolist(), strict=True) if count >= least]
+        enough = f"classes of {least} images or more" if least > 1 else "classes"
+        chosen = _drawn(large, amounts, split_seed, f"dataset.root has {len(large)} {enough}")
+        if len(large) < len(names):
+            chosen = replace(chosen, name=f"{chosen.name}-min{least}")
+    else:
+        chosen = _given(given, amounts, split_seed)
+    whole = ImageClasses("folder", images, names, chosen, rotations, belongs, Normalize.of(normalize))
+    return whole.without_small_classes(least)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How files become pixels; the settings that a cache entry depends on, as `load` has them."""
+
+    size: int
+    channels: int | str
+    fit: str
+    background: str
+    class_depth: int
+    skip_unreadable: bool
+    outside: bool
+
+    @property
+    def key(self) -> str:
+        marks = f"{'s' if self.skip_unreadable else ''}{'o' if self.outside else ''}"
+        return f"{self.size}-{self.channels}-{self.fit}-{self.background}-{self.class_depth}{marks}"
+
+    def converted(self, root: Path) -> Classes:
+        """The classes as they are stored: `name<tab>split`, as folders may name one class in several splits."""
+        layout = layout_of(root, self.class_depth, self.outside)
+        channels = _channels(layout) if self.channels == "auto" else int(self.channels)
+        notes: Counter[str] = Counter()
+        unreadable: list[str] = []
+        found = False
+        for name, images in by_class(self._pixels(layout, channels, notes, unreadable)):
+            found = True
+            yield name, images
+        if unreadable or layout.missing:
+            self._unread(root, unreadable, layout.missing)
+        if not found:
+            raise UserError(f"dataset.root={root}: none of its {len(layout.images)} images can be read")
+        # What was done to images or passed over is news to the user, and seen before a run has a log.
+        unusual = notes or layout.empty or layout.others or layout.stray
+        log.log(logging.WARNING if unusual else logging.INFO, "%s", summary(layout, notes))
+
+    def _pixels(
+        self, layout: Layout, channels: int, notes: Counter[str], unreadable: list[str]
+    ) -> Iterator[tuple[str, str, NDArray[np.uint8]]]:
+        for path, content in layout.contents():
+            place = layout.images[path]
+            try:
+                pixels = decode(content, path, self.size, channels, self.fit, _BACKGROUNDS[self.background], notes)
+            except UnreadableImage as error:
+                unreadable.append(str(error))
+                continue
+            yield f"{place.class_name}\t{place.split}", path, pixels
+
+    def _unread(self, root: Path, unreadable: list[str], missing: list[str]) -> None:
+        """Says which files could not be read: as an error, or in a warning where the user wants to go on."""
+        parts = []
+        if unreadable:
+            parts.append(f"{len(unreadable)} files cannot be read as images: {unreadable[0]}")
+        if missing:
+            parts.append(f"{len(missing)} listed files are missing, '{missing[0]}' for one")
+        if self.skip_unreadable:
+            log.warning("%s: %s: left out", root, "; ".join(parts))
+            return
+        raise UserError(
+            f"dataset.root={root}: {'; '.join(parts)} (metalearn data check {root} names all; dataset.skip_unreadable=true leaves them out)"
+        )
+
+
+def summary(layout: Layout, notes: Mapping[str, int]) -> str:
+    """One line on what was found: counts, what was out of the ordinary about images, what was passed over."""
+    classes = {place.class_name for place in layout.images.values()}
+    parts = [f"{layout.root.name}: {len(layout.images)} images of {len(classes)} classes, {layout.kind}"]
+    if notes:
+        parts.append(", ".join(f"{count} {what}" for what, count in sorted(notes.items())))
+    passed = [
+        f"{len(names)} {what if len(names) == 1 else many}"
+        for what, many, names in (
+            ("empty class", "empty classes", layout.empty),
+            ("file that is no image", "files that are no images", layout.others),
+            ("image of no class", "images of no class", layout.stray),
+        )
+        if names
+    ]
+    return "; ".join([*parts, *([f"passed over: {', '.join(passed)}"] if passed else [])])
+
+
+def _channels(layout: Layout) -> int:
+    return 1 if all(is_grey(content) for _, content in layout.contents()) else 3
+
+
+def _merged(stored: Stored) -> tuple[FlatImages, tuple[str, ...], dict[str, list[str]]]:
+    """The images of each class together, its name, and the splits that name it; stored are those of each class and split, the former in order."""
+    given: dict[str, list[str]] = {}
+    counts: list[int] = []
+    for full, count in zip(stored.class_names, stored.images.counts.tolist(), strict=True):
+        name, _, split = full.rpartition("\t")
+        if name in given:
+            counts[-1] += count
+        else:
+            counts.append(count)
+        given.setdefault(name, []).append(split)
+    return FlatImages(stored.images.images, np.array(counts, dtype=np.int64)), tuple(given), given
+
+
+def _given(given: Mapping[str, Sequence[str]], amounts: Mapping[str, int | str], seed: int) -> ClassSplit:
+    """The split that folders or a CSV file name; what they do not name is drawn from the training classes."""
+    parts: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for name, splits in given.items():
+        if len(splits) > 1:
+            raise UserError(
+                f"dataset.split=given: the class '{name}' has images in {' and '.join(splits)}; a split divides the classes, not the images of "
+                "a class (dataset.split=random puts its images together and draws the classes)"
+            )
+        if not splits[0]:
+            raise UserError("dataset.split=given: neither folders train, val and test nor a CSV column name a split")
+        parts[splits[0]].append(name)
+    missing = {split: amounts[split] if not parts[split] else 0 for split in ("val", "test")}
+    if not any(missing.values()):
+        return ClassSplit("given", {split: tuple(names) for split, names in parts.items()})
+    drawn = _drawn(parts["train"], missing, seed, f"the train split has {len(parts['train'])} classes")
+    chosen = {split: drawn.classes[split] or tuple(parts[split]) for split in SPLITS}
+    return ClassSplit(f"given-{drawn.name}", chosen)
+
+
+def _drawn(names: Sequence[str], amounts: Mapping[str, int | str], seed: int, there: str) -> ClassSplit:
+    """A split drawn from `names`, so many classes for validation and test as `amounts` says, the rest for training. `there` counts them in words."""
+    drawn = sum(amount != 0 for amount in amounts.values())
+    if len(names) < _MIN * (drawn + 1) and "auto" in amounts.values():
+        raise UserError(
+            f"{there} to be divided: {_MIN * (drawn + 1)} or more are needed, {_MIN} for each split "
+            "(more classes, or dataset.val_classes and dataset.test_classes in numbers)"
+        )
+    # At least as many as the default task has ways, where the split leaves as many for training.
+    floor = min(_USUAL, len(names) // (drawn + 1))
+    number = {
+        split: max(floor, round(_SHARES[split] * len(names))) if amount == "auto" else int(amount)
+        for split, amount in amounts.items()
+    }
+    if sum(number.values()) >= len(names):
+        raise UserError(
+            f"dataset.val_classes={number['val']} and dataset.test_classes={number['test']} leave no class for training ({there})"
+        )
+    return random_split(sorted(names), number["val"], number["test"], seed)
