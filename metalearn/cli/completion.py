@@ -31,15 +31,37 @@ def shell_completion(arguments: list[str], commands: list[str]) -> None:
         from metalearn.bench import BENCHMARKS
 
         return print("\n".join(name for name in BENCHMARKS if name.startswith(current)))
+    if command == "data":
+        return _complete_data(given, current, arguments)
     if command == "reproduce":
         if not given:
             from metalearn.config.files import choices
 
             return print("\n".join(name for name in choices("experiment") if name.startswith(current)))
         given = [f"experiment={given[0]}", *(word for word in given[1:] if "=" in word)]
+    return _complete_settings([*(given[1:] if command == "eval" else given), current], arguments)
+
+
+def _complete_data(given: list[str], current: str, arguments: list[str]) -> None:
+    """What follows `metalearn data`: an action, a data set, its settings."""
+    from metalearn.cli.data import ACTIONS
+    from metalearn.config.files import choices
+
+    if not given:
+        return print("\n".join(name for name in ACTIONS if name.startswith(current)))
+    if given[0] not in ("fetch", "check"):
+        return None
+    if len(given) == 1:
+        return print("\n".join(name for name in choices("dataset") if name.startswith(current)))
+    settings = [f"dataset={given[1]}", *(word for word in given[2:] if "=" in word)]
+    return _complete_settings([*settings, current or "dataset."], arguments)
+
+
+def _complete_settings(words: list[str], arguments: list[str]) -> None:
+    """Lets Hydra complete the last of the overrides."""
     from metalearn.compose.mistakes import MISTAKES
 
-    os.environ["COMP_LINE"] = " ".join(["metalearn", *(given[1:] if command == "eval" else given), current])
+    os.environ["COMP_LINE"] = " ".join(["metalearn", *words])
     with contextlib.suppress(*MISTAKES):  # a line that cannot be read yet has no completions
         return _call_hydra(["-sc", *arguments])
 

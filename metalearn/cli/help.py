@@ -26,6 +26,7 @@ usage: metalearn COMMAND [key=value ...]
   metalearn train --resume RUN_DIR                           resumes a run that was stopped or killed
   metalearn eval RUN_DIR task.ways=20                        tests the run under another condition
   metalearn reproduce snell2017/omniglot_5w1s                trains as a paper did, compares with its numbers
+  metalearn data list                                        the data sets, and which files are missing
 
 metalearn COMMAND --help says more. Completion: eval "$(metalearn -sc install=bash)\""""
 
@@ -135,6 +136,32 @@ no error: the exit code is 0.
 
 flags:
   --run RUN_DIR         compare this finished run; settings change its evaluation, as for metalearn eval
+  --config-dir DIR      your own YAML files, as for metalearn train"""
+
+
+def data_help(argv: list[str]) -> str:
+    """`metalearn data --help`."""
+    return f"""\
+usage: metalearn data list
+       metalearn data fetch NAME [dataset.key=value ...]
+       metalearn data check NAME [dataset.key=value ...]
+
+list    a table of all data sets: what they are, their size where they are converted, missing files, licence
+fetch   fetches the files that are missing, from the first mirror that has them; the next call continues what was cut or
+        killed. A file gets its name when its size and checksum are right
+check   compares all files with the published sizes and checksums, reads the converted images whole, and prints counts,
+        splits and the largest task of each split
+
+  metalearn data fetch omniglot
+  metalearn data fetch cub dataset.root=/data/birds
+  metalearn data check omniglot dataset.split=lake
+
+Files lie in dataset.root, by default $METALEARN_DATA/NAME or the user's data directory. docs/data.md has a section for
+each data set. The exit code is 1 where a file could not be fetched or something is missing or damaged.
+
+{_choices_help(argv, "dataset")}
+
+flags:
   --config-dir DIR      your own YAML files, as for metalearn train"""
 
 

@@ -39,6 +39,9 @@ COMMANDS = {
     "reproduce": Command(
         "train as a paper did, compare with its numbers", "metalearn.cli.reproduce:reproduce", texts.reproduce_help
     ),
+    "data": Command(
+        "list data sets, fetch their files, check what is here", "metalearn.cli.data:data", texts.data_help
+    ),
     "bench": Command("measure speed and memory beside learn2learn", "metalearn.cli.bench:bench", texts.bench_help),
 }
 

@@ -26,10 +26,15 @@ def choices(group: str) -> list[str]:
     )
 
 
+def choice_file(group: str, name: str) -> Path:
+    """The YAML file of a choice that `choices` lists."""
+    files = (conf / group / f"{name}.yaml" for conf in (conf_dir(), *conf_dirs()))
+    return next(file for file in files if file.is_file())
+
+
 def target_of(group: str, name: str) -> str:
     """The `_target_` of a choice that `choices` lists, its own or that of the file of the group that it is made from."""
-    files = (conf / group / f"{name}.yaml" for conf in (conf_dir(), *conf_dirs()))
-    content = yaml.safe_load(next(file for file in files if file.is_file()).read_text(encoding="utf-8"))
+    content = yaml.safe_load(choice_file(group, name).read_text(encoding="utf-8"))
     node = content.get(group, content)
     if "_target_" in node:
         return str(node["_target_"])

@@ -80,6 +80,15 @@ def entries(name: str) -> list[Path]:
     return sorted(folder for folder in cache_dir().glob(f"{name}-*-f{FORMAT}") if folder.is_dir())
 
 
+def size_of(folder: Path) -> tuple[int, int] | None:
+    """(number of classes, number of images) of the cache entry `folder`, as its index says; None where that cannot be read."""
+    try:
+        counts = json.loads((folder / "index.json").read_text(encoding="utf-8"))["counts"]
+        return len(counts), sum(counts)
+    except _DAMAGED:
+        return None
+
+
 def damage(folder: Path) -> str | None:
     """What is wrong with the cache entry `folder`, of which all is read; None where it is intact."""
     try:

@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 
 from metalearn import atomic
 from metalearn.data.published import PublishedFile, Tally, bytes_text
@@ -167,7 +167,9 @@ def _from_mirror(url: str, file: PublishedFile, part: _Part, progress: Progress)
             attempt = 1 if part.size > furthest else attempt + 1
             furthest = max(furthest, part.size)
             final = isinstance(error, HTTPError) and error.code < 500 and error.code not in _BUSY
-            reason = one_line(error) or type(error).__name__
+            # URLError's own text is an angle bracket around what happened.
+            cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
+            reason = one_line(cause) or type(cause).__name__
             if final or isinstance(error, ValueError) or attempt == _ATTEMPTS:
                 return reason
             log.warning("%s: %s after %s: trying again", url, reason, bytes_text(part.size))

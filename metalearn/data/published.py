@@ -186,3 +186,11 @@ def bytes_text(size: int) -> str:
         if size < 999.95 * 1000**power or unit == "GB":
             return f"{size / 1000**power:.1f} {unit}"
     raise AssertionError(size)
+
+
+def total_text(files: Sequence[PublishedFile]) -> str:
+    """The size of several files together: `15.9 MB`, `at least 15.9 MB` where some sizes are not published, or that none is."""
+    known = [file.size for file in files if file.size is not None]
+    if not known:
+        return "no size is published"
+    return f"{'' if len(known) == len(files) else 'at least '}{bytes_text(sum(known))}"

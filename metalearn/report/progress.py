@@ -122,6 +122,53 @@ class TaskProgress:
             terminal.log.info("  ".join(part for part in (where, left) if part))
 
 
+class BytesProgress:
+    """Shows how much of a file has come or was read: on a terminal a live bar, elsewhere a line at every tenth and every minute.
+
+    Args:
+        name: of the file.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._bar: rich.progress.Progress | None = None
+        self._line: _Line | None = None
+        self._rate = _Rate(0)
+
+    def __enter__(self) -> BytesProgress:
+        if terminal.on_terminal():
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}", markup=False),
+                rich.progress.BarColumn(bar_width=None),
+                rich.progress.DownloadColumn(),
+                rich.progress.TransferSpeedColumn(),
+                rich.progress.TimeRemainingColumn(),
+                console=terminal.CONSOLE,
+                transient=True,
+                expand=True,
+            )
+            self._bar.add_task(self._name, total=None)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, whole: int | None) -> None:
+        """So many bytes are there, of `whole`, or of a number that nobody knows."""
+        if self._bar is not None:
+            self._bar.update(rich.progress.TaskID(0), completed=done, total=whole)
+            return
+        if whole is None or whole <= 0:  # no tenths of it can be told
+            return
+        self._line = self._line or _Line(done, whole, LOG_SECONDS)
+        left = self._rate.left(done, whole)
+        if self._line.is_due(done) and done < whole:
+            where = f"{self._name}: {done / 1e6:.1f}/{whole / 1e6:.1f} MB ({done * 100 // whole} %)"
+            terminal.say("  ".join(part for part in (where, left) if part))
+
+
 class _Rate:
     """Time left, from the time that was taken since the first count."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.panel import Panel
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from metalearn.kinds import Scale, scale_of
@@ -79,16 +79,9 @@ def verdict_style(verdict: str) -> str:
 
 def sweep_table(head: list[str], rows: list[list[str]], status_column: int = 1) -> None:
     """Prints a table of a sweep's jobs; the cells of `status_column` are coloured on a terminal."""
-    if terminal.on_terminal():
-        table = Table(*(Column(title, overflow="fold") for title in head))
-        for row in rows:
-            styles = [_STATUS_STYLES.get(Status(cell), "") if i == status_column else "" for i, cell in enumerate(row)]
-            table.add_row(*(Text(cell, style=style) for cell, style in zip(row, styles, strict=True)))
-        terminal.CONSOLE.print(table)
-    else:
-        widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-        for row in [head, *rows]:
-            terminal.say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    terminal.table(
+        head, rows, lambda column, cell: _STATUS_STYLES.get(Status(cell), "") if column == status_column else ""
+    )
 
 
 def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> list[str]:

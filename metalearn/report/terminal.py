@@ -6,10 +6,12 @@ import errno
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import IO, TextIO, cast
 
 from rich.console import Console, ConsoleRenderable
 from rich.logging import RichHandler
+from rich.table import Column, Table
 from rich.text import Text
 
 log = logging.getLogger("metalearn")
@@ -108,6 +110,23 @@ def say(line: str) -> None:
     """Prints a line of a program's, not of a run's: it goes into no log."""
     STDOUT.write(f"{line}\n")
     STDOUT.flush()
+
+
+def table(head: list[str], rows: list[list[str]], style: Callable[[int, str], str] = lambda column, cell: "") -> None:
+    """Prints a table: with lines on a terminal, where long cells are folded; elsewhere in columns of even width.
+
+    Args:
+        style: of a cell, given the number of its column and its text, for a terminal; an empty text for none.
+    """
+    if on_terminal():
+        framed = Table(*(Column(title, overflow="fold") for title in head))
+        for row in rows:
+            framed.add_row(*(Text(cell, style=style(column, cell)) for column, cell in enumerate(row)))
+        CONSOLE.print(framed)
+        return
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def close_log() -> None:

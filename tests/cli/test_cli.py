@@ -313,7 +313,8 @@ def test_bad_yaml_of_the_users_own(tmp_path: Path, refused: Refused) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["-h"], [], ["train", "--help"], ["eval", "-h"], ["reproduce", "-h"], ["bench", "-h"]]
+    "argv",
+    [["--help"], ["-h"], [], ["train", "--help"], ["eval", "-h"], ["reproduce", "-h"], ["data", "-h"], ["bench", "-h"]],
 )
 def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(argv)
@@ -561,8 +562,8 @@ def test_eval_of_a_directory_above_names_the_newest_run(run_dir: Path, refused: 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("metalearn", {"train", "eval", "reproduce", "bench"}),
-        ("metalearn ", {"train", "eval", "reproduce", "bench"}),
+        ("metalearn", {"train", "eval", "reproduce", "data", "bench"}),
+        ("metalearn ", {"train", "eval", "reproduce", "data", "bench"}),
         ("metalearn tr", {"train"}),
         ("metalearn train algorithm=prot", {"algorithm=protonet"}),
         ("metalearn train algorithm=maml algorithm.inn", {"algorithm.inner_lr=", "algorithm.inner_steps="}),
@@ -575,6 +576,11 @@ def test_eval_of_a_directory_above_names_the_newest_run(run_dir: Path, refused: 
         ("metalearn reproduce short/maml_omniglot_5w1s --run do", {"done/"}),
         ("metalearn reproduce short/maml_omniglot_5w1s --run done algorithm.inner_l", {"algorithm.inner_lr="}),
         ("metalearn bench st", {"steps", "start"}),
+        ("metalearn data ", {"list", "fetch", "check"}),
+        ("metalearn data f", {"fetch"}),
+        ("metalearn data fetch omn", {"omniglot"}),
+        ("metalearn data check omniglot dataset.split_", {"dataset.split_seed="}),
+        ("metalearn data list ", set()),
         ("metalearn nothing x", set()),
         ("metalearn train --mu", set()),
         ("metalearn train 'x task.wa", set()),

@@ -1,0 +1,53 @@
+"""What a loaded data set holds, in lines: counts, sizes, splits, and the largest task of each split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from metalearn.data.base import Dataset
+from metalearn.data.classes import SPLITS
+from metalearn.data.images import ImageClasses
+
+
+def overview(dataset: Dataset) -> Iterator[str]:
+    """One line about the whole, one about the division, one about each split."""
+    if not isinstance(dataset, ImageClasses):
+        yield f"{dataset.name}: {dataset.kind.name} tasks; an example has the shape {list(dataset.input_shape)}"
+        yield f"split '{dataset.split.name}', sha256 {dataset.split.sha256}"
+        return
+    counts = dataset.images.counts
+    channels, height, width = dataset.input_shape
+    yield (
+        f"{len(counts)} classes, {int(counts.sum())} images ({_spread(counts.tolist())} a class), "
+        f"{width}x{height} pixels, {'grey' if channels == 1 else 'RGB' if channels == 3 else f'{channels} channels'}"
+    )
+    yield f"split '{dataset.split.name}', sha256 {dataset.split.sha256}"
+    for split in SPLITS:
+        yield f"  {split}: {_of_split(dataset, split)}"
+
+
+def _of_split(dataset: ImageClasses, split: str) -> str:
+    names = dataset.split.classes[split]
+    if not names:
+        return "no class"
+    counts = dataset.images.counts[dataset.numbers(split)]
+    turns = dataset.rotations[split]
+    turned = f" ({turns * len(names)} with their turned copies)" if turns > 1 else ""
+    least = int(counts.min())
+    largest = (
+        f"largest task {turns * len(names)} ways, shots and queries together {least}"
+        if least > 1 and turns * len(names) > 1
+        else f"no task: '{names[int(counts.argmin())]}' has {least} image, a task needs 2"
+        if least < 2
+        else "no task: it needs 2 classes"
+    )
+    return f"{len(names)} classes{turned}, {int(counts.sum())} images, {_spread(counts.tolist())} a class; {largest}"
+
+
+def _spread(counts: list[int]) -> str:
+    """`20` where all are equal, else `41 to 60 (median 60)`."""
+    if min(counts) == max(counts):
+        return f"{counts[0]}"
+    return f"{min(counts)} to {max(counts)} (median {np.median(counts):g})"
