@@ -42,7 +42,7 @@ def load_arrays(file: IO[bytes], name: str, encoding: str = "latin1") -> Any:
         python_2 = start[0] != _PROTOCOL or start[1] < _FIRST_OF_PYTHON_3
         # "bytes" leaves the content of Python 2's arrays what it is; as text it would be copied twice.
         found = _Reader(buffered, encoding="bytes").load()
-        return _Finished(encoding if python_2 else None).of(found)
+        return finished(found, encoding if python_2 else None)
     except UserError as error:
         raise UserError(f"{name} is refused: {error}") from error
     except Exception as error:  # a damaged pickle makes its reader fail in any way
@@ -50,6 +50,27 @@ def load_arrays(file: IO[bytes], name: str, encoding: str = "latin1") -> Any:
         raise UserError(f"{name} is not an intact pickle of arrays ({reason})") from error
     finally:
         buffered.detach()  # else it closes `file` when it goes
+
+
+def stand_in(module: str, name: str) -> Any:
+    """What takes the place of a name of a pickle; UserError where it is none that arrays, numbers, text and containers of them need."""
+    module = {"__builtin__": "builtins"}.get(module, module).replace("numpy._core.", "numpy.core.")
+    try:
+        return _KNOWN[f"{module}.{name}"]
+    except KeyError:
+        raise UserError(
+            f"its pickle asks for '{module}.{name}' (read are arrays, numbers, text and containers of them)"
+        ) from None
+
+
+def finished(found: Any, encoding: str | None) -> Any:
+    """Real arrays, dtypes and texts for what stands for them in `found`; `encoding` is that of bytes which are text, None where bytes are bytes."""
+    return _Finished(encoding).of(found)
+
+
+def is_array(found: Any) -> bool:
+    """Whether it is an array, or stands for one that is not whole yet."""
+    return isinstance(found, _Array | np.ndarray)
 
 
 class _Bytes(bytes):
@@ -97,14 +118,8 @@ class _Array:
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name; UserError where there is none."""
-        module = {"__builtin__": "builtins"}.get(module, module).replace("numpy._core.", "numpy.core.")
-        try:
-            return _KNOWN[f"{module}.{name}"]
-        except KeyError:
-            raise UserError(
-                f"its pickle asks for '{module}.{name}' (read are arrays, numbers, text and containers of them)"
-            ) from None
+        """See `stand_in`."""
+        return stand_in(module, name)
 
 
 class _Finished:
