@@ -15,6 +15,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from metalearn.data.archives import fingerprint, members
 from metalearn.data.cache import Stored, load_or_make
@@ -146,51 +147,6 @@ def by_path(pattern: str) -> Callable[[tuple[Path, ...]], Labels]:
     return lambda _: label
 
 
-def texts(place: Path, names: Sequence[str]) -> dict[str, str]:
-    """Small text files from the archive or folder that also holds the images; `names` are the ends of their paths.
-
-    Raises:
-        UserError: one is not there.
-    """
-    found: dict[str, str] = {}
-
-    def name_of(path: str) -> str | None:
-        return next((name for name in names if f"/{path}".endswith(f"/{name}")), None)
-
-    for path, content in members(place, lambda path: name_of(path) is not None):
-        name = name_of(path)
-        assert name is not None
-        found[name] = content.decode("utf-8", "replace")
-        if len(found) == len(names):  # a packed tar is not read to its end
-            break
-    for name in names:
-        if name not in found:
-            raise UserError(f"{place} has no {name}: it is not the published file")
-    return found
-
-
-def table(text: str, name: str, columns: int) -> Iterator[list[str]]:
-    """The lines of a text file, cut at spaces into `columns` parts; the last may hold spaces itself.
-
-    Raises:
-        UserError: a line has fewer.
-    """
-    for number, line in enumerate(text.splitlines(), 1):
-        cells = line.strip().split(" ", columns - 1)
-        if len(cells) == columns:
-            yield cells
-        elif line.strip():
-            raise UserError(f"{name}, line {number}: {columns} values were expected, '{line.strip()[:60]}' is there")
-
-
-def numbers(cells: Sequence[str], name: str) -> list[float]:
-    """The cells of a line as numbers; UserError naming the file where one is none."""
-    try:
-        return [float(cell) for cell in cells]
-    except ValueError as error:
-        raise UserError(f"{name}: numbers were expected, '{' '.join(cells)[:60]}' is there") from error
-
-
 def images_by_class(place: Path, label: Labels, size: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """(class, images [n, 3, size, size]) of an archive or folder, classes in the order of their names and images in that of their paths."""
 
@@ -231,6 +187,26 @@ def by_class(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> Iterator[t
             yield name, np.asarray(whole[[number for _, number in sorted(places[name])]])
 
 
+def distinct(classes: Iterable[tuple[str, NDArray[np.uint8]]], place: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """The same classes; UserError naming `place` where one comes twice, as when a file was copied under another's name."""
+    seen: set[str] = set()
+    for name, images in classes:
+        if name in seen:
+            raise UserError(f"{place}: the class '{name}' is there twice")
+        seen.add(name)
+        yield name, images
+
+
+def fitted(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """RGB images [n, 3, H, W] as [n, 3, size, size], resized as `decode` does it where they have another size."""
+    if images.shape[2:] == (size, size):
+        return np.ascontiguousarray(images)
+    made = np.empty((len(images), 3, size, size), np.uint8)
+    for number, image in enumerate(images):
+        made[number] = _square(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))), size)
+    return made
+
+
 def _converted(
     about: About, folder: Path, place: Path, label: Labels, size: int
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
@@ -250,7 +226,11 @@ def _pixels(content: bytes, path: str, size: int, box: Box | None) -> NDArray[np
     inside = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
     if inside[0] >= inside[2] or inside[1] >= inside[3]:
         raise UserError(f"{path} has {image.width}x{image.height} pixels, its box {box} lies outside")
-    return np.ascontiguousarray(np.asarray(resized(image.crop(inside), size, "squash")).transpose(2, 0, 1))
+    return _square(image.crop(inside), size)
+
+
+def _square(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(np.asarray(resized(image, size, "squash")).transpose(2, 0, 1))
 
 
 def _scratch() -> IO[bytes]:

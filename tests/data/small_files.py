@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -57,6 +58,39 @@ def write_folder(root: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
+
+
+def python_2_pickle(held: Any) -> bytes:
+    """What cPickle of Python 2 writes with protocol 2: texts are bytes, arrays as numpy of those days pickled them, nothing refers back."""
+    return b"\x80\x02" + _python_2(held) + b"."
+
+
+def _python_2(held: Any) -> bytes:
+    if isinstance(held, dict):
+        return b"}(" + b"".join(_python_2(key) + _python_2(value) for key, value in held.items()) + b"u"
+    if isinstance(held, list):
+        return b"](" + b"".join(map(_python_2, held)) + b"e"
+    if isinstance(held, str):
+        text = held.encode("latin-1")
+        return b"T" + struct.pack("<i", len(text)) + text
+    if isinstance(held, int):
+        return b"J" + struct.pack("<i", held)
+    assert isinstance(held, np.ndarray), held
+    code = held.dtype.str[1:].encode()
+    order = b"|" if held.dtype.itemsize == 1 else b"<"
+    dtype = (
+        b"cnumpy\ndtype\nU\x02"
+        + code
+        + b"K\x00K\x01\x87R(K\x03U\x01"
+        + order
+        + b"NNN"
+        + b"J\xff\xff\xff\xff" * 2
+        + b"K\x00tb"
+    )
+    shape = b"(" + b"".join(map(_python_2, held.shape)) + b"t"
+    content = held.tobytes()
+    state = b"(K\x01" + shape + dtype + b"\x89" + b"T" + struct.pack("<i", len(content)) + content + b"tb"
+    return b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R" + state
 
 
 def settings(root: Path, **changes: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from metalearn.data import listed
 from metalearn.data.images import ImageClasses
-from metalearn.data.listed import Asked, Label, by_class, by_path, load_listed, numbers, table, texts
+from metalearn.data.listed import Asked, Label, by_class, by_path, load_listed
 from metalearn.data.published import About, PublishedFile
 from metalearn.errors import UserError
 from tests.data.small_files import ONE_EACH, picture, pixels, write_folder, write_tar, write_zip
@@ -155,18 +155,3 @@ def test_labels_by_path_begin_at_a_folder_and_end_with_the_path() -> None:
     assert label("images/a/1.jpg") == Label("a")
     for other in ("myimages/a/1.jpg", "images/a/1.jpg.txt", "images/1.jpg", "images/a/b/1.jpg"):
         assert label(other) is None
-
-
-def test_text_files_are_read_from_an_archive_and_checked(tmp_path: Path) -> None:
-    place = tmp_path / "some.tgz"
-    write_tar(place, {"set/a.txt": b"1 x y\n\n2 z\n", "set/b.txt": b"", "set/not_a.txt": b"no"})
-    found = texts(place, ("a.txt", "b.txt"))
-    assert found == {"a.txt": "1 x y\n\n2 z\n", "b.txt": ""}
-    assert list(table(found["a.txt"], "a.txt", 2)) == [["1", "x y"], ["2", "z"]]
-    with pytest.raises(UserError, match=r"a\.txt, line 3: 3 values were expected, '2 z' is there"):
-        list(table(found["a.txt"], "a.txt", 3))
-    with pytest.raises(UserError, match=r"some\.tgz has no c\.txt"):
-        texts(place, ("a.txt", "c.txt"))
-    assert numbers(["1", "2.5"], "a.txt") == [1.0, 2.5]
-    with pytest.raises(UserError, match=r"a\.txt: numbers were expected, '1 x' is there"):
-        numbers(["1", "x"], "a.txt")

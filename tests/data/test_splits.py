@@ -99,6 +99,12 @@ def test_cifar100s_two_benchmarks_share_classes() -> None:
     assert len(set(cifarfs["train"]) & set(fc100["test"])) == 11
 
 
+def test_the_two_parts_of_imagenet_share_classes() -> None:
+    mini, tiered = read_split("miniimagenet", "ravi").classes, read_split("tieredimagenet", "ren").classes
+    assert len(set(mini["train"]) & set(tiered["test"])) == 13
+    assert len(set(mini["test"]) & set(tiered["train"])) == 5
+
+
 def test_the_split_of_chen_goes_by_the_number_of_the_species() -> None:
     for part, rests in (("train", {1}), ("val", {2}), ("test", {0})):
         numbers = [int(name[:3]) for name in read_split("cub", "chen").classes[part]]

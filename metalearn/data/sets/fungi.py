@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metalearn.data.annotations import texts
 from metalearn.data.classes import SPLITS, read_split
 from metalearn.data.images import ImageClasses
-from metalearn.data.listed import Asked, Label, Labels, load_listed, texts
+from metalearn.data.listed import Asked, Label, Labels, load_listed
 from metalearn.data.published import About, PublishedFile
 from metalearn.errors import UserError, one_line
 
