@@ -24,6 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from metalearn.compose import plugins, wishes  # noqa: F401  # make Hydra grant wishes and find plug-ins' files
 from metalearn.compose.mistakes import GROUPS, MISTAKES, explanation, no_such_setting
 from metalearn.compose.overrides import for_evaluation
+from metalearn.compose.sources import resolve_sources
 from metalearn.config.files import conf_dir, slug
 from metalearn.config.limits import check_known, check_limits
 from metalearn.config.moved import with_all_added
@@ -76,6 +77,7 @@ class Composer:
         own = copy.deepcopy(cfg)
         with read_write(own), open_dict(own):
             del own["hydra"]
+        resolve_sources(own, self._dataset_node)
         check_limits(own)
         check_known(own, GROUPS[:3])
         return _with_home(run_configuration(own)), str(Path(run_dir).expanduser())
@@ -116,9 +118,11 @@ class Composer:
         OmegaConf.set_struct(checked, True)
         for override in settings:
             try:
-                OmegaConf.update(checked, override.key_or_group, override.value())
+                value = override.value()
+                OmegaConf.update(checked, override.key_or_group, value, merge=not isinstance(value, list))
             except (ConfigAttributeError, ConfigKeyError):
                 raise UserError(no_such_setting(override.key_or_group, list(dotted_keys(config)))) from None
+        resolve_sources(checked, self._dataset_node)
         for prefix in ["", *(group for group in GROUPS if group in there or group == "task")]:
             _adopt_limits(checked, fresh, prefix)
         if "task" in chosen:  # task.train is of another choice, whose limits it was checked by
@@ -126,6 +130,13 @@ class Composer:
                 checked.task.limits = {key: rule for key, rule in checked.task.limits.items() if "train." not in key}
         check_limits(checked)
         return _with_home(run_configuration(checked))
+
+    def _dataset_node(self, name: str) -> DictConfig | None:
+        """The settings of a choice of `dataset` with their limits; None where there is none of that name."""
+        if name not in self._hydra.config_loader.get_group_options("dataset"):
+            return None
+        node = OmegaConf.to_container(self.compose([f"dataset={name}"]).dataset, resolve=True)
+        return OmegaConf.create(node)  # type: ignore[return-value]  # a mapping, as it was
 
     def _task_like(self, node: dict[str, Any]) -> str | None:
         """The choice of `task` that has the settings of a run's task, of whose choice the run keeps no name; None where the default has them."""
@@ -196,11 +207,18 @@ def _check_groups(cfg: DictConfig) -> None:
 
 
 def _with_home(config: dict[str, Any]) -> dict[str, Any]:
-    """`~` in dataset.root stands for the home directory."""
+    """`~` in dataset.root stands for the home directory, also in that of a source."""
     dataset = config.get("dataset")
-    if isinstance(dataset, dict) and isinstance(dataset.get("root"), str) and dataset["root"].startswith("~"):
-        config["dataset"] = dataset | {"root": str(Path(dataset["root"]).expanduser())}
-    return config
+    return config | {"dataset": _expanded(dataset)} if isinstance(dataset, dict) else config
+
+
+def _expanded(dataset: dict[str, Any]) -> dict[str, Any]:
+    sources, root = dataset.get("sources"), dataset.get("root")
+    if isinstance(sources, dict):
+        dataset = dataset | {"sources": {name: _expanded(source) for name, source in sources.items()}}
+    return (
+        dataset | {"root": str(Path(root).expanduser())} if isinstance(root, str) and root.startswith("~") else dataset
+    )
 
 
 @contextmanager

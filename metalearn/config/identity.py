@@ -34,7 +34,7 @@ class Kind(enum.Enum):
 _KINDS: tuple[tuple[re.Pattern[str], Kind], ...] = tuple(
     (re.compile(pattern), kind)
     for pattern, kind in (
-        (r"dataset\.(root|download)|hydra(\..*)?", Kind.PLACE),
+        (r"dataset\.(sources\.[^.]+\.)?(root|download)|hydra(\..*)?", Kind.PLACE),
         (r"sweep_name|(names|reference|sweep|plugins)(\..*)?", Kind.LABEL),
         (r"train\.(log_every|log_seconds|checkpoint_every|keep|max_loss)|eval\.allow_seen", Kind.RECORD),
         (r"device|(train|eval)\.task_chunk|train\.cuda_graph", Kind.SPEED),

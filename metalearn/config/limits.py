@@ -4,11 +4,12 @@ The limits stand under `limits:`, a mapping from dotted paths, relative to that 
 a rule such as `null or float > 0 <= 1`:
 
     rule         alternative { " or " alternative }
-    alternative  a literal word or number (auto, null, 4) | bool | str | minutes (10min, 0.5min) | number | "list of " alternative
+    alternative  a literal word or number (auto, null, 4) | bool | str | minutes (10min, 0.5min) | choices | number | "list of " alternative
     number       ("int" | "float") { comparison a-number }
     comparison   ">=" | ">" | "<=" | "<"
 
 An int will do for a float; a bool is no number; NaN and infinity are refused; a list must not be empty.
+`choices` are names of files of a group, each alone or with settings of its own: [a, {b: {size: 28}}], or a mapping from names to settings.
 In a path, `*` stands for every key of a mapping, and what is below a key with a `?` is only looked at where that key's value is not null.
 """
 
@@ -107,11 +108,22 @@ def _allows(alternative: str, value: Any) -> bool:
         return isinstance(value, bool if kind == "bool" else str)
     if kind == "minutes":
         return isinstance(value, str) and _MINUTES.fullmatch(value) is not None and minutes(value) > 0
+    if kind == "choices":
+        return _are_choices(value)
     if kind == "null":
         return value is None
     if isinstance(value, str):
         return value == kind
     return isinstance(value, int) and _shown(value) == kind
+
+
+def _are_choices(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) > 0 and all(
+            isinstance(one, str) or (isinstance(one, dict) and _are_choices(one)) for one in value
+        )
+    named = isinstance(value, dict) and len(value) > 0
+    return named and all(isinstance(name, str) and isinstance(of, dict) for name, of in value.items())
 
 
 def _faults(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -144,7 +156,8 @@ def _broken(value: Any, keys: list[str], rule: str, prefix: str) -> Iterator[tup
 
 
 def _explained(rule: str) -> str:
-    return rule.replace("minutes", "minutes, such as 10min")
+    explained = rule.replace("minutes", "minutes, such as 10min")
+    return explained.replace("choices", "a list of names, each alone or with settings: [a, {b: {key: value}}]")
 
 
 def _hint(rule: str, value: Any) -> str:

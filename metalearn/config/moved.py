@@ -39,8 +39,10 @@ def with_added(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_all_added(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a run, each of its parts as `with_added` completes it."""
-    return {key: with_added(value) if isinstance(value, Mapping) else value for key, value in config.items()}
+    """The configuration of a run, each of its parts as `with_added` completes it, and what these are made of."""
+    return {
+        key: with_added(with_all_added(value)) if isinstance(value, Mapping) else value for key, value in config.items()
+    }
 
 
 # Experiments lay side by side: `finn2017_omniglot_5w1s`, and `maml_omniglot_5w1s` for the short schedules.

@@ -132,6 +132,11 @@ class Dataset(ABC):
         """The classes that the split's tasks are made of; none by default."""
         return ()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever reads a result has to know of the examples, one line each; by default nothing."""
+        return ()
+
     def check_augment(self, augment: Mapping[str, float]) -> None:
         """Raises UserError where `train.augment` asks for what this data set cannot do; by default any amount above 0 is too much."""
         asked = {key: amount for key, amount in augment.items() if amount}

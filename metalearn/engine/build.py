@@ -69,9 +69,24 @@ def build_dataset(config: Config) -> Dataset:
 
 @functools.lru_cache(maxsize=2)
 def _dataset(node: str) -> Dataset:
-    dataset = build(json.loads(node), "dataset", Dataset, "metalearn.data")
+    return _built(json.loads(node), "dataset")
+
+
+def _built(node: Config, key: str) -> Dataset:
+    """What a node names. One that is made of others, its `sources`, is given these built."""
+    sources = node.get("sources")
+    if isinstance(sources, dict):
+        node = node | {"sources": {name: _source(of, f"{key}.sources.{name}") for name, of in sources.items()}}
+    dataset = build(node, key, Dataset, "metalearn.data")
     assert isinstance(dataset, Dataset)
     return dataset
+
+
+def _source(node: Config, key: str) -> Dataset:
+    try:
+        return _built(node, key)
+    except UserError as error:
+        raise error if str(error).startswith(key) else UserError(f"{key}: {error}") from error
 
 
 def build_algorithm(config: Config, dataset: Dataset, trained_on: TrainedOn | None = None) -> Algorithm:

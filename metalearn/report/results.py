@@ -43,6 +43,7 @@ def result_panel(results: dict[str, Any]) -> None:
         numbers.append(
             f"images of the shape {_image_size(changed['shape'])} were brought to {_image_size(changed['as'])}, as the model was trained"
         )
+    numbers += results.get("notes", [])
     for line in numbers:
         terminal.file_log.info(line)
     places = _places(results)  # outside the frame, so that they can be copied whole

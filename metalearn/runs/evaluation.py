@@ -62,6 +62,7 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str], st
         test=None,
         seconds=time.perf_counter() - started,
         environment=environment(str(parts.device)),
+        notes=parts.dataset.notes,
     )
     transductive, name = parts.algorithm.transductive, settings.eval.checkpoint
     try:

@@ -38,7 +38,7 @@ def chosen(config: dict[str, Any]) -> dict[str, object]:
 
     The command line, an experiment, a sweep, or another part's YAML file chose those. Settings that no result depends on are left out.
     """
-    defaults = _defaults(config["names"])
+    defaults = _defaults(config)
     return {
         key: value
         for key, value in leaves(config)
@@ -55,8 +55,9 @@ def _follows(key: str, value: object, config: dict[str, Any]) -> bool:
     return bool(name) and value == config["task"].get(name)
 
 
-def _defaults(names: dict[str, Any]) -> dict[str, object]:
+def _defaults(config: dict[str, Any]) -> dict[str, object]:
     """Of the shipped YAML files behind a configuration; a user's own files are not looked at, so that all that they set counts as chosen."""
+    names = config["names"]
     found = dict(leaves(_read("train")))
     found.pop("sweep_name", None)
     for group in _GROUPS:
@@ -66,6 +67,9 @@ def _defaults(names: dict[str, Any]) -> dict[str, object]:
             for key, value in leaves(node)
             if key.startswith(f"{group}.") or group not in node
         }
+    sources = config["dataset"].get("sources")
+    for name in sources if isinstance(sources, dict) else ():
+        found |= {f"dataset.sources.{name}.{key}": value for key, value in leaves(_read(f"dataset/{name}"))}
     return found
 
 

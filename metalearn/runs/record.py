@@ -167,6 +167,7 @@ class Results:
     task: dict[str, Any]  # the shape of test tasks
     test: TestRecord | None
     environment: dict[str, Any]
+    notes: tuple[str, ...] = ()  # of the data set: what a reader has to know
 
     def _beginning(self) -> dict[str, Any]:
         return {
@@ -180,6 +181,7 @@ class Results:
     def _tested(self) -> dict[str, Any]:
         return {
             "split": self.split and {"name": self.split.name, "sha256": self.split.sha256},
+            **({"notes": list(self.notes)} if self.notes else {}),
             "kind": self.kind and self.kind.record(),
             "task": self.task,
             "test": self.test and self.test.to_json(),

@@ -81,6 +81,7 @@ class _Attempt:
     interrupts: Interrupts = field(default_factory=Interrupts)
     outcome: Outcome = field(default_factory=Outcome)
     kind: Scale | None = None  # of the tasks, once they are known
+    notes: tuple[str, ...] = ()  # of the data set
 
 
 def run(
@@ -140,7 +141,7 @@ def _attempted(
         results = replace(results, status=_status(error), error=_error_text(error), step=step)
         _report_failure(results, run_dir, error)
     val, trained = outcome.best or None, _train_record(outcome, config, device)
-    return replace(results, kind=attempt.kind, val=val, train=trained), failure
+    return replace(results, kind=attempt.kind, notes=attempt.notes, val=val, train=trained), failure
 
 
 def _to_resume(config: dict[str, Any], run_dir: Path, resume: bool) -> dict[str, Any] | None:
@@ -170,7 +171,7 @@ def _train_and_test(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # of the jobs before this one in a sweep
     parts = _assembled(config)
-    attempt.kind = parts.dataset.kind
+    attempt.kind, attempt.notes = parts.dataset.kind, parts.dataset.notes
     log.info(_describe(config, parts))
     reported = state["outcome"]["reported"] if state else None
     if state is not None:
