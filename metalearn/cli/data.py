@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn.cli.arguments import parsed, with_quoted_home
+from metalearn.cli.own_images import CHOICE, check_path, check_settings, is_path
 from metalearn.data.published import (
     About,
     PublishedFile,
@@ -33,15 +34,32 @@ def data(argv: list[str]) -> None:
     action, *rest = args.words or [""]
     if action not in ACTIONS:
         raise UserError(f"data needs one of {', '.join(ACTIONS)}{nearest(action, ACTIONS)}: metalearn data --help")
+    if args.sheet is not None and not (action == "check" and rest and _own_images(rest)):
+        raise UserError("--sheet goes with metalearn data check PATH")
     with _log_on_console():
-        ACTIONS[action](rest, args.config_dir)
+        if action == "check" and rest and (own := _own_images(rest)):
+            check_path(*own, args.sheet, args.config_dir)
+        else:
+            ACTIONS[action](rest, args.config_dir)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir")
+    parser.add_argument("--sheet")
     parser.add_argument("words", nargs="*")
     return parser
+
+
+def _own_images(words: list[str]) -> tuple[str, list[str]] | None:
+    """The path and the settings where images of the user's own are to be checked, None where a data set is named."""
+    from metalearn.config.files import choices
+
+    first, *settings = words
+    if first == CHOICE:  # its root is the path
+        root = next((word.partition("=")[2] for word in settings if word.startswith("dataset.root=")), None)
+        return (root, [word for word in settings if not word.startswith("dataset.root=")]) if root else None
+    return (first, settings) if first not in choices("dataset") and is_path(first) else None
 
 
 class _Chosen(NamedTuple):
@@ -208,9 +226,7 @@ def _chosen(action: str, words: list[str], config_dir: str | None) -> _Chosen:
     name, overrides = words[0], [with_quoted_home(word) for word in words[1:]]
     if config_dir is None and name not in (known := choices("dataset")):
         raise UserError(f"no data set named '{name}'{nearest(name, known)} (available: {', '.join(known)})")
-    for override in overrides:
-        if not override.lstrip("+~").startswith("dataset."):
-            raise UserError(f"data {action} takes settings of the data set (dataset.key=value), '{override}' was given")
+    check_settings(action, overrides)
     asked = [f"dataset={name}", *overrides]
     with explained(asked, config_dir, None), composer(config_dir) as composing:
         config, _ = composing.job(asked, 0)

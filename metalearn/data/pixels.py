@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,15 +114,23 @@ def opened_image(
     return upright
 
 
-def is_grey(content: bytes) -> bool:
-    """Whether the file stores grey levels only; looks at its header alone. True of what is no image."""
+class Header(NamedTuple):
+    """What the head of an image file says: the size in pixels (width, height), the format, and whether it stores grey levels only."""
+
+    size: tuple[int, int]
+    format: str
+    grey: bool
+
+
+def header(content: bytes) -> Header | None:
+    """The head of an image file; None where it is no image. The file may be damaged all the same."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            mode = _recognised(content).mode
-    except Exception:  # as in opened_image, which will say it
-        return True
-    return mode in _GREY or mode.startswith("I;")
+            image = _recognised(content)
+    except Exception:  # as in opened_image, which says what is wrong
+        return None
+    return Header(image.size, image.format or "", image.mode in _GREY or image.mode.startswith("I;"))
 
 
 def in_channels(image: Image.Image, channels: int, background: int = 255) -> Image.Image:

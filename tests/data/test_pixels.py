@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metalearn.data.pixels import UnreadableImage, decode, is_grey, opened_image
+from metalearn.data.pixels import UnreadableImage, decode, header, opened_image
 from metalearn.errors import UserError
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -205,10 +205,10 @@ def test_an_image_of_billions_of_pixels_is_refused_before_it_takes_memory(size: 
     assert "pixels" in str(raised.value)
 
 
-def test_grey_files_are_told_by_their_header() -> None:
+def test_the_head_of_a_file_says_size_format_and_whether_it_is_grey() -> None:
     grey = [saved(red_and_blue().convert(mode), "PNG") for mode in ("1", "L", "LA")]
-    grey.append(saved(Image.fromarray(np.zeros((4, 4), np.uint16)), "PNG"))
-    assert all(is_grey(content) for content in grey)
-    assert not is_grey(saved(red_and_blue(), "JPEG"))
-    assert not is_grey(saved(red_and_blue().quantize(4), "PNG"))
-    assert is_grey(b"no image")
+    grey.append(saved(Image.fromarray(np.zeros((16, 32), np.uint16)), "PNG"))
+    assert {header(content) for content in grey} == {((32, 16), "PNG", True)}
+    assert header(saved(red_and_blue(320, 160), "JPEG")[:-400]) == ((320, 160), "JPEG", False)
+    assert header(saved(red_and_blue().quantize(4), "PNG")) == ((32, 16), "PNG", False)
+    assert header(b"no image") is None

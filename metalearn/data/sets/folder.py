@@ -5,28 +5,27 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metalearn.data.cache import Classes, Stored, load_or_make
-from metalearn.data.classes import SPLITS, ClassSplit, random_split
 from metalearn.data.container import FlatImages
+from metalearn.data.division import divided
 from metalearn.data.images import ImageClasses
 from metalearn.data.layout import Layout, checked_root, layout_of, short_name, state_of
 from metalearn.data.listed import by_class
 from metalearn.data.normalize import Normalize
-from metalearn.data.pixels import UnreadableImage, decode, is_grey
+from metalearn.data.pixels import UnreadableImage, decode, header
+from metalearn.data.published import About
 from metalearn.errors import UserError
 
 log = logging.getLogger("metalearn")
 
+ABOUT = About("your own images, in a folder or an archive", "", "yours")
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
-_MIN = 2  # classes that a task needs
-_USUAL = 5  # ways of the default task: a split gets as many classes where there are enough
-_SHARES = {"val": 0.16, "test": 0.2}  # of the classes: those of miniImageNet's split
 _BACKGROUNDS = {"white": 255, "black": 0}
 
 
@@ -79,15 +78,8 @@ def load(
     stored = load_or_make("folder", f"{way.key}-v{CONVERSION}-{state_of(place, outside)}", lambda: way.converted(place))
     images, names, given = _merged(stored)
     least = min_images or 1
-    amounts = {"val": val_classes, "test": test_classes}
-    if split == "random" or (split == "auto" and not any(any(splits) for splits in given.values())):
-        large = [name for name, count in zip(names, images.counts.tolist(), strict=True) if count >= least]
-        enough = f"classes of {least} images or more" if least > 1 else "classes"
-        chosen = _drawn(large, amounts, split_seed, f"dataset.root has {len(large)} {enough}")
-        if len(large) < len(names):
-            chosen = replace(chosen, name=f"{chosen.name}-min{least}")
-    else:
-        chosen = _given(given, amounts, split_seed)
+    counts = dict(zip(names, images.counts.tolist(), strict=True))
+    chosen = divided(given, counts, split, {"val": val_classes, "test": test_classes}, split_seed, least)
     whole = ImageClasses("folder", images, names, chosen, rotations, belongs, Normalize.of(normalize))
     return whole.without_small_classes(least)
 
@@ -173,7 +165,8 @@ def summary(layout: Layout, notes: Mapping[str, int]) -> str:
 
 
 def _channels(layout: Layout) -> int:
-    return 1 if all(is_grey(content) for _, content in layout.contents()) else 3
+    heads = (header(content) for _, content in layout.contents())
+    return 1 if all(head is None or head.grey for head in heads) else 3
 
 
 def _merged(stored: Stored) -> tuple[FlatImages, tuple[str, ...], dict[str, list[str]]]:
@@ -188,44 +181,3 @@ def _merged(stored: Stored) -> tuple[FlatImages, tuple[str, ...], dict[str, list
             counts.append(count)
         given.setdefault(name, []).append(split)
     return FlatImages(stored.images.images, np.array(counts, dtype=np.int64)), tuple(given), given
-
-
-def _given(given: Mapping[str, Sequence[str]], amounts: Mapping[str, int | str], seed: int) -> ClassSplit:
-    """The split that folders or a CSV file name; what they do not name is drawn from the training classes."""
-    parts: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for name, splits in given.items():
-        if len(splits) > 1:
-            raise UserError(
-                f"dataset.split=given: the class '{name}' has images in {' and '.join(splits)}; a split divides the classes, not the images of "
-                "a class (dataset.split=random puts its images together and draws the classes)"
-            )
-        if not splits[0]:
-            raise UserError("dataset.split=given: neither folders train, val and test nor a CSV column name a split")
-        parts[splits[0]].append(name)
-    missing = {split: amounts[split] if not parts[split] else 0 for split in ("val", "test")}
-    if not any(missing.values()):
-        return ClassSplit("given", {split: tuple(names) for split, names in parts.items()})
-    drawn = _drawn(parts["train"], missing, seed, f"the train split has {len(parts['train'])} classes")
-    chosen = {split: drawn.classes[split] or tuple(parts[split]) for split in SPLITS}
-    return ClassSplit(f"given-{drawn.name}", chosen)
-
-
-def _drawn(names: Sequence[str], amounts: Mapping[str, int | str], seed: int, there: str) -> ClassSplit:
-    """A split drawn from `names`, so many classes for validation and test as `amounts` says, the rest for training. `there` counts them in words."""
-    drawn = sum(amount != 0 for amount in amounts.values())
-    if len(names) < _MIN * (drawn + 1) and "auto" in amounts.values():
-        raise UserError(
-            f"{there} to be divided: {_MIN * (drawn + 1)} or more are needed, {_MIN} for each split "
-            "(more classes, or dataset.val_classes and dataset.test_classes in numbers)"
-        )
-    # At least as many as the default task has ways, where the split leaves as many for training.
-    floor = min(_USUAL, len(names) // (drawn + 1))
-    number = {
-        split: max(floor, round(_SHARES[split] * len(names))) if amount == "auto" else int(amount)
-        for split, amount in amounts.items()
-    }
-    if sum(number.values()) >= len(names):
-        raise UserError(
-            f"dataset.val_classes={number['val']} and dataset.test_classes={number['test']} leave no class for training ({there})"
-        )
-    return random_split(sorted(names), number["val"], number["test"], seed)
