@@ -75,6 +75,11 @@ class _Chosen(NamedTuple):
         return str(self.config["dataset"]["_target_"]).rpartition(".")[0]
 
     @property
+    def cache(self) -> str:
+        """The name of its cache entries: data sets that are made from the same files share them."""
+        return self.about.folder or self.name
+
+    @property
     def files(self) -> tuple[PublishedFile, ...]:
         """Those that the settings need."""
         return self.about.choose(self.config["dataset"], self.about.files)
@@ -94,7 +99,11 @@ def _list(words: list[str], config_dir: str | None) -> None:
     for name in choices("dataset"):
         text = choice_file("dataset", name).read_text(encoding="utf-8")
         about = about_of(target_of("dataset", name).rpartition(".")[0]) or About(_first_sentence(text), "", "")
-        sizes = [size for entry in sorted(entries(name), key=_changed, reverse=True) if (size := size_of(entry))]
+        sizes = [
+            size
+            for entry in sorted(entries(about.folder or name), key=_changed, reverse=True)
+            if (size := size_of(entry))
+        ]
         classes, images = map(str, sizes[0]) if sizes else ("", "")
         rows.append([name, about.title, classes, images, _state(name, about, yaml.safe_load(text)), about.licence])
     table(
@@ -198,13 +207,13 @@ def _check_images(chosen: _Chosen) -> int:
     from metalearn.report import terminal
 
     faults = 0
-    before = entries(chosen.name)
+    before = entries(chosen.cache)
     for entry in before:  # before it is loaded, which makes a damaged one again
         if fault := damage(entry):
             faults += 1
             terminal.say(f"{entry}: damaged ({fault}): the next use makes it again")
     dataset = build_dataset(chosen.config)
-    if intact := [entry for entry in entries(chosen.name) if damage(entry) is None]:
+    if intact := [entry for entry in entries(chosen.cache) if damage(entry) is None]:
         more = f" and {len(intact) - 1} more cache entries of {chosen.name}" if intact[1:] else ""
         terminal.say(f"{max(intact, key=_changed)}{more}: intact")
     for line in overview(dataset):

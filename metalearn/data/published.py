@@ -63,7 +63,7 @@ class About:
         homepage: where its authors describe it.
         licence: of the images; `not stated` where the authors state none.
         files: all that are published; empty where the data set needs no file of its own.
-        folder: its name in the data directory; None: the data set's. Two data sets made from the same files share one.
+        folder: its name in the data directory and of its cache entries; None: the data set's. Two data sets made from the same files share one.
         inner: folders inside of it where torchvision, or another program that fetches them, puts the files.
         choose: picks the files that `dataset.*` settings need, from the settings and `files`; by default all.
     """

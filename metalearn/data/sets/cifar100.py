@@ -42,7 +42,7 @@ def _file(folder: Path) -> PublishedFile:
 
 
 ABOUT = About(
-    "CIFAR-100",
+    "CIFAR-100, divided as CIFAR-FS or FC100",
     homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
     licence="not stated",
     files=(_PUBLISHED,),

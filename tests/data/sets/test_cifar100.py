@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metalearn.cli.main import main
+from metalearn.data.cache import entries
 from metalearn.data.classes import SPLITS
 from metalearn.data.sets import cifar100
 from metalearn.errors import UserError
@@ -143,3 +145,19 @@ def test_damaged_and_hostile_files_are_one_line(tmp_path: Path) -> None:
     write_tar(file, pickles() | {"cifar-100-python/train": b"cos\nsystem\n(S'true'\ntR."})
     with pytest.raises(UserError, match=r"train is refused: its pickle asks for 'os\.system'"):
         cifar100.cifarfs(**settings(tmp_path, split="bertinetto"))
+
+
+def test_both_are_listed_with_the_cache_entry_that_they_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cifar100").mkdir()
+    write_tar(tmp_path / "cifar100" / "cifar-100-python.tar.gz", pickles())
+    for load, split in ((cifar100.cifarfs, "bertinetto"), (cifar100.fc100, "oreshkin")):
+        load(**settings(tmp_path, split=split) | {"root": None})
+    assert len(entries("cifar100")) == 1
+    main(["data", "list"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("cifarfs", "fc100"))]
+    assert [row[0] for row in rows] == ["cifarfs", "fc100"]
+    assert all({"100", "300", "here"} <= set(row) for row in rows)
