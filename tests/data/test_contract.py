@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION, REGRESSION
 from metalearn.tasks import TaskBatch, TaskShape
 from tests.compose import compose
+from tests.data.small_sets import SMALL_SETS
 
 CPU = torch.device("cpu")
 # Sizes that make a data set small, where it has such settings.
@@ -34,9 +36,27 @@ def config_of(name: str) -> dict[str, Any]:
     return config
 
 
+@pytest.fixture(scope="session")
+def small_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Given a data set of SMALL_SETS, the folder with its small copy, which is written once."""
+    roots: dict[Callable[[Path], None], Path] = {}
+
+    def root(name: str) -> Path:
+        write = SMALL_SETS[name]
+        if write not in roots:
+            roots[write] = tmp_path_factory.mktemp(name)
+            write(roots[write])
+        return roots[write]
+
+    return root
+
+
 @pytest.fixture(params=choices("dataset"))
-def config(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return config_of(request.param)
+def config(request: pytest.FixtureRequest, small_root: Callable[[str], Path]) -> dict[str, Any]:
+    config = config_of(request.param)
+    if request.param in SMALL_SETS:
+        config["dataset"] |= {"root": str(small_root(request.param)), "size": 16}
+    return config
 
 
 @pytest.fixture

@@ -1,0 +1,128 @@
+"""Small copies of published data sets, in their layout and with all their classes, for what is tested of every data set.
+
+`SMALL_SETS` has for the name of a data set what writes it into a folder: at least 16 images of each class, which its own task needs.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy.io import savemat
+
+from metalearn.data.classes import SPLITS, read_split
+from tests.data.small_files import classes_of, picture, write_tar
+
+EACH = 16  # images of a class
+JPEGS = [picture(k, 8, 6) for k in range(97)]
+PNGS = [picture(k, 8, 8, "PNG") for k in range(97)]
+
+
+def jpeg(number: int) -> bytes:
+    return JPEGS[number % len(JPEGS)]
+
+
+def arrays(count: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def miniimagenet(root: Path) -> None:
+    for part, each in (("train", "train"), ("validation", "val"), ("test", "test")):
+        names = read_split("miniimagenet", "ravi").classes[each]
+        held = {
+            "image_data": arrays(EACH * len(names), 8, 8, 3),
+            "class_dict": {name: list(range(k * EACH, (k + 1) * EACH)) for k, name in enumerate(names)},
+        }
+        (root / f"mini-imagenet-cache-{part}.pkl").write_bytes(pickle.dumps(held, 4))
+
+
+def tieredimagenet(root: Path) -> None:
+    classes = read_split("tieredimagenet", "ren").classes
+    every = [name for part in SPLITS for name in classes[part]]
+    (root / "class_names.txt").write_text("".join(f"thing {name}\n" for name in every))
+    (root / "synsets.txt").write_text("".join(f"{name}\n" for name in every))
+    for part in SPLITS:
+        count = len(classes[part])
+        labels = {
+            "label_specific": np.repeat(np.arange(count), EACH),
+            "label_specific_str": [f"thing {name}" for name in classes[part]],
+        }
+        (root / f"{part}_labels.pkl").write_bytes(pickle.dumps(labels, 4))
+        encoded = [np.frombuffer(PNGS[k % len(PNGS)], np.uint8)[:, None].copy() for k in range(count * EACH)]
+        (root / f"{part}_images_png.pkl").write_bytes(pickle.dumps(encoded, 4))
+
+
+def cifar100(root: Path) -> None:
+    names = classes_of("cifarfs", "bertinetto")
+    files = {"cifar-100-python/meta": pickle.dumps({"fine_label_names": names}, 2)}
+    for part, each in (("train", EACH - 2), ("test", 2)):
+        held = {"data": arrays(100 * each, 3072), "fine_labels": list(range(100)) * each}
+        files[f"cifar-100-python/{part}"] = pickle.dumps(held, 2)
+    write_tar(root / "cifar-100-python.tar.gz", files)
+
+
+def cub(root: Path) -> None:
+    names = classes_of("cub")
+    files = {
+        f"CUB_200_2011/images/{name}/{name[4:]}_{i}.jpg": jpeg(7 * k + i)
+        for k, name in enumerate(names)
+        for i in range(EACH)
+    }
+    write_tar(root / "CUB_200_2011.tgz", files)
+
+
+def aircraft(root: Path) -> None:
+    names, data = classes_of("aircraft"), "fgvc-aircraft-2013b/data"
+    numbers = range(len(names) * EACH)
+    lines = [f"{k:07d} {names[k % len(names)]}\n" for k in numbers]
+    files = {f"{data}/images/{k:07d}.jpg": jpeg(k) for k in numbers}
+    files |= {
+        f"{data}/images_variant_trainval.txt": "".join(lines[:999]).encode(),
+        f"{data}/images_variant_test.txt": "".join(lines[999:]).encode(),
+        f"{data}/images_box.txt": "".join(f"{k:07d} 2 1 7 5\n" for k in numbers).encode(),
+    }
+    write_tar(root / "fgvc-aircraft-2013b.tar.gz", files)
+
+
+def flowers(root: Path) -> None:
+    labels = np.arange(102 * EACH) % 102 + 1
+    content = io.BytesIO()
+    savemat(content, {"labels": labels.astype(np.uint8)[None]})
+    (root / "imagelabels.mat").write_bytes(content.getvalue())
+    write_tar(root / "102flowers.tgz", {f"jpg/image_{k:05d}.jpg": jpeg(k) for k in range(1, len(labels) + 1)})
+
+
+def dtd(root: Path) -> None:
+    names = classes_of("dtd")
+    files = {f"dtd/images/{name}/{name}_{i}.jpg": jpeg(7 * k + i) for k, name in enumerate(names) for i in range(EACH)}
+    write_tar(root / "dtd-r1.0.1.tar.gz", files)
+
+
+def fungi(root: Path) -> None:
+    """With more images of every tenth species: the others are left out, as most would be with one image of each."""
+    labels = [k for k in range(len(classes_of("fungi"))) for _ in range(20 if k % 10 == 0 else 1)]
+    paths = [f"images/species {k}/{i}.JPG" for i, k in enumerate(labels)]
+    annotated = {
+        "images": [{"id": i, "file_name": path} for i, path in enumerate(paths)],
+        "annotations": [{"image_id": i, "category_id": k} for i, k in enumerate(labels)],
+    }
+    write_tar(root / "fungi_train_val.tgz", {path: jpeg(i) for i, path in enumerate(paths)})
+    texts = {"train.json": json.dumps(annotated).encode(), "val.json": b'{"images": [], "annotations": []}'}
+    write_tar(root / "train_val_annotations.tgz", texts)
+
+
+SMALL_SETS: dict[str, Callable[[Path], None]] = {
+    "miniimagenet": miniimagenet,
+    "tieredimagenet": tieredimagenet,
+    "cifarfs": cifar100,
+    "fc100": cifar100,
+    "cub": cub,
+    "aircraft": aircraft,
+    "flowers": flowers,
+    "dtd": dtd,
+    "fungi": fungi,
+}
