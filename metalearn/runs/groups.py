@@ -23,13 +23,13 @@ class Group:
 
     Attributes:
         score: the mean of the kind's score over its tasks; of all groups the mean of their means.
-        ci95: half the width of the 95 % interval over tasks; NaN for a single task.
+        ci95: half the width of the 95 % interval over tasks; None for a single task, and where one of the groups of a mean has none.
         tasks: how many it has.
         chance: the mean score of guessing; None where all test tasks have the same, or where it is not known.
     """
 
     score: float
-    ci95: float
+    ci95: float | None
     tasks: int
     chance: float | None
 
@@ -65,16 +65,17 @@ def _group(scores: Scores, tasks: Sequence[int]) -> Group:
 
     values = scores.score[-1][list(tasks)]
     part = scores._replace(about={what: tuple(values[task] for task in tasks) for what, values in scores.about.items()})
-    return Group(float(values.mean()), interval95(values), len(tasks), part.chance)
+    return Group(float(values.mean()), interval95(values) if len(tasks) > 1 else None, len(tasks), part.chance)
 
 
 def _mean(groups: list[Group]) -> Group:
     """Groups have other tasks each, so the errors of their means are independent."""
     n = len(groups)
+    widths = [group.ci95 for group in groups if group.ci95 is not None]
     chances = [group.chance for group in groups if group.chance is not None]
     return Group(
         sum(group.score for group in groups) / n,
-        math.sqrt(sum(group.ci95**2 for group in groups)) / n,
+        math.sqrt(sum(half_width**2 for half_width in widths)) / n if len(widths) == n else None,
         sum(group.tasks for group in groups),
         sum(chances) / n if len(chances) == n else None,
     )

@@ -14,13 +14,17 @@ from metalearn.algorithms.base import Algorithm
 from metalearn.compose.composer import composer, explained
 from metalearn.config.plugins import trust
 from metalearn.engine.build import build_algorithm, build_dataset
-from metalearn.tasks import TaskBatch, TaskShape
+from metalearn.engine.gradient import together
+from metalearn.tasks import TaskBatch, TaskShape, VaryingShape
 
 _SMALL = (
     *("dataset=glyphs", "dataset.classes=40", "dataset.val_classes=6", "dataset.test_classes=6", "dataset.size=16"),
     *("task.train.ways=5", "task.queries=5", "task.train.queries=5"),
 )
 _SHAPE = TaskShape(ways=5, shots=1, queries=5)
+_UNEVEN = VaryingShape(
+    "varying", "varying", "varying", min_ways=2, max_ways=5, max_shots=3, max_support=9, max_queries=3, imbalance=2.0
+)
 _TASKS = 3
 
 
@@ -41,13 +45,16 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
     with explained(asked, None, None), composer() as composing:
         config, _ = composing.job(asked, 0)
     dataset = build_dataset(config)
-    tasks = dataset.source("train", 0, torch.device("cpu")).tasks(0, _TASKS, _SHAPE)
+    source = dataset.source("train", 0, torch.device("cpu"))
+    tasks = source.tasks(0, _TASKS, _SHAPE)
     before = torch.random.get_rng_state()
     first, second = (build_algorithm(config, dataset) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), before), "building it moves torch's global random generator"
     _check_gradients(first, second, tasks)
     _check_prediction(first, tasks)
     _check_two_steps(first, tasks)
+    if first.uneven:
+        _check_uneven(first, source.tasks(0, _TASKS, _UNEVEN))
 
 
 def _check_gradients(first: Algorithm, second: Algorithm, tasks: TaskBatch) -> None:
@@ -93,3 +100,26 @@ def _check_two_steps(algorithm: Algorithm, tasks: TaskBatch) -> None:
     whole = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)
     apart = parts.learner.predict(parts.learner.adapt(tasks.support._replace(x=embedded[0])), embedded[1])
     assert torch.allclose(whole, apart, atol=1e-3, rtol=1e-3), "in_two_steps gives other answers than the whole"
+
+
+def _check_uneven(algorithm: Algorithm, tasks: TaskBatch) -> None:
+    """A learner that says it learns tasks of uneven size gives each the loss and the answers that it has alone, finite ones."""
+    algorithm.train()
+    stored = {name: tensor.clone() for name, tensor in algorithm.state_dict().items()}
+    losses = []
+    for size in (1, together(algorithm, tasks, tasks.tasks)):
+        losses.append(torch.cat([algorithm.meta_loss(chunk).loss.detach() for chunk in tasks.chunks(size)]))
+        algorithm.load_state_dict(stored)
+    assert bool(torch.isfinite(losses[0]).all()), "meta_loss of an uneven task is not finite"
+    assert torch.allclose(losses[0], losses[1], atol=1e-4, rtol=1e-4), "padding changes the losses of uneven tasks"
+    algorithm.eval()
+    alone = [algorithm.predict(algorithm.adapt(task.support), task.query.x).detach() for task in tasks.chunks(1)]
+    for task, outputs in zip(tasks.chunks(1), alone, strict=True):
+        wanted = (1, task.query.y.shape[1], task.query.ways)
+        assert outputs.shape == wanted, f"predict gives {list(outputs.shape)} of an uneven task, not {list(wanted)}"
+        assert bool(torch.isfinite(outputs).all()), "predict gives numbers that are not finite of an uneven task"
+    if algorithm.masks:
+        padded = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x).detach()
+        for outputs, of_padded in zip(alone, torch.split(padded, 1), strict=True):
+            part = of_padded[:, : outputs.shape[1], : outputs.shape[2]]
+            assert torch.allclose(part, outputs, atol=1e-3, rtol=1e-3), "padding changes the answers of uneven tasks"

@@ -28,7 +28,7 @@ def test_numbers_fall_into_ranges_in_ascending_order() -> None:
     assert group.ci95 == pytest.approx(interval95([0.4, 0.6]), rel=1e-5)
     assert group.tasks == 2
     assert group.chance == pytest.approx((1 / 5 + 1 / 9) / 2)
-    assert math.isnan(found["ways"]["1"].ci95), "one task has no interval"
+    assert found["ways"]["1"].ci95 is None, "one task has no interval"
 
 
 def test_names_are_groups_with_a_mean_in_which_each_counts_the_same() -> None:
@@ -41,7 +41,10 @@ def test_names_are_groups_with_a_mean_in_which_each_counts_the_same() -> None:
     mean = means(tasks, found)["source"]
     assert mean.score == pytest.approx(0.5)
     assert mean.tasks == 6
-    assert mean.ci95 == pytest.approx(math.hypot(found["source"]["a"].ci95, found["source"]["b"].ci95) / 2)
+    widths = [group.ci95 for group in found["source"].values() if group.ci95 is not None]
+    assert mean.ci95 == pytest.approx(math.hypot(*widths) / 2)
+    alone = scores(source=("b", "a", "a", "a", "a", "a"))
+    assert means(alone, grouped(alone))["source"].ci95 is None
     assert means(scores(ways=(2, 3, 4, 5, 6, 7)), grouped(scores(ways=(2, 3, 4, 5, 6, 7)))) == {}
 
 
@@ -65,6 +68,13 @@ def test_they_stand_in_the_results_and_on_the_console() -> None:
     assert "(3 tasks, chance 20.0 %), 10-19 70.00 ± " in lines[1]
     assert lines[2].startswith("by source: a 60.00 ± ")
     assert ", mean 55.00 ± " in lines[2]
+
+
+def test_a_group_of_one_task_is_shown_without_an_interval() -> None:
+    tasks = scores(ways=(5, 5, 5, 10, 10, 30))
+    entry = record.TestRecord.of(tasks, transductive=False, checkpoint="best", step=3).to_json()
+    task = {"ways": "varying", "shots": 1, "queries": 5, "min_ways": 5, "max_ways": 30}
+    assert _result_lines(tasks.kind, task, entry)[2].endswith("20-49 30.00 % (1 task, chance 3.3 %)")
 
 
 def test_tasks_of_one_size_and_source_have_no_groups() -> None:

@@ -26,7 +26,7 @@ from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import Shape, TaskBatch, VaryingShape, joined
 
-_SOURCE = 4  # the purpose of the random word that draws a task's source
+_SOURCE = 5  # the purpose of the random word that draws a task's source
 
 
 @dataclass(frozen=True)
