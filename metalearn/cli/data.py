@@ -187,13 +187,15 @@ def _verified(place: Path, file: PublishedFile) -> tuple[bool, str]:
     """(whether it is not the published file, what to say of it)."""
     from metalearn.report.progress import BytesProgress
 
-    if place.is_dir():
+    if place.is_dir() or place.as_posix().endswith(f"/{file.unpacked}"):
         return False, "unpacked: the checksum is that of the packed file"
     size = place.stat().st_size
     with BytesProgress(place.name) as progress:
         fault = verify(place, file, lambda done: progress.update(done, size))
     if fault:
         return True, f"not the published file: {fault}"
+    if size in (length for length, _ in file.repacked):
+        return False, f"{bytes_text(size)}, the published content in another packing"
     if file.checksum is None:
         return False, f"{bytes_text(size)}; no checksum is published"
     return False, f"{bytes_text(size)}, {file.checksum[0]} as published"

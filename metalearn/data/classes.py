@@ -13,6 +13,7 @@ import numpy as np
 from metalearn.errors import UserError
 
 SPLITS = ("train", "val", "test")
+TEST_ONLY = "test_only"  # the name of the split without training classes
 _SPLIT_FILES = Path(__file__).parent / "splits"
 _TURNED = re.compile(r"(.*)@(0|90|180|270)", re.DOTALL)
 # Glyph numbers had as many digits as the largest of the alphabet; now they have three or more.
@@ -111,3 +112,8 @@ def random_split(class_names: Sequence[str], val: int, test: int, seed: int) -> 
     return ClassSplit(
         f"random-{seed}", {split: tuple(class_names[i] for i in sorted(part)) for split, part in parts.items()}
     )
+
+
+def test_only(class_names: Sequence[str]) -> ClassSplit:
+    """All classes for test, as where a model of another data set is tested on this one."""
+    return ClassSplit(TEST_ONLY, {"train": (), "val": (), "test": tuple(class_names)})

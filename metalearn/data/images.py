@@ -97,7 +97,7 @@ class ImageClasses(Dataset):
         if kept == self.split.classes:
             return self
         for split, names in kept.items():
-            if not names:
+            if not names and self.split.classes[split]:
                 most = max(int(count) for count in self.images.counts[self.numbers(split)])
                 raise UserError(
                     f"dataset.min_images={least} leaves no class in the {split} split of {self.name} (at most {most} does)"

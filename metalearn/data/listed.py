@@ -19,7 +19,7 @@ from PIL import Image
 
 from metalearn.data.archives import fingerprint, members
 from metalearn.data.cache import Stored, load_or_make
-from metalearn.data.classes import SPLITS, ClassSplit, random_split, read_split
+from metalearn.data.classes import SPLITS, TEST_ONLY, ClassSplit, random_split, read_split, test_only
 from metalearn.data.images import ImageClasses
 from metalearn.data.normalize import Normalize
 from metalearn.data.pixels import decode, in_channels, opened_image, resized
@@ -113,6 +113,8 @@ def divided(
                 f"dataset.split=random needs {val + test + 1} classes of {name} or more, there are {len(stored.class_names)}"
             )
         split = random_split(stored.class_names, val, test, asked.split_seed)
+    elif asked.split == TEST_ONLY:
+        split = test_only(stored.class_names)
     else:
         split = read_split(name, asked.split, lists)
         _check_classes(name, split, stored.class_names, asked)

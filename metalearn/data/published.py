@@ -26,7 +26,8 @@ class PublishedFile:
         urls: where it can be fetched, in the order in which they are tried; empty where that takes a form or a login.
         size: bytes; None where nobody publishes it.
         md5, sha256: hexadecimal; the second counts where both are known. Both None where nobody publishes one.
-        unpacked: the folder that an archive unpacks to, below the data set's folder; it counts as the file wherever that is read.
+        unpacked: what an archive unpacks to, a folder or file below the data set's folder; it counts as the file wherever that is read.
+        repacked: (size, md5) of other packings of the same content, which count as the file too.
     """
 
     name: str
@@ -35,6 +36,7 @@ class PublishedFile:
     md5: str | None = None
     sha256: str | None = None
     unpacked: str | None = None
+    repacked: tuple[tuple[int, str], ...] = ()
 
     @property
     def checksum(self) -> tuple[str, str] | None:
@@ -65,6 +67,7 @@ class About:
         files: all that are published; empty where the data set needs no file of its own.
         folder: its name in the data directory and of its cache entries; None: the data set's. Two data sets made from the same files share one.
         inner: folders inside of it where torchvision, or another program that fetches them, puts the files.
+        system: the folder where a package of the operating system installs the files; it is used where there is none else.
         choose: picks the files that `dataset.*` settings need, from the settings and `files`; by default all.
     """
 
@@ -74,21 +77,22 @@ class About:
     files: tuple[PublishedFile, ...] = ()
     folder: str | None = None
     inner: tuple[str, ...] = ()
+    system: str | None = None
     choose: Callable[[Mapping[str, Any], tuple[PublishedFile, ...]], tuple[PublishedFile, ...]] = _all_files
 
 
 def folder_of(dataset: str, about: About, root: str | None) -> Path:
     """Where the files of a data set lie: `dataset.root`, or without one `$METALEARN_DATA/<folder>` or the user's data directory.
 
-    Where that holds none of the files and a folder `about.inner` of it does, it is that one.
+    Where that holds none of the files, and a folder `about.inner` of it or, without a root, `about.system` does, it is that one.
 
     Raises:
         UserError: the path begins with `~` and the user has no home directory.
     """
     outer = data_dir(about.folder or dataset) if root is None else expanded(Path(root), "dataset.root")
-    return next(
-        (folder for folder in (outer, *(outer / name for name in about.inner)) if has_some(folder, about)), outer
-    )
+    further = [Path(about.system)] if about.system and root is None else []
+    places = (outer, *(outer / name for name in about.inner), *further)
+    return next((folder for folder in places if has_some(folder, about)), outer)
 
 
 def has_some(folder: Path, about: About) -> bool:
@@ -120,14 +124,14 @@ def missing_text(dataset: str, about: About, folder: Path, missing: Sequence[Pub
     """The sentence about missing files: the first by name, the others by their number."""
     first, more = missing[0], len(missing) - 1
     others = f" and {more} more file{'s' if more > 1 else ''}" if more else ""
-    unpacked = f", and no folder {first.unpacked} either" if first.unpacked else ""
+    unpacked = f" (or {first.unpacked}, which it unpacks to)" if first.unpacked else ""
     listed = "" if not more else f" (metalearn data check {dataset} lists all)"
     if first.urls:
         way = f"metalearn data fetch {dataset} fetches {'them' if more else 'it'} from {first.urls[0]}"
     else:
         way = f"it has to be fetched by hand: {about.homepage}"
     return (
-        f"dataset={dataset}: {first}{others} must lie in {folder} and is missing{unpacked}{listed}: {way}; "
+        f"dataset={dataset}: {first}{unpacked}{others} {'are' if more else 'is'} missing in {folder}{listed}: {way}; "
         "dataset.root=DIR names another folder"
     )
 
@@ -168,9 +172,11 @@ def verify(path: Path, file: PublishedFile, progress: Callable[[int], None] = la
         OSError: it cannot be read.
     """
     size = path.stat().st_size
-    if file.size is not None and size != file.size:  # known without reading gigabytes
-        return f"it has {size} bytes, {file.size} were expected"
-    tally = Tally(file)
+    other = next((md5 for length, md5 in file.repacked if length == size), None)
+    expected = file if other is None else PublishedFile(file.name, size=size, md5=other)
+    if expected.size is not None and size != expected.size:  # known without reading gigabytes
+        return f"it has {size} bytes, {expected.size} were expected"
+    tally = Tally(expected)
     with path.open("rb") as opened:
         while piece := opened.read(_PIECE):
             tally.add(piece)

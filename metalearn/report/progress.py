@@ -15,6 +15,7 @@ from metalearn.kinds import CLASSIFICATION, Scale
 from metalearn.report import terminal
 from metalearn.report.text import duration
 
+_BYTES_SECONDS = 10.0  # between two lines about a file that comes or is read
 LOG_SECONDS = 60.0  # at least every so many seconds a line, where nothing else is asked for
 
 
@@ -123,7 +124,7 @@ class TaskProgress:
 
 
 class BytesProgress:
-    """Shows how much of a file has come or was read: on a terminal a live bar, elsewhere a line at every tenth and every minute.
+    """Shows how much of a file has come or was read: on a terminal a live bar, elsewhere a line every ten seconds.
 
     Args:
         name: of the file.
@@ -160,9 +161,9 @@ class BytesProgress:
         if self._bar is not None:
             self._bar.update(rich.progress.TaskID(0), completed=done, total=whole)
             return
-        if whole is None or whole <= 0:  # no tenths of it can be told
+        if not whole:
             return
-        self._line = self._line or _Line(done, whole, LOG_SECONDS)
+        self._line = self._line or _Line(done, whole, _BYTES_SECONDS, at_tenths=False)
         left = self._rate.left(done, whole)
         if self._line.is_due(done) and done < whole:
             where = f"{self._name}: {done / 1e6:.1f}/{whole / 1e6:.1f} MB ({done * 100 // whole} %)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import tarfile
 import zipfile
@@ -113,3 +114,10 @@ def classes_of(dataset: str, split: str = "metadataset") -> list[str]:
 def image(dataset: ImageClasses, name: str, number: int) -> NDArray[np.uint8]:
     """One image of a class."""
     return dataset.images.of_class(dataset.class_names.index(name))[number]
+
+
+def section(dataset: str) -> str:
+    """What docs/data.md says of a data set."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    (found,) = re.findall(rf"^### `{dataset}`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
+    return str(found)

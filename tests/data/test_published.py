@@ -38,7 +38,7 @@ def test_a_missing_file_is_one_line_with_name_size_checksum_place_and_command(tm
         find("small", ABOUT, tmp_path)
     message = str(error.value)
     for part in (
-        *("images.zip", "5.1 kB", f"md5 {IMAGES.md5}", str(tmp_path), "no folder images"),
+        *("images.zip", "5.1 kB", f"md5 {IMAGES.md5}", str(tmp_path), "or images, which it unpacks to"),
         *("metalearn data fetch small", IMAGES.urls[0], "dataset.root=DIR"),
     ):
         assert part in message
@@ -47,7 +47,7 @@ def test_a_missing_file_is_one_line_with_name_size_checksum_place_and_command(tm
 
 
 def test_several_missing_files_are_counted(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"images\.zip .* and 1 more file must .* fetches them"):
+    with pytest.raises(UserError, match=r"images\.zip .* and 1 more file are missing .* fetches them"):
         find("small", ABOUT, tmp_path)
 
 

@@ -58,6 +58,10 @@ PUBLISHED = {
         (1028, 172, 423),
         "3eb71699d64bee6848522caff35695631a1c173082f4bf7bfb350beca26678bf",
     ),
+    ("quickdraw", "metadataset"): (
+        (241, 52, 52),
+        "b4d39e68de48c6da63030b34cb53c7c2b7a3a31e1452da522859acf9815c3ad7",
+    ),
     ("tieredimagenet", "ren"): (
         (351, 97, 160),
         "9bc451b33ab568f7d1d1c709b9f7fc9f65d0929209c7d84ca4f044bf822f0480",

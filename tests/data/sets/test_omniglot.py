@@ -79,7 +79,7 @@ def test_ink_is_one_and_antialias_is_not_nearest(small_root: Path) -> None:
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
-        match=r"images_background\.zip \(9\.5 MB, sha256 ad41.* missing, and no folder images_background either",
+        match=r"images_background\.zip \(9\.5 MB, sha256 ad41.*or images_background, which it unpacks to.* missing in",
     ):
         load(tmp_path)
 
