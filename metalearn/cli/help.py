@@ -69,7 +69,7 @@ choices:
 {_choices_help(argv, "algorithm", "backbone", "dataset", "task", "experiment", "sweep")}
 
 settings (metalearn train --cfg job shows all of them for your choices):
-  seed device precision             device=auto|cpu|cuda, precision=fp32|tf32|bf16
+  seed device precision images      device=auto|cpu|cuda, precision=fp32|tf32|bf16, images=auto|device|mapped
   task.ways task.shots task.queries the test tasks; task.train.ways ... for other training tasks
   train.steps train.meta_batch_size train.lr train.val_every train.checkpoint_every
   eval.tasks eval.transductive
@@ -83,7 +83,7 @@ settings (metalearn train --cfg job shows all of them for your choices):
 flags:
   --resume RUN_DIR      resume a run that was stopped, killed or failed, in its directory, from its newest intact
                         checkpoint; you may change train.steps (if train.schedule is constant or step),
-                        train.checkpoint_every, device, dataset.root, dataset.download
+                        train.checkpoint_every, device, images, dataset.root, dataset.download
   -m, --multirun        one run for every combination of the values a,b,c
   --config-dir DIR      your own YAML files, in DIR/algorithm, DIR/experiment, ...
   --plugins A,B         packages of your own whose algorithms, backbones and datasets may be used (docs/extending.md)
@@ -108,7 +108,7 @@ choices:
 {_choices_help(argv, "dataset", "task")}
 
 settings:
-  task.ways task.shots task.queries eval.tasks eval.seed eval.checkpoint eval.transductive eval.allow_seen device
+  task.ways task.shots task.queries eval.tasks eval.seed eval.checkpoint eval.transductive eval.allow_seen device images
   algorithm.*                       settings of the evaluation, such as algorithm.test_inner_steps
 
 flags:

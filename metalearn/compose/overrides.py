@@ -10,7 +10,7 @@ from metalearn.compose.mistakes import GROUPS
 from metalearn.errors import UserError
 
 # What an evaluation depends on. A learner's and a backbone's settings may count at test time, such as algorithm.test_inner_steps.
-_OF_EVALUATION = re.compile(r"task\.(?!train(\.|$)).*|(dataset|eval|algorithm|backbone)\..*|device|dataset|task")
+_OF_EVALUATION = re.compile(r"task\.(?!train(\.|$)).*|(dataset|eval|algorithm|backbone)\..*|device|images|dataset|task")
 _INSTEAD = {"seed": "eval.seed", "train.task_chunk": "eval.task_chunk", "train.val_tasks": "eval.tasks"}
 
 
@@ -55,5 +55,5 @@ def _refuse_without_effect(override: Override) -> None:
         return  # what does not exist at all is refused with a hint
     instead = f"; did you mean '{_INSTEAD[key]}'?" if key in _INSTEAD else ""
     raise UserError(
-        f"'{text(override)}' has no effect on an evaluation{instead} (task.*, dataset.*, eval.*, algorithm.*, backbone.* and device have)"
+        f"'{text(override)}' has no effect on an evaluation{instead} (task.*, dataset.*, eval.*, algorithm.*, backbone.*, device and images have)"
     )

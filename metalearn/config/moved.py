@@ -38,11 +38,20 @@ def with_added(node: Mapping[str, Any]) -> dict[str, Any]:
     return dict(node) | {key: value for key, value in added.items() if key not in node}  # in the order of the node
 
 
+# The same for settings of no class, by the node that holds them.
+_ADDED_TO_AUGMENT = dict.fromkeys(("crop", "flip", "brightness", "contrast", "saturation", "hue"), 0.0)
+
+
 def with_all_added(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a run, each of its parts as `with_added` completes it, and what these are made of."""
-    return {
+    """The configuration of a run, each of its parts and what these are made of as `with_added` completes it; and `train.augment`."""
+    whole = {
         key: with_added(with_all_added(value)) if isinstance(value, Mapping) else value for key, value in config.items()
     }
+    train = whole.get("train")
+    if isinstance(train, dict) and isinstance(train.get("augment"), dict):
+        added = {key: value for key, value in _ADDED_TO_AUGMENT.items() if key not in train["augment"]}
+        whole["train"] = train | {"augment": train["augment"] | added}
+    return whole
 
 
 # Experiments lay side by side: `finn2017_omniglot_5w1s`, and `maml_omniglot_5w1s` for the short schedules.

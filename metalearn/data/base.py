@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from metalearn.data.ahead import Request
 from metalearn.data.classes import ClassId
 from metalearn.errors import UserError
 from metalearn.kinds import Kind
@@ -72,6 +73,23 @@ class TaskSource(ABC):
         """How many different examples all tasks are made of; None where that is not known, or where each is changed at random."""
         return None
 
+    def prepare(self, request: Request) -> Any:
+        """The part of making tasks that needs no device, for `finish`; any thread may do it. By default nothing."""
+        return request
+
+    def finish(self, prepared: Any) -> TaskBatch:
+        """The tasks of a request that was prepared; each once."""
+        return self.tasks(prepared.first, prepared.count, prepared.shape)
+
+    @property
+    def gathered(self) -> bool:
+        """Whether `prepare` reads examples from a file, so that it is worth doing ahead."""
+        return False
+
+    def close(self) -> None:
+        """Ends what goes on in the background, by default nothing; the tasks can still be asked for."""
+        return
+
     def embedded(self, embed: Callable[[Tensor], Tensor]) -> TaskSource:
         """The same tasks of examples that went through `embed`, [n, ...] -> [n, D], once; only where `examples` is a number."""
         raise NotImplementedError
@@ -127,6 +145,15 @@ class Dataset(ABC):
                 f"{self.name} has examples of the shape {list(self.input_shape)}, the model was trained on {list(trained_on.shape)}"
             )
         return self
+
+    @property
+    def resident_bytes(self) -> int | None:
+        """What the sources of all splits together keep on the device; None, as by default: nothing that could lie elsewhere."""
+        return None
+
+    def kept_in_file(self) -> Dataset:
+        """The same data set, whose sources gather examples from a mapped file instead of keeping them on the device; only with `resident_bytes`."""
+        raise NotImplementedError
 
     def classes(self, split: str) -> tuple[ClassId, ...]:
         """The classes that the split's tasks are made of; none by default."""

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from metalearn.data.augment import Augment
 from metalearn.data.base import Dataset, TrainedOn
-from metalearn.data.classes import ClassId, ClassSplit
+from metalearn.data.classes import SPLITS, ClassId, ClassSplit
 from metalearn.data.container import FlatImages
 from metalearn.data.fit import can_fit
 from metalearn.data.normalize import Normalize
 from metalearn.data.source import ImageTasks
+from metalearn.data.store import Mapped, Resident
 from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import Shape, VaryingShape
@@ -34,9 +36,10 @@ class ImageClasses(Dataset):
             recognised across them.
         normalize: what happens to each channel, once it is divided by 255; None: nothing.
         shape: (channels, height, width) that every image is brought to (`fit.fitted`); None: as they are stored.
+        mapped: whether tasks are gathered from the file that `images` are mapped from; else a source copies its split to the device.
 
     Raises:
-        UserError: `normalize` is for another number of channels.
+        UserError: `normalize` is for another number of channels, or images that are not square are to be turned by 90 degrees.
     """
 
     name: str
@@ -47,12 +50,20 @@ class ImageClasses(Dataset):
     origin: str | None = None
     normalize: Normalize | None = None
     shape: tuple[int, ...] | None = None
+    mapped: bool = False
     kind: Kind = field(default=CLASSIFICATION, init=False)
     uneven: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.normalize is not None:
             self.normalize.check(self.input_shape[0])
+        _, height, width = self.images.images.shape[1:]
+        turned = [split for split, turns in self.rotations.items() if turns == 4]
+        if turned and height != width:
+            raise UserError(
+                f"dataset.rotations.{turned[0]}=4: the images of {self.name} have {height}x{width} pixels, "
+                "only square ones can be turned by 90 degrees (allowed: 1 or 2)"
+            )
 
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -77,6 +88,16 @@ class ImageClasses(Dataset):
         """The indices in `images` of a split's classes, in the order of the split."""
         index = {name: number for number, name in enumerate(self.class_names)}
         return [index[name] for name in self.split.classes[split]]
+
+    @property
+    def resident_bytes(self) -> int:
+        """See Dataset."""
+        one = int(np.prod(self.images.images.shape[1:]))
+        return sum(one * int(self.images.counts[self.numbers(split)].sum()) * self.rotations[split] for split in SPLITS)
+
+    def kept_in_file(self) -> ImageClasses:
+        """See Dataset."""
+        return replace(self, mapped=True)
 
     def classes(self, split: str) -> tuple[ClassId, ...]:
         """Turned classes stand behind the upright ones: class c of C turned r times has the number r * C + c."""
@@ -108,13 +129,14 @@ class ImageClasses(Dataset):
         self, split: str, seed: int, device: torch.device, augment: Mapping[str, float] | None = None
     ) -> ImageTasks:
         """See Dataset."""
-        images = self.images.select(self.numbers(split))
+        numbers, turns = self.numbers(split), self.rotations[split]
+        store = (Mapped if self.mapped else Resident.of)(self.images, numbers, turns, device)
         return ImageTasks(
             self.name,
             split,
             self.classes(split),
-            images,
-            self.rotations[split],
+            self.images.counts[numbers],
+            store,
             seed,
             device,
             Augment(**augment or {}),
@@ -123,7 +145,13 @@ class ImageClasses(Dataset):
         )
 
     def check_augment(self, augment: Mapping[str, float]) -> None:
-        """Images can be moved by any amount that the configuration allows."""
+        """Images can be changed by any amount that the configuration allows; colours only where they have one or three channels."""
+        channels, asked = self.input_shape[0], Augment(**augment)
+        if channels not in (1, 3) and asked.coloured:
+            key = next(key for key in ("contrast", "saturation", "hue") if getattr(asked, key))
+            raise UserError(
+                f"train.augment.{key}={getattr(asked, key)}: the images of {self.name} have {channels} channels (needed: 1 or 3; allowed here: 0)"
+            )
 
     def check(self, split: str, shape: Shape) -> None:
         """See Dataset."""

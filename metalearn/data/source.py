@@ -2,45 +2,59 @@
 
 Task i is a pure function of (seed, split, i) and of the asked-for ways, shots and queries: it is drawn on the CPU from a counter-based
 generator (Philox) keyed by (seed, split) with i as its counter, so any device, chunk size, number of processes or resumed run sees the same
-tasks. Making a batch is index arithmetic and one gather on the device where the images live; no DataLoader, no per-image Python.
+tasks. Making a batch is index arithmetic and one gather where the images live, on the device or in a mapped file (metalearn/data/store.py); no
+DataLoader, no per-image Python.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metalearn.data.augment import NUMBERS, Augment
+from metalearn.data.ahead import Ahead, Request
+from metalearn.data.augment import Augment
 from metalearn.data.base import TaskSource
 from metalearn.data.classes import ClassId
-from metalearn.data.container import FlatImages
 from metalearn.data.fit import fitted
 from metalearn.data.normalize import Normalize
 from metalearn.data.numbers import Stream, unit
+from metalearn.data.store import Found, Resident, Store
 from metalearn.data.uneven import UnevenTask, draw_task
 from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import Examples, Shape, TaskBatch, VaryingShape, joined
 
 _TOGETHER = 256  # images that are embedded at a time
-_DRAW, _AUGMENT = 0, 1  # a task's random words for either purpose, apart from each other
+_DRAW = 0  # the purpose of the random words that say which images a task has; augmentation has purposes of its own
+
+
+class Drawn(NamedTuple):
+    """What is known of T tasks before the device is asked for anything."""
+
+    request: Request
+    classes: NDArray[np.int64]  # [T, N], of tasks of one size
+    uneven: list[UnevenTask]  # T tasks of uneven size
+    images: Found  # of all their images, one task after the other
+    numbers: dict[int, Tensor]  # purpose -> random numbers for their augmentation, [images, k]
 
 
 class ImageTasks(TaskSource):
-    """Tasks of N classes of images, resident on `device`.
+    """Tasks of N classes of images.
 
     Args:
         name: of the data set.
         split: "train", "val" or "test".
         classes: [turns * C], those turned once behind all upright ones, and so on.
-        images: of the C upright classes.
-        turns: 1, 2 or 4: every class again, turned by multiples of 90 degrees.
+        counts: int64 [C], images of each upright class.
+        images: those of the classes in their order; turned ones again behind all upright ones.
         seed: of the stream of tasks.
-        device: where the images live and the batches are made.
+        device: where the batches are made.
         augment: what happens to every drawn image.
         normalize: what happens to its channels after that.
         shape: (channels, height, width) that it is brought to before both; None: as it is stored.
@@ -53,46 +67,56 @@ class ImageTasks(TaskSource):
         name: str,
         split: str,
         classes: tuple[ClassId, ...],
-        images: FlatImages,
-        turns: int,
+        counts: NDArray[np.int64],
+        images: Store,
         seed: int,
         device: torch.device,
         augment: Augment,
         normalize: Normalize | None = None,
         shape: tuple[int, ...] | None = None,
     ) -> None:
-        upright = torch.from_numpy(images.images).to(device)  # [M, c, H, W]
-        turned = [upright.rot90(r * 4 // turns, (-2, -1)) for r in range(1, turns)]
-        self._images = torch.cat([upright, *turned]) if turned else upright
         self.name, self.split, self.classes, self.device = name, split, classes, device
         self.augment, self.normalize, self.shape = augment, normalize, shape
-        self.counts = np.tile(images.counts, turns)  # [turns * C]
+        self.counts = np.tile(counts, len(classes) // len(counts))  # [turns * C]
         self._starts = np.cumsum(self.counts) - self.counts
         self._stream = Stream(seed, split)
+        self._keep(images)
 
     def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:
         """Tasks first .. first+count-1 of this stream, [count, ways*shots, ...] and [count, ways*queries, ...]; uneven ones padded."""
+        return self.finish(self._prepared(Request(first, count, shape)))
+
+    def prepare(self, request: Request) -> Drawn:
+        """See TaskSource."""
+        first, count, shape = request.first, request.count, request.shape
         if isinstance(shape, VaryingShape):
-            drawn = [(i, draw_task(self._stream, i, shape, self.counts)) for i in range(first, first + count)]
-            return joined([self._uneven(i, task) for i, task in drawn])
+            uneven = [draw_task(self._stream, i, shape, self.counts) for i in range(first, first + count)]
+            rows = [self._starts[task.classes[np.concatenate(task.labels)]] + task.images for task in uneven]
+            no_classes, found = np.empty((0, 0), np.int64), self._images.find(np.concatenate(rows))
+            return Drawn(request, no_classes, uneven, found, self._numbers(first, rows))
         ways, shots, queries = shape
         classes, images = self.draw(first, count, ways, shots + queries)
-        x = self._drawn(
-            self._starts[classes][..., None] + images, first
-        )  # [T, N, K+Q, c, H, W], or embedded [T, N, K+Q, D]
+        of_tasks = (self._starts[classes][..., None] + images).reshape(count, -1)
+        return Drawn(request, classes, [], self._images.find(of_tasks.reshape(-1)), self._numbers(first, of_tasks))
+
+    def finish(self, prepared: Drawn) -> TaskBatch:
+        """See TaskSource."""
+        drawn, count, shape = prepared, prepared.request.count, prepared.request.shape
+        x = self._values(drawn.images, drawn.numbers)  # [n, c, H, W], or embedded [n, D]
+        if isinstance(shape, VaryingShape):
+            parts = torch.split(x, [len(task.images) for task in drawn.uneven])
+            return joined([self._uneven(task, part[None]) for task, part in zip(drawn.uneven, parts, strict=True)])
+        ways, shots, queries = shape
+        x = x.view(count, ways, shots + queries, *x.shape[1:])
         return TaskBatch(
             support=self._examples(x[:, :, :shots], ways),
             query=self._examples(x[:, :, shots:], ways),
-            classes=torch.from_numpy(classes).to(self.device, non_blocking=True),
+            classes=torch.from_numpy(drawn.classes).to(self.device, non_blocking=True),
         )
 
-    def _uneven(self, number: int, task: UnevenTask) -> TaskBatch:
-        """One task, [1, n, ...]."""
-        labels, images = np.concatenate(task.labels), np.concatenate([task.support, task.query])
-        x = self._drawn(
-            self._starts[task.classes[labels]][None] + images, number
-        )  # [1, n, c, H, W], or embedded [1, n, D]
-        y = torch.from_numpy(labels)[None].to(self.device, non_blocking=True)
+    def _uneven(self, task: UnevenTask, x: Tensor) -> TaskBatch:
+        """One task, of examples [1, n, ...]."""
+        y = torch.from_numpy(np.concatenate(task.labels))[None].to(self.device, non_blocking=True)
         ways, shots, queries = len(task.classes), len(task.support), len(task.query)
         return TaskBatch(
             support=Examples(x[:, :shots], y[:, :shots], ways, (shots,), (ways,)),
@@ -101,33 +125,51 @@ class ImageTasks(TaskSource):
             about={"ways": (ways,), "shots": (shots / ways,)},
         )
 
-    def _drawn(self, rows: NDArray[np.int64], first: int) -> Tensor:
-        """The images in rows [T, ...] of tasks first .. first+T-1, as a network sees them [T, ..., c, H, W], or embedded [T, ..., D]."""
-        x = self._images[torch.from_numpy(rows).to(self.device, non_blocking=True)]
-        if x.dtype != torch.uint8:
-            return x
-        numbers = None
-        if self.augment:
-            words = self._stream.words(first, len(rows), rows[0].size * NUMBERS, _AUGMENT)
-            numbers = torch.from_numpy(unit(words).astype(np.float32)).to(self.device, non_blocking=True)
-        return self._values(x, numbers)
+    def close(self) -> None:
+        """See TaskSource."""
+        if self._ahead is not None:
+            self._ahead.close()
+
+    @property
+    def gathered(self) -> bool:
+        """See TaskSource."""
+        return self._images.mapped
 
     @property
     def examples(self) -> int | None:
         return None if self.augment else len(self._images)
 
     def embedded(self, embed: Callable[[Tensor], Tensor]) -> ImageTasks:
+        rows = np.array_split(np.arange(len(self._images)), math.ceil(len(self._images) / _TOGETHER))
         made = copy.copy(self)
-        made._images = torch.cat([embed(self._values(part)) for part in torch.split(self._images, _TOGETHER)])
+        made._keep(Resident(torch.cat([embed(self._values(self._images.find(part), {})) for part in rows])))
         return made
 
-    def _values(self, images: Tensor, numbers: Tensor | None = None) -> Tensor:
-        """uint8 images [..., c, H, W] as a network sees them: from 0 to 1, of `shape`, changed at random by `numbers`, normalised."""
-        x = images.float().div_(255)
+    def _keep(self, images: Store) -> None:
+        self._images = images
+        # What a GPU has at hand is made in no time; what is read from a file, while the tasks before are computed.
+        self._ahead = Ahead(self.prepare) if images.mapped else None
+        self._prepared = self._ahead or self.prepare
+
+    def _numbers(self, first: int, rows: Sequence[NDArray[np.int64]] | NDArray[np.int64]) -> dict[int, Tensor]:
+        """For each purpose, random numbers [images, k] in [0, 1) for the images of the tasks from `first` on, whose rows are given."""
+        drawn = {}
+        for purpose, k in self.augment.numbers.items():
+            words = [self._stream.words(first + i, 1, len(row) * k, purpose)[0] for i, row in enumerate(rows)]
+            drawn[purpose] = torch.from_numpy(unit(np.concatenate(words)).astype(np.float32)).view(-1, k)
+        return drawn
+
+    def _values(self, found: Found, numbers: dict[int, Tensor]) -> Tensor:
+        """The images as a network sees them: [n, c, H, W] from 0 to 1, of `shape`, changed at random, normalised. What is embedded stays as it is."""
+        x = self._images.bring(found)
+        if x.dtype != torch.uint8:
+            return x
+        x = x.float().div_(255)
         if self.shape is not None:
             x = fitted(x, self.shape)
-        if numbers is not None:
-            x = self.augment(x.flatten(0, -4), numbers.view(-1, NUMBERS)).view_as(x)
+        if numbers:
+            there = {purpose: drawn.to(self.device, non_blocking=True) for purpose, drawn in numbers.items()}
+            x = self.augment(x, there)
         return x if self.normalize is None else self.normalize(x)
 
     def draw(self, first: int, count: int, ways: int, images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -34,6 +34,11 @@ class UnevenTask(NamedTuple):
         ways = np.arange(len(self.classes))
         return ways.repeat(self.shots), ways.repeat(self.queries)
 
+    @property
+    def images(self) -> NDArray[np.int64]:
+        """Image numbers of the support examples, then of the query examples."""
+        return np.concatenate([self.support, self.query])
+
 
 def draw_task(stream: Stream, number: int, shape: VaryingShape, counts: NDArray[np.int64]) -> UnevenTask:
     """Task `number` of a stream, a function of it, of the shape and of how many images each of the split's classes has, [C]."""

@@ -18,6 +18,7 @@ from metalearn.config.build import build
 from metalearn.config.files import choices, target_of
 from metalearn.data.base import Dataset, TaskSource, TrainedOn
 from metalearn.engine.device import choose_device
+from metalearn.engine.placement import Placement, placed
 from metalearn.engine.settings import Settings
 from metalearn.errors import UserError
 from metalearn.tasks import VARYING, VaryingShape, shape_of
@@ -33,6 +34,7 @@ class Parts:
     device: torch.device
     dataset: Dataset
     algorithm: Algorithm  # on the device
+    placement: Placement | None = None  # of the data set's images; None: it has none
 
     def source(self, split: str) -> TaskSource:
         """The tasks of a split: those of training depend on `seed`, the others on `eval.seed`."""
@@ -56,10 +58,11 @@ def assemble(config: Config, trained_on: TrainedOn | None = None) -> Parts:
     Raises:
         UserError: a part cannot be built, or the data set cannot be brought to `trained_on`.
     """
-    device, dataset = choose_device(config), build_dataset(config)
+    settings, device = Settings.of(config), choose_device(config)
+    dataset, placement = placed(build_dataset(config), settings.images, device)
     if trained_on is not None:
         dataset = dataset.brought_to(trained_on)
-    return Parts(Settings.of(config), device, dataset, build_algorithm(config, dataset, trained_on).to(device))
+    return Parts(settings, device, dataset, build_algorithm(config, dataset, trained_on).to(device), placement)
 
 
 def build_dataset(config: Config) -> Dataset:

@@ -98,6 +98,7 @@ class Settings:
     task: Shape  # of validation and test
     train: TrainSettings
     eval: EvalSettings
+    images: str = "auto"  # as runs were made before the setting, where the images fit
 
     @classmethod
     def of(cls, config: Config) -> Settings:
@@ -111,4 +112,5 @@ class Settings:
             task=shape_of(config["task"]),
             train=TrainSettings.of(config["train"]),
             eval=EvalSettings.of(config["eval"]),
+            images=config.get("images", "auto"),
         )

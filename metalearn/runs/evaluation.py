@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from datetime import datetime
@@ -59,6 +60,7 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str], st
         kind=parts.dataset.kind,
         task=settings.task._asdict(),
         images=_fitted(dataset.input_shape, parts.dataset.input_shape),
+        placement=parts.placement,
         test=None,
         seconds=time.perf_counter() - started,
         environment=environment(str(parts.device)),
@@ -99,7 +101,7 @@ def _scored(run_dir: Path, parts: Parts, model: dict[str, Any], stepwise: bool) 
         ) from error
     parts.be_transductive()
     tasks, chunk = settings.eval.tasks, settings.eval.task_chunk
-    with TaskProgress(tasks, "test") as progress:
+    with contextlib.closing(source), TaskProgress(tasks, "test") as progress:
         return evaluate(
             algorithm, source, settings.task, tasks, chunk, stepwise=stepwise, progress=progress.update, further=True
         )

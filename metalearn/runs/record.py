@@ -15,6 +15,7 @@ from metalearn.status import Status
 if TYPE_CHECKING:  # whoever only reads results needs no torch
     from metalearn.data.base import Split
     from metalearn.engine.evaluate import Scores
+    from metalearn.engine.placement import Placement
     from metalearn.engine.settings import Names
     from metalearn.kinds import Scale
 
@@ -168,6 +169,7 @@ class Results:
     test: TestRecord | None
     environment: dict[str, Any]
     notes: tuple[str, ...] = ()  # of the data set: what a reader has to know
+    placement: Placement | None = None  # None: the data set has none, or the run failed before it was known
 
     def _beginning(self) -> dict[str, Any]:
         return {
@@ -185,6 +187,7 @@ class Results:
             "kind": self.kind and self.kind.record(),
             "task": self.task,
             "test": self.test and self.test.to_json(),
+            "placement": self.placement and asdict(self.placement),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.engine.interrupts import Interrupts
 from metalearn.engine.loop import OuterLoop
 from metalearn.engine.optimizer import check_schedule
+from metalearn.engine.placement import Placement, placed
 from metalearn.engine.progress import Outcome
 from metalearn.engine.ranks import Ranks, check_share, joined, launched
 from metalearn.engine.settings import Names, Settings
@@ -53,11 +55,11 @@ def preflight(config: dict[str, Any]) -> None:
     Raises:
         UserError: with one line for the user. Any other exception is a fault in the program or in a plug-in.
     """
-    choose_device(config)
-    settings = Settings.of(config)
+    device, settings = choose_device(config), Settings.of(config)
     check_schedule(settings.train)
     check_share(launched(), settings.train.meta_batch_size)
     dataset = build_dataset(config)
+    placed(dataset, settings.images, device)
     dataset.check_augment(settings.train.augment)
     algorithm = build_algorithm(config, dataset)  # first: an algorithm for another kind of task may have set task.train
     check_tasks(dataset, config["task"], "train", "val", "test")
@@ -82,6 +84,7 @@ class _Attempt:
     outcome: Outcome = field(default_factory=Outcome)
     kind: Scale | None = None  # of the tasks, once they are known
     notes: tuple[str, ...] = ()  # of the data set
+    placement: Placement | None = None  # likewise
 
 
 def run(
@@ -141,7 +144,8 @@ def _attempted(
         results = replace(results, status=_status(error), error=_error_text(error), step=step)
         _report_failure(results, run_dir, error)
     val, trained = outcome.best or None, _train_record(outcome, config, device)
-    return replace(results, kind=attempt.kind, notes=attempt.notes, val=val, train=trained), failure
+    results = replace(results, kind=attempt.kind, placement=attempt.placement, notes=attempt.notes)
+    return replace(results, val=val, train=trained), failure
 
 
 def _to_resume(config: dict[str, Any], run_dir: Path, resume: bool) -> dict[str, Any] | None:
@@ -171,8 +175,10 @@ def _train_and_test(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)  # of the jobs before this one in a sweep
     parts = _assembled(config)
-    attempt.kind, attempt.notes = parts.dataset.kind, parts.dataset.notes
+    attempt.kind, attempt.placement, attempt.notes = parts.dataset.kind, parts.placement, parts.dataset.notes
     log.info(_describe(config, parts))
+    if parts.placement is not None:
+        log.info("%s", parts.placement)
     reported = state["outcome"]["reported"] if state else None
     if state is not None:
         log.info("going on after step %d", state["step"])
@@ -215,7 +221,7 @@ def _iterate(
     listeners: list[Listener],
     should_prune: ShouldPrune | None,
 ) -> None:
-    train_tasks = parts.source("train")
+    train_tasks, val_tasks = parts.source("train"), parts.source("val")
     keeper = checkpoint.Keeper(
         attempt.run_dir,
         {
@@ -231,7 +237,7 @@ def _iterate(
         attempt.config,
         parts.algorithm,
         train_tasks,
-        parts.source("val"),
+        val_tasks,
         outcome=attempt.outcome,
         ranks=attempt.ranks,
         interrupts=attempt.interrupts,
@@ -239,7 +245,8 @@ def _iterate(
     )
     if attempt.state is not None:
         loop.load_state_dict(attempt.state)
-    train(loop, keeper, attempt.interrupts, listeners, should_prune)
+    with contextlib.closing(train_tasks), contextlib.closing(val_tasks):
+        train(loop, keeper, attempt.interrupts, listeners, should_prune)
 
 
 def _trained_classes(attempt: _Attempt, parts: Parts, classes: tuple[str, ...]) -> list[str]:
@@ -269,7 +276,10 @@ def _test(attempt: _Attempt, parts: Parts) -> TestRecord:
     parts.be_transductive()
     by_class, counts = bool(test_tasks.classes), ClassCounts(test_tasks.class_names)
     started = time.perf_counter()
-    with TaskProgress(settings.eval.tasks, "test", settings.train.log_seconds) as progress:
+    with (
+        contextlib.closing(test_tasks),
+        TaskProgress(settings.eval.tasks, "test", settings.train.log_seconds) as progress,
+    ):
         scores = evaluate(
             parts.algorithm,
             test_tasks,

@@ -17,6 +17,7 @@ from metalearn.sweeps.directory import Job, SweepDir
 CONFIG: dict[str, Any] = {
     "seed": 0,
     "device": "cuda",
+    "images": "auto",
     "names": {"algorithm": "maml"},
     "dataset": {"_target_": "metalearn.data.sets.glyphs.load", "root": "here", "download": True, "size": 28},
     "train": {
@@ -34,12 +35,15 @@ CONFIG: dict[str, Any] = {
     "reference": None,
 }
 
+COLOURS = ("brightness", "contrast", "saturation", "hue")
+
 # A change, and whether it is the same: for config_hash and a sweep's stored job | a protocol | a run that is resumed.
 CASES = [
     ("dataset.root", "there", True, True, True),
     ("dataset.download", False, True, True, True),
     ("names.algorithm", "my_maml", True, True, True),
     ("device", "cpu", True, True, True),
+    ("images", "mapped", True, True, True),
     ("train.cuda_graph", False, True, True, True),
     ("train.task_chunk", 2, True, True, True),
     ("eval.task_chunk", 5, True, True, True),
@@ -104,3 +108,12 @@ def test_an_automatic_number_is_the_same_as_the_number() -> None:
     short = {"train": automatic["train"] | {"meta_batch_size": 1}}
     assert not differences(long, automatic)
     assert differences(automatic, short)["train.val_tasks"] == (200, 50)
+
+
+def test_a_run_stored_before_images_were_cropped_and_coloured_is_the_same_without() -> None:
+    stored = changed("train.augment", {"degrees": 10.0})
+    now = changed("train.augment", {"degrees": 10.0} | dict.fromkeys(("crop", "flip", *COLOURS), 0.0))
+    assert differences(stored, now) == {}
+    assert differences(stored, changed("train.augment", now["train"]["augment"] | {"hue": 0.1})) == {
+        "train.augment.hue": (0.0, 0.1)
+    }

@@ -19,7 +19,7 @@ from metalearn.runs import record
 from metalearn.status import Status
 
 WRITTEN = Path(__file__).parent / "of_version_0_1_0"
-ADDED = {"kind", "validation_seconds", "ci95_classes"}  # since that version
+ADDED = {"kind", "placement", "validation_seconds", "ci95_classes"}  # since that version
 NAMES = Names(algorithm="maml", backbone="mlp", dataset="glyphs", experiment=None)
 
 
@@ -109,7 +109,10 @@ def test_an_evaluation_writes_its_own_keys() -> None:
         seconds=1.5,
         environment={},
     )
-    head, tail = ["status", "error", "algorithm", "dataset", "backbone"], ["split", "kind", "task", "test", "seconds"]
+    head, tail = (
+        ["status", "error", "algorithm", "dataset", "backbone"],
+        ["split", "kind", "task", "test", "placement", "seconds"],
+    )
     assert list(done.to_json()) == [*head, "seed", "overrides", *tail, "environment"]
     assert list(done.to_json()["test"])[-2:] == ["adapt_steps", "step"]
 

@@ -11,12 +11,13 @@ import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metalearn.data.ahead import Ahead, Request
 from metalearn.data.base import Dataset, TaskSource, TrainedOn
 from metalearn.data.classes import SPLITS, ClassId
 from metalearn.data.fit import can_fit
@@ -102,6 +103,18 @@ class Mix(Dataset):
         return Mix(self.originals, self.weights, size, channels, Normalize.of(trained_on.normalize))
 
     @property
+    def resident_bytes(self) -> int | None:
+        """See Dataset."""
+        known = [source.resident_bytes for source in self.originals.values()]
+        return None if None in known else sum(size for size in known if size is not None)
+
+    def kept_in_file(self) -> Mix:
+        """See Dataset."""
+        mapped = {name: source.kept_in_file() for name, source in self.originals.items()}
+        channels, size, _ = self.input_shape
+        return Mix(mapped, self.weights, size, channels, self.normalize)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What happens to the images of which source."""
         changed = {name: _change(source.input_shape, self.input_shape) for name, source in self.originals.items()}
@@ -181,13 +194,33 @@ class MixTasks(TaskSource):
         self.classes = tuple(itertools.chain.from_iterable(source.classes for source in sources.values()))
         counts = [len(source.classes) for source in sources.values()]
         self._first_class = [sum(counts[:number]) for number in range(len(counts))]
-        self._names, self._sources = list(sources), list(sources.values())
+        self._names = list(sources)
+        self._keep(list(sources.values()))
         self._ends = np.cumsum(weights) / np.sum(weights)
         self._stream = Stream(seed, split)
 
     def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:
         """See TaskSource; `about` says the source of each."""
-        return joined([self._task(number, shape) for number in range(first, first + count)])
+        return self.finish(self._prepared(Request(first, count, shape)))
+
+    def prepare(self, request: Request) -> list[tuple[int, Any]]:
+        """See TaskSource: the source of each task, and what that prepared."""
+        places = map(self.place, range(request.first, request.first + request.count))
+        return [(which, self._sources[which].prepare(Request(there, 1, request.shape))) for which, there in places]
+
+    def finish(self, prepared: list[tuple[int, Any]]) -> TaskBatch:
+        """See TaskSource."""
+        return joined([self._task(which, task) for which, task in prepared])
+
+    @property
+    def gathered(self) -> bool:
+        """See TaskSource."""
+        return any(source.gathered for source in self._sources)
+
+    def close(self) -> None:
+        """See TaskSource."""
+        if self._ahead is not None:
+            self._ahead.close()
 
     def place(self, number: int) -> tuple[int, int]:
         """Which source task `number` is from, and its number there."""
@@ -196,9 +229,13 @@ class MixTasks(TaskSource):
         drawn = unit(self._stream.words(number, 1, 1, _SOURCE))[0, 0]
         return int(np.searchsorted(self._ends, drawn, side="right")), number
 
-    def _task(self, number: int, shape: Shape) -> TaskBatch:
-        which, there = self.place(number)
-        task = self._sources[which].tasks(there, 1, shape)
+    def _keep(self, sources: list[TaskSource]) -> None:
+        self._sources = sources
+        self._ahead = Ahead(self.prepare) if self.gathered else None
+        self._prepared = self._ahead or self.prepare
+
+    def _task(self, which: int, prepared: Any) -> TaskBatch:
+        task = self._sources[which].finish(prepared)
         about = {**task.about, "source": (self._names[which],)}
         return task._replace(classes=task.classes + self._first_class[which], about=about)
 
@@ -210,7 +247,7 @@ class MixTasks(TaskSource):
     def embedded(self, embed: Callable[[Tensor], Tensor]) -> MixTasks:
         """See TaskSource."""
         made = copy.copy(self)
-        made._sources = [source.embedded(embed) for source in self._sources]
+        made._keep([source.embedded(embed) for source in self._sources])
         return made
 
 
