@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 _READ = (".jpg", ".jpeg", ".png", ".txt", ".csv", ".json", ".mat")  # a folder has changed when one of these files has
 _SECONDS = 30.0  # between two lines about a long conversion
 
+Item = TypeVar("Item")
 Box = tuple[float, float, float, float]  # left, top, right, bottom: pixels from the upper left corner
 
 
@@ -171,22 +172,29 @@ def by_class(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> Iterator[t
     """
     places: dict[str, list[tuple[str, int]]] = {}
     shape: tuple[int, ...] = ()
-    count, due = 0, time.monotonic() + _SECONDS
+    count = 0
     with _scratch() as file:
-        for count, (name, path, pixels) in enumerate(images, 1):
+        for count, (name, path, pixels) in enumerate(counted(images, "images"), 1):
             shape = shape or pixels.shape
             assert pixels.shape == shape, path
             _write(file, pixels)
             places.setdefault(name, []).append((path, count - 1))
-            if time.monotonic() > due:
-                log.info("%d images of %d classes are converted so far", count, len(places))
-                due = time.monotonic() + _SECONDS
         if not count:
             return
         _write(file, None)
         whole = np.memmap(file, np.uint8, "r", shape=(count, *shape))
         for name in sorted(places):
             yield name, np.asarray(whole[[number for _, number in sorted(places[name])]])
+
+
+def counted(items: Iterable[Item], what: str) -> Iterator[Item]:
+    """The same items; of a long conversion, a line every half minute says how many have come."""
+    due = time.monotonic() + _SECONDS
+    for count, item in enumerate(items, 1):
+        yield item
+        if time.monotonic() > due:
+            log.info("%d %s are converted so far", count, what)
+            due = time.monotonic() + _SECONDS
 
 
 def distinct(classes: Iterable[tuple[str, NDArray[np.uint8]]], place: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:

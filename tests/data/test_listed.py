@@ -11,7 +11,7 @@ import pytest
 
 from metalearn.data import listed
 from metalearn.data.images import ImageClasses
-from metalearn.data.listed import Asked, Label, by_class, by_path, load_listed
+from metalearn.data.listed import Asked, Label, by_class, by_path, counted, load_listed
 from metalearn.data.published import About, PublishedFile
 from metalearn.errors import UserError
 from tests.data.small_files import ONE_EACH, picture, pixels, write_folder, write_tar, write_zip
@@ -155,3 +155,14 @@ def test_labels_by_path_begin_at_a_folder_and_end_with_the_path() -> None:
     assert label("images/a/1.jpg") == Label("a")
     for other in ("myimages/a/1.jpg", "images/a/1.jpg.txt", "images/1.jpg", "images/a/b/1.jpg"):
         assert label(other) is None
+
+
+def test_a_long_conversion_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "metalearn"):
+        assert list(counted("abc", "letters")) == ["a", "b", "c"]
+        assert not caplog.records, "a short one says nothing"
+        monkeypatch.setattr(listed, "_SECONDS", -1.0)
+        assert list(counted("abc", "letters")) == ["a", "b", "c"]
+    assert caplog.records[1].getMessage() == "2 letters are converted so far"

@@ -21,7 +21,7 @@ from metalearn.data.archives import LIMITS, fingerprint, opened
 from metalearn.data.cache import load_or_make
 from metalearn.data.classes import SPLITS, read_split
 from metalearn.data.images import ImageClasses
-from metalearn.data.listed import Asked, distinct, divided
+from metalearn.data.listed import Asked, counted, distinct, divided
 from metalearn.data.pickle_stream import stream_list
 from metalearn.data.pickles import load_arrays
 from metalearn.data.pixels import decode
@@ -103,7 +103,7 @@ def _of_split(place: Path, split: str, ids: Mapping[str, str], size: int) -> Ite
     waiting: dict[int, list[NDArray[np.uint8]]] = defaultdict(list)
     images_file, count = f"{split}_images_png.pkl", 0
     with _opened(place, images_file) as file:
-        for count, encoded in enumerate(stream_list(file, images_file), 1):
+        for count, encoded in enumerate(counted(stream_list(file, images_file), f"{split} images"), 1):
             if count > len(labels):
                 break
             label = int(labels[count - 1])
