@@ -15,6 +15,7 @@ from torch import Tensor
 from metalearn.errors import UserError
 
 VARYING = "varying"  # a size that is drawn for each task
+SOURCE = "source"  # in `TaskBatch.about`: the data set that a task is from, where there are several
 
 
 class TaskShape(NamedTuple):

@@ -16,7 +16,7 @@ from metalearn.engine.embedded import embedded_once
 from metalearn.engine.gradient import together
 from metalearn.intervals import interval95, interval95_of_classes
 from metalearn.kinds import CLASSIFICATION, Kind
-from metalearn.tasks import Shape, TaskBatch, padded
+from metalearn.tasks import SOURCE, Shape, TaskBatch, padded
 
 
 class Scores(NamedTuple):
@@ -48,14 +48,31 @@ class Scores(NamedTuple):
     def ci95_classes(self, per_task: Tensor) -> float | None:
         """Half the width of the interval of the mean of [T] values over tasks and classes; None where there is none.
 
-        What was drawn is the upright class: its turned copies are drawn with it.
+        What was drawn is the upright class: its turned copies are drawn with it. Sources were not drawn: where tasks come from several, each has an
+        interval of its own, whose squares add up.
         """
         if self.classes is None:
             return None
+        sources = list(self.about.get(SOURCE, ()))
+        if len(set(sources)) > 1:
+            parts = [[task for task, of in enumerate(sources) if of == one] for one in dict.fromkeys(sources)]
+            widths = [self.part(tasks).ci95_classes(per_task[tasks]) for tasks in parts]
+            known = [len(tasks) * width for tasks, width in zip(parts, widths, strict=True) if width is not None]
+            return math.hypot(*known) / len(sources) if len(known) == len(parts) else None
         upright = {of: number for number, of in enumerate(dict.fromkeys(one.upright for one in self.class_ids))}
         drawn = torch.tensor([upright[one.upright] for one in self.class_ids])
         half_width = interval95_of_classes(per_task, drawn[self.classes].where(self.classes >= 0, -1))
         return None if math.isnan(half_width) else half_width
+
+    def part(self, tasks: list[int]) -> Scores:
+        """Those of some of the tasks."""
+        return self._replace(
+            score=self.score[:, tasks],
+            loss=self.loss[tasks],
+            further={name: values[tasks] for name, values in self.further.items()},
+            classes=None if self.classes is None else self.classes[tasks],
+            about={name: tuple(values[task] for task in tasks) for name, values in self.about.items()},
+        )
 
     @property
     def chance(self) -> float | None:

@@ -24,19 +24,21 @@ class Group:
     Attributes:
         score: the mean of the kind's score over its tasks; of all groups the mean of their means.
         ci95: half the width of the 95 % interval over tasks; None for a single task, and where one of the groups of a mean has none.
+        ci95_classes: the same over tasks and classes; None where there is none.
         tasks: how many it has.
         chance: the mean score of guessing; None where all test tasks have the same, or where it is not known.
     """
 
     score: float
     ci95: float | None
+    ci95_classes: float | None
     tasks: int
     chance: float | None
 
     def to_json(self, score: str) -> dict[str, Any]:
         """The entry in results.json; `score` is the name of the kind's score."""
         chance = {} if self.chance is None else {"chance": self.chance}
-        return {score: self.score, "ci95": self.ci95, "tasks": self.tasks, **chance}
+        return {score: self.score, "ci95": self.ci95, "ci95_classes": self.ci95_classes, "tasks": self.tasks, **chance}
 
 
 def grouped(scores: Scores) -> dict[str, dict[str, Group]]:
@@ -60,25 +62,28 @@ def _named(values: Sequence[Any]) -> bool:
     return isinstance(values[0], str)
 
 
-def _group(scores: Scores, tasks: Sequence[int]) -> Group:
-    from metalearn.intervals import interval95
-
-    values = scores.score[-1][list(tasks)]
-    part = scores._replace(about={what: tuple(values[task] for task in tasks) for what, values in scores.about.items()})
-    return Group(float(values.mean()), interval95(values) if len(tasks) > 1 else None, len(tasks), part.chance)
+def _group(scores: Scores, tasks: list[int]) -> Group:
+    part = scores.part(tasks)
+    ci95 = part.ci95 if len(tasks) > 1 else None
+    return Group(part.mean, ci95, part.ci95_classes(part.score[-1]), len(tasks), part.chance)
 
 
 def _mean(groups: list[Group]) -> Group:
     """Groups have other tasks each, so the errors of their means are independent."""
     n = len(groups)
-    widths = [group.ci95 for group in groups if group.ci95 is not None]
     chances = [group.chance for group in groups if group.chance is not None]
     return Group(
         sum(group.score for group in groups) / n,
-        math.sqrt(sum(half_width**2 for half_width in widths)) / n if len(widths) == n else None,
+        _root_of_squares([group.ci95 for group in groups], n),
+        _root_of_squares([group.ci95_classes for group in groups], n),
         sum(group.tasks for group in groups),
         sum(chances) / n if len(chances) == n else None,
     )
+
+
+def _root_of_squares(widths: list[float | None], n: int) -> float | None:
+    known = [width for width in widths if width is not None]
+    return math.hypot(*known) / n if len(known) == n else None
 
 
 def _range(number: float) -> str:

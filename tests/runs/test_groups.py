@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from metalearn.data.classes import ClassId
 from metalearn.engine.evaluate import Scores
-from metalearn.intervals import interval95
+from metalearn.intervals import interval95, interval95_of_classes
 from metalearn.report.results import _result_lines
 from metalearn.runs import record
 from metalearn.runs.groups import grouped, means
@@ -55,6 +57,7 @@ def test_they_stand_in_the_results_and_on_the_console() -> None:
     assert entry["groups"]["ways"]["5-9"] == {
         "accuracy": pytest.approx(0.4),
         "ci95": pytest.approx(interval95([0.2, 0.4, 0.6])),
+        "ci95_classes": None,
         "tasks": 3,
         "chance": pytest.approx(0.2),
     }
@@ -68,6 +71,26 @@ def test_they_stand_in_the_results_and_on_the_console() -> None:
     assert "(3 tasks, chance 20.0 %), 10-19 70.00 ± " in lines[1]
     assert lines[2].startswith("by source: a 60.00 ± ")
     assert ", mean 55.00 ± " in lines[2]
+
+
+def test_sources_are_no_draw_of_classes() -> None:
+    """A source that is easier than the other makes no class look easier than others of its source."""
+    rng = np.random.default_rng(0)
+    classes = np.stack([rng.permutation(20)[:3] + 20 * (task % 2) for task in range(200)])
+    values = (
+        0.5 * (np.arange(200) % 2) + 0.1 * rng.standard_normal(40)[classes].mean(1) + 0.01 * rng.standard_normal(200)
+    )
+    ids = tuple(ClassId("set", f"class{number}") for number in range(40))
+    score = torch.from_numpy(values).float()
+    about = {"source": ("easy", "hard") * 100}
+    tasks = Scores(score[None], [0], score, {}, classes=torch.from_numpy(classes), class_ids=ids, about=about)
+    width = tasks.ci95_classes(score)
+    halves = [interval95_of_classes(score[part::2], classes[part::2]) for part in (0, 1)]
+    assert width == pytest.approx(math.hypot(*halves) / 2)
+    assert width < interval95_of_classes(score, classes) / 3
+    found = grouped(tasks)
+    assert found["source"]["easy"].ci95_classes == pytest.approx(halves[0])
+    assert means(tasks, found)["source"].ci95_classes == pytest.approx(width)
 
 
 def test_a_group_of_one_task_is_shown_without_an_interval() -> None:

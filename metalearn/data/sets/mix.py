@@ -25,7 +25,7 @@ from metalearn.data.normalize import Normalize
 from metalearn.data.numbers import Stream, unit
 from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION, Kind
-from metalearn.tasks import Shape, TaskBatch, VaryingShape, joined
+from metalearn.tasks import SOURCE, Shape, TaskBatch, VaryingShape, joined
 
 _SOURCE = 5  # the purpose of the random word that draws a task's source
 
@@ -236,7 +236,7 @@ class MixTasks(TaskSource):
 
     def _task(self, which: int, prepared: Any) -> TaskBatch:
         task = self._sources[which].finish(prepared)
-        about = {**task.about, "source": (self._names[which],)}
+        about = {**task.about, SOURCE: (self._names[which],)}
         return task._replace(classes=task.classes + self._first_class[which], about=about)
 
     @property
