@@ -79,6 +79,21 @@ def test_a_task_is_the_same_wherever_it_is_made() -> None:
         assert whole.about["source"][3] == alone.about["source"][0]
 
 
+@pytest.mark.parametrize("shape", [SHAPE, UNEVEN])
+def test_tasks_are_the_same_where_images_stay_in_their_files(shape: Any) -> None:
+    resident, mapped = mix(), mix().kept_in_file()
+    augment = {"translate": 0.2, "flip": 0.5}
+    for split, changes in (("train", augment), ("test", None)):
+        sources = [dataset.source(split, 2, CPU, changes) for dataset in (resident, mapped)]
+        for first in (0, 4, 8, 3):
+            one, other = (source.tasks(first, 4, shape) for source in sources)
+            assert torch.equal(one.support.x, other.support.x)
+            assert torch.equal(one.query.x, other.query.x)
+            assert torch.equal(one.classes, other.classes)
+            assert one.about == other.about
+        sources[1].close()
+
+
 def test_training_tasks_follow_the_weights() -> None:
     def part(weights: dict[str, float] | None) -> float:
         source = mix(weights=weights).source("train", 0, CPU)
