@@ -52,7 +52,7 @@ def test_the_data_set_is_read_and_divided(lab: Path) -> None:
 
 
 def test_a_missing_file_is_one_line_with_the_command(lab: Path) -> None:
-    with pytest.raises(UserError, match=r"leaves\.zip .* must lie in .*leaves and .* metalearn data fetch leaves"):
+    with pytest.raises(UserError, match=r"leaves\.zip .* is missing in .*leaves: metalearn data fetch leaves"):
         build_dataset(compose("dataset=leaves"))
 
 

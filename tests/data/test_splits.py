@@ -14,6 +14,18 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "data.md"
 FOLDER = Path(metalearn.data.__file__).parent / "splits"
 # (data set, split) -> how many classes for training, validation and test, and the beginning of the hash that results hold.
 PUBLISHED = {
+    ("emoji", "names240"): (
+        (150, 30, 60),
+        "2301ab03276a622528da9156ee9b833d43d5ba44a37461cc2f738f08b8d6e100",
+    ),
+    ("emoji", "names895"): (
+        (560, 112, 223),
+        "dae72861d119dd6835954cee065ee6259c4e17097775b9502aedc1efc5157c2d",
+    ),
+    ("icons", "concepts"): (
+        (400, 83, 160),
+        "1ad572db650f58567fc73a3e6d6f45bc584a4d2991c8e8a467c6ee46041312d5",
+    ),
     ("aircraft", "metadataset"): (
         (70, 15, 15),
         "85a750d795cb81c6af7240b31ccc5f102d262ce594a2d6730d52cd3adbba7b1f",

@@ -121,7 +121,9 @@ def test_images_that_a_list_names_are_missed(tmp_path: Path) -> None:
 
 
 def test_missing_files_are_one_line_that_counts_them(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"mini-imagenet-cache-train\.pkl .* and 2 more files must lie in .*data fetch"):
+    with pytest.raises(
+        UserError, match=r"mini-imagenet-cache-train\.pkl .* and 2 more files are missing in .*data fetch"
+    ):
         miniimagenet.load(**settings(tmp_path, split="ravi"))
     unpacked(tmp_path, {name: held for name, held in pickles().items() if "test" not in name})
     with pytest.raises(UserError, match=r"dataset=miniimagenet: mini-imagenet-cache-test\.pkl .* is missing"):

@@ -94,7 +94,7 @@ def test_pickles_of_python_3_and_images_in_no_order(tmp_path: Path) -> None:
 
 
 def test_missing_files_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"tiered-imagenet-train_images_png\.pkl .* and 7 more files must lie in"):
+    with pytest.raises(UserError, match=r"tiered-imagenet-train_images_png\.pkl .* and 7 more files are missing in"):
         tieredimagenet.load(**settings(tmp_path, split="ren"))
     unpacked(tmp_path, {name: held for name, held in files().items() if name != "synsets.txt"})
     with pytest.raises(UserError, match=r"dataset=tieredimagenet: synsets\.txt .* fetches it from"):
