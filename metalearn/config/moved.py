@@ -29,6 +29,7 @@ _ADDED: dict[str, dict[str, Any]] = {
     "metalearn.algorithms.matching.MatchingNet": {"scale": 1.0, "learn_scale": False},
     "metalearn.algorithms.protonet.ProtoNet": {"scale": 1.0, "learn_scale": False},
     "metalearn.algorithms.relation.RelationNet": {"loss": "squared_error"},
+    "metalearn.data.sets.glyphs.load": {"channels": 1, "normalize": None},
 }
 
 

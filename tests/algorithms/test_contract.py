@@ -46,6 +46,12 @@ def test_keeps_what_ships_for_users_algorithms(name: str) -> None:
     check_algorithm(name, *("backbone.filters=8",))
 
 
+def test_keeps_it_on_images_in_colour(name: str) -> None:
+    check_algorithm(
+        name, "backbone.filters=8", "dataset.channels=3", "dataset.normalize={mean:[.3,.3,.3],std:[.3,.3,.3]}"
+    )
+
+
 def test_is_reproducible(name: str, easy: ImageClasses, source: Source) -> None:
     losses = []
     for _ in range(2):

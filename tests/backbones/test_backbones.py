@@ -12,6 +12,8 @@ from metalearn.algorithms.anil import ANIL
 from metalearn.algorithms.maml import MAML
 from metalearn.algorithms.protonet import ProtoNet
 from metalearn.backbones import MLP, Backbone, Conv4, Koch, Learn2LearnConv4, Pixels, ResNet12
+from metalearn.config.build import build
+from metalearn.config.files import choices
 from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.gradient import meta_gradient
@@ -106,6 +108,19 @@ def test_construction_leaves_running_statistics_at_their_start() -> None:
 
 def test_colour_and_larger_images() -> None:
     assert Conv4((3, 84, 84), 32, "max_pool", "batch", True, "flatten").feature_dim == 800  # as in Ravi and Larochelle
+
+
+@pytest.mark.parametrize("name", choices("backbone"))
+def test_every_colour_counts(name: str) -> None:
+    image = (3, 84, 84)
+    node, shapes = compose(f"backbone={name}")["backbone"], {"input_shape": image, "image_shape": image}
+    backbone = build(node, "backbone", Backbone, "metalearn.backbones", optional=shapes)
+    x = torch.rand(4, *image, requires_grad=True)
+    features = backbone(x)
+    assert features.shape == (4, backbone.feature_dim)
+    features.square().sum().backward()
+    assert x.grad is not None
+    assert (x.grad.abs().sum((0, 2, 3)) > 0).all()
 
 
 def test_too_small_an_image_is_refused() -> None:

@@ -14,6 +14,7 @@ which turns lengths into pixels. A constant called SPREAD is a standard deviatio
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from metalearn.data.cache import Classes, load_or_make
 from metalearn.data.classes import SPLITS, random_split
 from metalearn.data.images import ImageClasses
+from metalearn.data.normalize import Normalize
 from metalearn.data.numbers import unit
 from metalearn.errors import UserError
 
@@ -48,12 +50,29 @@ _HEIGHT = (0.54, 0.78)  # of a character, in image sides: smallest, largest
 _SHIFT = 0.12  # largest move off the centre, in image sides
 _PEN = (0.026, 0.042)  # radius of a drawer's pen, in image sides: thinnest, thickest
 
+# The colours of one image, with channels=3: each channel evenly between two values, 1 is full intensity. They say nothing about the class.
+_PAPER, _INK = (0.0, 0.35), (0.5, 1.0)
+_COLOURS = 1  # a class's colours come from another part of its stream than its strokes
 
-def load(classes: int, drawers: int, size: int, seed: int, val_classes: int, test_classes: int) -> ImageClasses:
-    """The alphabet, `drawers` images [1, size, size] of each class, and its split, drawn once and cached.
+
+def load(
+    classes: int,
+    drawers: int,
+    size: int,
+    seed: int,
+    val_classes: int,
+    test_classes: int,
+    channels: int = 1,
+    normalize: Mapping[str, Sequence[float]] | None = None,
+) -> ImageClasses:
+    """The alphabet, `drawers` images [channels, size, size] of each class, and its split, drawn once and cached.
+
+    Args:
+        channels: 1, white ink on black; or 3, each image in two colours of its own.
+        normalize: mean and std of each channel; None: images are only divided by 255.
 
     Raises:
-        UserError: no class is left for training.
+        UserError: no class is left for training, or `normalize` is for another number of channels.
     """
     if val_classes + test_classes >= classes:
         raise UserError(
@@ -63,11 +82,14 @@ def load(classes: int, drawers: int, size: int, seed: int, val_classes: int, tes
     names = tuple(f"seed{seed}/glyph{i:03d}" for i in range(classes))
 
     def make() -> Classes:
-        return zip(names, draw(classes, drawers, size, seed), strict=True)
+        written = draw(classes, drawers, size, seed)
+        return zip(names, written if channels == 1 else coloured(written, seed), strict=True)
 
-    stored = load_or_make("glyphs", f"{classes}x{drawers}-{size}-seed{seed}-v{DRAWING}", make)
+    colours = "" if channels == 1 else "-rgb"
+    stored = load_or_make("glyphs", f"{classes}x{drawers}-{size}{colours}-seed{seed}-v{DRAWING}", make)
     split = random_split(names, val_classes, test_classes, seed)
-    return ImageClasses("glyphs", stored.images, names, split, dict.fromkeys(SPLITS, 1))
+    rotations = dict.fromkeys(SPLITS, 1)
+    return ImageClasses("glyphs", stored.images, names, split, rotations, normalize=Normalize.of(normalize))
 
 
 def draw(classes: int, drawers: int, size: int, seed: int) -> NDArray[np.uint8]:
@@ -104,6 +126,17 @@ def draw(classes: int, drawers: int, size: int, seed: int) -> NDArray[np.uint8]:
         written = _write(strokes, slant, 2 * size, words[:, 3:])  # [M, S * P, 2]
         images[index, :, 0] = _ink(_fit(written, radius, size, words[:, :3]), radius, size)
     return images
+
+
+def coloured(written: NDArray[np.uint8], seed: int) -> Iterator[NDArray[np.uint8]]:
+    """Images [classes, drawers, 1, size, size], 255 = ink, with ink and paper in colours of their own: [drawers, 3, size, size] of each class.
+
+    A pure function of its arguments; an image has the same colours however many classes and drawers there are.
+    """
+    for index, images in enumerate(written):
+        words = _stream(seed, index, _COLOURS).random_raw(len(images) * 6).reshape(len(images), 6, 1, 1)
+        paper, ink = _between(*_PAPER, words[:, :3]), _between(*_INK, words[:, 3:])  # each [drawers, 3, 1, 1]
+        yield ((paper + (ink - paper) * (images / 255.0)) * 255 + 0.5).astype(np.uint8)
 
 
 def _invent(bits: np.random.Philox) -> Floats:
@@ -180,8 +213,9 @@ def _curve(strokes: Floats, points: int) -> Floats:
     return curve
 
 
-def _stream(seed: int, stream: int) -> np.random.Philox:
-    return np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
+def _stream(seed: int, stream: int, part: int = 0) -> np.random.Philox:
+    counter = np.array([0, 0, 0, part], dtype=np.uint64)
+    return np.random.Philox(key=np.array([seed, stream], dtype=np.uint64), counter=counter)
 
 
 def _between(low: float, high: float, words: Words) -> Floats:

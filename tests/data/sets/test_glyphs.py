@@ -6,8 +6,11 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 
-from metalearn.data.sets.glyphs import SMALLEST_SIZE, draw
+from metalearn.data.sets.glyphs import SMALLEST_SIZE, coloured, draw, load
+from metalearn.errors import UserError
+from metalearn.tasks import TaskShape
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +117,29 @@ def test_the_nearest_pixels_find_the_class_sometimes_but_not_often(alphabet: np.
 def test_bad_arguments_are_refused(arguments: tuple[int, int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw(*arguments)
+
+
+def test_an_image_in_colour_is_the_drawing_in_two_colours_of_its_own() -> None:
+    written = draw(6, 4, 16, 0)
+    images = np.stack(list(coloured(written, 0)))
+    assert images.shape == (6, 4, 3, 16, 16)
+    paper, ink = images.min(axis=(3, 4)).astype(int), images.max(axis=(3, 4)).astype(int)  # [6, 4, 3]
+    assert paper.max() <= 0.35 * 255 + 1
+    assert ink.min() > 100
+    cover = written / 255.0
+    expected = paper[..., None, None] + (ink - paper)[..., None, None] * cover / cover.max(axis=(3, 4), keepdims=True)
+    assert np.abs(images - expected).max() <= 1.5
+    assert len(np.unique(paper.reshape(-1, 3), axis=0)) == 24, "each image has its own"
+    np.testing.assert_array_equal(images[:3, :2], np.stack(list(coloured(written[:3, :2], 0))))
+
+
+def test_the_same_characters_are_there_in_colour() -> None:
+    grey, colour = (load(12, 3, 12, 0, 2, 2, channels=channels) for channels in (1, 3))
+    assert (grey.input_shape, colour.input_shape) == ((1, 12, 12), (3, 12, 12))
+    assert grey.classes("test") == colour.classes("test"), "a model that knows one is refused on the other"
+    normalized = load(12, 3, 12, 0, 2, 2, channels=3, normalize={"mean": [0.5] * 3, "std": [0.5] * 3})
+    shape, cpu = TaskShape(2, 1, 1), torch.device("cpu")
+    plain, moved = (dataset.source("val", 0, cpu).tasks(0, 2, shape).query.x for dataset in (colour, normalized))
+    torch.testing.assert_close(moved, plain * 2 - 1)
+    with pytest.raises(UserError, match=r"dataset\.normalize\.mean has 1 values, the images have 3 channels"):
+        load(12, 3, 12, 0, 2, 2, channels=3, normalize={"mean": [0.5], "std": [0.5]})

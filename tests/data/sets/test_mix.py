@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,9 @@ def test_tasks_are_the_same_where_images_stay_in_their_files(shape: Any) -> None
             assert torch.equal(one.query.x, other.query.x)
             assert torch.equal(one.classes, other.classes)
             assert one.about == other.about
+        assert [source.gathered for source in sources] == [False, True]
         sources[1].close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("metalearn-ahead")]
 
 
 def test_training_tasks_follow_the_weights() -> None:
