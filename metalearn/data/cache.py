@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from metalearn.data.classes import TURNED
 from metalearn.data.container import FlatImages
 from metalearn.data.places import cache_dir
 from metalearn.errors import UserError
@@ -81,9 +82,11 @@ def entries(name: str) -> list[Path]:
 
 
 def size_of(folder: Path) -> tuple[int, int] | None:
-    """(number of classes, number of images) of the cache entry `folder`, as its index says; None where that cannot be read."""
+    """(number of classes, number of images) of the cache entry `folder`, without turned copies; None where its index cannot be read."""
     try:
-        counts = json.loads((folder / "index.json").read_text(encoding="utf-8"))["counts"]
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        pairs = zip(index["classes"], index["counts"], strict=True)
+        counts = [count for name, count in pairs if not name.startswith(TURNED)]
         return len(counts), sum(counts)
     except _DAMAGED:
         return None

@@ -13,6 +13,7 @@ import numpy as np
 from metalearn.errors import UserError
 
 SPLITS = ("train", "val", "test")
+TURNED = "turned "  # begins the names of classes that are a data set's own ones, turned (metalearn/data/halves.py)
 TEST_ONLY = "test_only"  # the name of the split without training classes
 _SPLIT_FILES = Path(__file__).parent / "splits"
 _TURNED = re.compile(r"(.*)@(0|90|180|270)", re.DOTALL)

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metalearn.data.cache import Stored
-from metalearn.data.classes import TEST_ONLY, ClassSplit, random_split, test_only
+from metalearn.data.classes import TEST_ONLY, TURNED, ClassSplit, random_split, test_only
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked
 from metalearn.data.normalize import Normalize
-
-_TURNED = "turned "
 
 
 def with_turned(
@@ -26,7 +24,7 @@ def with_turned(
     """Every class, images [n, c, H, H], and after it the same images turned by 90 degrees, as a class of its own."""
     for name, images in classes:
         yield name, images
-        yield f"{_TURNED}{name}", np.rot90(images, axes=(2, 3))
+        yield f"{TURNED}{name}", np.rot90(images, axes=(2, 3))
 
 
 def halved(name: str, stored: Stored, asked: Asked) -> ImageClasses:
@@ -34,14 +32,14 @@ def halved(name: str, stored: Stored, asked: Asked) -> ImageClasses:
 
     `dataset.split=random` draws half of the upright classes for test with `dataset.split_seed`; `test_only` leaves no class for training.
     """
-    upright = tuple(each for each in stored.class_names if not each.startswith(_TURNED))
+    upright = tuple(each for each in stored.class_names if not each.startswith(TURNED))
     if asked.split == TEST_ONLY:
         split = test_only(upright)
     else:
         halves = random_split(upright, 0, len(upright) // 2, asked.split_seed)
         train, test = halves.classes["train"], halves.classes["test"]
         split = ClassSplit(
-            halves.name, {"train": train, "val": tuple(f"{_TURNED}{each}" for each in train), "test": test}
+            halves.name, {"train": train, "val": tuple(f"{TURNED}{each}" for each in train), "test": test}
         )
     whole = ImageClasses(
         name, stored.images, stored.class_names, split, asked.rotations, normalize=Normalize.of(asked.normalize)

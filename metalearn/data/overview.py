@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from metalearn.data.base import Dataset
-from metalearn.data.classes import SPLITS
+from metalearn.data.classes import SPLITS, TURNED
 from metalearn.data.images import ImageClasses
 
 
@@ -19,8 +19,10 @@ def overview(dataset: Dataset) -> Iterator[str]:
         return
     counts = dataset.images.counts
     channels, height, width = dataset.input_shape
+    turned = sum(name.startswith(TURNED) for name in dataset.class_names)
+    copies = f" ({turned} of them turned copies)" if turned else ""
     yield (
-        f"{len(counts)} classes, {int(counts.sum())} images ({_spread(counts.tolist())} a class), "
+        f"{len(counts)} classes{copies}, {int(counts.sum())} images ({_spread(counts.tolist())} a class), "
         f"{width}x{height} pixels, {'grey' if channels == 1 else 'RGB' if channels == 3 else f'{channels} channels'}"
     )
     yield f"split '{dataset.split.name}', sha256 {dataset.split.sha256}"

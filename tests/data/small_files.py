@@ -121,3 +121,8 @@ def section(dataset: str) -> str:
     page = (Path(__file__).parent.parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
     (found,) = re.findall(rf"^### `{dataset}`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
     return str(found)
+
+
+def idx(values: NDArray[np.uint8]) -> bytes:
+    """The file that MNIST and its successors have for such an array."""
+    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
@@ -15,7 +16,7 @@ import numpy as np
 from scipy.io import savemat
 
 from metalearn.data.classes import SPLITS, read_split
-from tests.data.small_files import classes_of, picture, write_tar
+from tests.data.small_files import classes_of, idx, picture, write_tar, write_zip
 
 EACH = 16  # images of a class
 JPEGS = [picture(k, 8, 6) for k in range(97)]
@@ -115,6 +116,46 @@ def fungi(root: Path) -> None:
     write_tar(root / "train_val_annotations.tgz", texts)
 
 
+def idx_pair(root: Path, images: str, labels: str, of_label: list[int]) -> None:
+    count = len(of_label)
+    (root / images).parent.mkdir(parents=True, exist_ok=True)
+    (root / images).write_bytes(gzip.compress(idx(arrays(count, 28, 28)), 1))
+    (root / labels).write_bytes(gzip.compress(idx(np.array(of_label, np.uint8)), 1))
+
+
+def fashionmnist(root: Path) -> None:
+    for part, each in (("train", EACH - 2), ("t10k", 2)):
+        idx_pair(root, f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz", list(range(10)) * each)
+
+
+def emnist(root: Path) -> None:
+    for part, each in (("train", EACH - 2), ("test", 2)):
+        name = f"gzip/emnist-balanced-{part}"
+        idx_pair(root, f"{name}-images-idx3-ubyte.gz", f"{name}-labels-idx1-ubyte.gz", list(range(47)) * each)
+
+
+def eurosat(root: Path) -> None:
+    names = (
+        *("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial"),
+        *("Pasture", "PermanentCrop", "Residential", "River", "SeaLake"),
+    )
+    files = {f"2750/{name}/{name}_{i}.jpg": jpeg(7 * k + i) for k, name in enumerate(names) for i in range(EACH)}
+    write_zip(root / "EuroSAT.zip", files)
+
+
+def quickdraw(root: Path) -> None:
+    for name in classes_of("quickdraw"):
+        np.save(root / f"{name}.npy", arrays(EACH, 784))
+
+
+def metaalbum(root: Path) -> None:
+    rows = [(f"{k}_{i}.jpg", f"bird {k}") for k in range(20) for i in range(EACH)]
+    files = {f"BRD_Mini/images/{file}": jpeg(i) for i, (file, _) in enumerate(rows)}
+    table = "FILE_NAME,CATEGORY,SUPER_CATEGORY\n" + "".join(f"{file},{name},birds\n" for file, name in rows)
+    texts = {"BRD_Mini/labels.csv": table.encode(), "BRD_Mini/info.json": b"{}"}
+    write_zip(root / "BRD_Mini.zip", files | texts)
+
+
 SMALL_SETS: dict[str, Callable[[Path], None]] = {
     "miniimagenet": miniimagenet,
     "tieredimagenet": tieredimagenet,
@@ -125,4 +166,9 @@ SMALL_SETS: dict[str, Callable[[Path], None]] = {
     "flowers": flowers,
     "dtd": dtd,
     "fungi": fungi,
+    "fashionmnist": fashionmnist,
+    "emnist": emnist,
+    "eurosat": eurosat,
+    "quickdraw": quickdraw,
+    "metaalbum": metaalbum,
 }

@@ -24,7 +24,10 @@ from metalearn.data.classes import SPLITS, random_split
 from metalearn.data.images import ImageClasses
 from metalearn.data.normalize import Normalize
 from metalearn.data.numbers import unit
+from metalearn.data.published import About
 from metalearn.errors import UserError
+
+ABOUT = About("characters that the program draws", homepage="", licence="MIT, as the program")
 
 Floats = NDArray[np.float64]
 Words = NDArray[np.uint64]  # raw random bits, one word per number wanted

@@ -23,10 +23,14 @@ from metalearn.data.classes import SPLITS, ClassId
 from metalearn.data.fit import can_fit
 from metalearn.data.normalize import Normalize
 from metalearn.data.numbers import Stream, unit
+from metalearn.data.published import About
 from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import SOURCE, Shape, TaskBatch, VaryingShape, joined
 
+ABOUT = About(
+    "tasks from several data sets, each task from one", "https://arxiv.org/abs/1903.03096", "those of its sources"
+)
 _SOURCE = 5  # the purpose of the random word that draws a task's source
 
 

@@ -17,9 +17,14 @@ from numpy.typing import NDArray
 
 from metalearn.data.base import Dataset, TaskSource
 from metalearn.data.numbers import Stream, unit
+from metalearn.data.published import About
 from metalearn.errors import UserError
 from metalearn.kinds import REGRESSION
 from metalearn.tasks import Examples, Shape, TaskBatch, TaskShape
+
+ABOUT = About(
+    "sine waves to be regressed, drawn by the program", "https://arxiv.org/abs/1703.03400", "MIT, as the program"
+)
 
 
 class Interval(NamedTuple):

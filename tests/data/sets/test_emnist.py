@@ -12,8 +12,7 @@ import pytest
 from metalearn.data.classes import SPLITS
 from metalearn.data.sets import emnist
 from metalearn.errors import UserError
-from tests.data.sets.test_fashionmnist import idx
-from tests.data.small_files import image, section, settings, write_folder, write_zip
+from tests.data.small_files import idx, image, section, settings, write_folder, write_zip
 
 RANDOM_0 = {
     "balanced": "ff322431a37a53bbf84162cfb9271f859dc5b3c3e5e4f8b56efcd9a3527875f4",

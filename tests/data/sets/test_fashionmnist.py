@@ -13,19 +13,18 @@ import numpy as np
 import pytest
 import torch
 
+from metalearn.data.cache import entries, size_of
 from metalearn.data.classes import SPLITS
+from metalearn.data.overview import overview
 from metalearn.data.published import found, verify
 from metalearn.data.sets import fashionmnist
 from metalearn.errors import UserError
 from metalearn.tasks import TaskShape
-from tests.data.small_files import image, section, settings
+from tests.compose import compose
+from tests.data.small_files import idx, image, section, settings
 
 FILES = [file.name for file in fashionmnist.ABOUT.files]
 RANDOM_0 = "0ad9e70b293c2f1af8f8a8cea6715c3fc629931056e22a00493eec1c056fc7cc"
-
-
-def idx(values: np.ndarray) -> bytes:
-    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
 
 
 def write(root: Path, train: int = 30, test: int = 20) -> dict[str, np.ndarray]:
@@ -90,6 +89,19 @@ def test_all_ten_for_test(root: Path) -> None:
     with pytest.raises(UserError, match="its train split has no class"):
         dataset.check("train", TaskShape(5, 1, 1))
     assert load(root, split="test_only", min_images=5).split.name == "test_only"
+
+
+@pytest.mark.parametrize("dataset", ["fashionmnist", "eurosat"])
+def test_no_algorithm_prefers_more_ways_than_five_classes_allow(dataset: str) -> None:
+    assert compose("dataset=omniglot", "algorithm=protonet")["task"]["train"]["ways"] == 20
+    assert compose(f"dataset={dataset}", "algorithm=protonet")["task"]["train"]["ways"] == 5
+
+
+def test_turned_copies_are_not_counted_as_classes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METALEARN_CACHE", str(root / "cache"))
+    lines = list(overview(load(root)))
+    assert lines[0].startswith("20 classes (10 of them turned copies), 100 images (5 a class), 28x28 pixels, grey")
+    assert [size_of(entry) for entry in entries("fashionmnist")] == [(10, 50)]
 
 
 def test_another_size_is_resized(root: Path) -> None:
