@@ -12,6 +12,11 @@ from typing import Any
 BAR = '<path fill="currentColor" d="M2 2h4v20H2z"/>'  # a black bar at the left of 24 x 24
 
 
+def bar(number: int) -> str:
+    """A bar across, whose height says which icon it is."""
+    return f'<path fill="currentColor" d="M2 2h20v{1 + number % 20}H2z"/>'
+
+
 def icon_set(prefix: str, icons: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """The JSON of a set; an icon may be given by its body alone."""
     of_set = {name: {"body": icon} if isinstance(icon, str) else icon for name, icon in icons.items()}

@@ -16,7 +16,12 @@ import numpy as np
 from scipy.io import savemat
 
 from metalearn.data.classes import SPLITS, read_split
+from metalearn.data.sets.fonts import read_characters
+from metalearn.data.sets.icons import families as icon_families
+from tests.data.iconify_package import bar, icon_set, pack
+from tests.data.iconify_package import files as iconify_files
 from tests.data.small_files import classes_of, idx, picture, write_tar, write_zip
+from tests.data.tiny_fonts import write as write_typeface
 
 EACH = 16  # images of a class
 JPEGS = [picture(k, 8, 6) for k in range(97)]
@@ -156,6 +161,34 @@ def metaalbum(root: Path) -> None:
     write_zip(root / "BRD_Mini.zip", files | texts)
 
 
+def icons(root: Path) -> None:
+    """Every fifth concept in twenty families, as many as the configuration asks for, the others in one."""
+    names = classes_of("icons", "concepts")
+    prefixes = list({family: prefix for prefix, (family, _) in icon_families().items()}.values())[:20]
+    sets = [
+        icon_set(prefix, {name: bar(k + number) for k, name in enumerate(names) if number == 0 or k % 5 == 0})
+        for number, prefix in enumerate(prefixes)
+    ]
+    pack(root, iconify_files(sets, {}))
+
+
+def emoji(root: Path) -> None:
+    names, prefixes = classes_of("emoji", "names240"), ("noto", "openmoji", "twemoji", "emojione", "fxemoji")
+    sets = [
+        icon_set(prefix, {name: bar(k + number) for k, name in enumerate(names)})
+        for number, prefix in enumerate(prefixes)
+    ]
+    pack(root, iconify_files(sets, {}))
+
+
+def fonts(root: Path) -> None:
+    """Every fourth letter as a rectangle, beside which each of nine typefaces has a mark of its own."""
+    letters = read_characters("latin")[::4]
+    boxes = {letter: (0, 0, 100 + 90 * (k % 8), 100 + 90 * (k // 8)) for k, letter in enumerate(letters)}
+    for number in range(9):
+        write_typeface(root, f"Face{number}", boxes, mark=(850, 90 * number, 1000, 90 * number + 200))
+
+
 SMALL_SETS: dict[str, Callable[[Path], None]] = {
     "miniimagenet": miniimagenet,
     "tieredimagenet": tieredimagenet,
@@ -171,4 +204,7 @@ SMALL_SETS: dict[str, Callable[[Path], None]] = {
     "eurosat": eurosat,
     "quickdraw": quickdraw,
     "metaalbum": metaalbum,
+    "icons": icons,
+    "emoji": emoji,
+    "fonts": fonts,
 }

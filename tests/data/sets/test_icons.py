@@ -13,26 +13,21 @@ from metalearn.data.classes import random_split, read_split
 from metalearn.data.images import ImageClasses
 from metalearn.data.sets import emoji, icons
 from metalearn.errors import UserError
-from tests.data.iconify_package import BAR, files, icon_set, pack
+from tests.data.iconify_package import BAR, bar, files, icon_set, pack
 
 
 def names(dataset: str, split: str) -> list[str]:
     return sorted(name for part in read_split(dataset, split).classes.values() for name in part)
 
 
-def body(number: int) -> str:
-    """A bar whose height says which icon it is."""
-    return f'<path fill="currentColor" d="M2 2h20v{1 + number % 20}H2z"/>'
-
-
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every concept in three families; `bell` in two more, `anchor` under a licence that is not taken."""
     concepts = names("icons", "concepts")
-    plain = {name: body(number) for number, name in enumerate(concepts)}
+    plain = {name: bar(number) for number, name in enumerate(concepts)}
     styled = {f"{name}-16-filled": icon for name, icon in plain.items()}
     sets = [icon_set("bi", plain), icon_set("lucide", styled), icon_set("ri", plain)]
-    sets += [icon_set("fa7-regular", {"bell": BAR}), icon_set("fa7-solid", {"bell": body(9), "bug": BAR})]
+    sets += [icon_set("fa7-regular", {"bell": BAR}), icon_set("fa7-solid", {"bell": bar(9), "bug": BAR})]
     sets += [icon_set("glyphs", {"anchor": BAR}), icon_set("unknown", plain)]
     return pack(tmp_path_factory.mktemp("icons"), files(sets, {"glyphs": "GPL-2.0-only", "ri": "CC-BY-4.0"}))
 
