@@ -13,7 +13,7 @@ from metalearn.data.published import About, PublishedFile
 ABOUT = About(
     "Caltech-UCSD Birds-200-2011",
     homepage="https://data.caltech.edu/records/65de6-vp158",
-    licence="for non-commercial research and education",
+    licence="not stated",
     files=(
         PublishedFile(
             "CUB_200_2011.tgz",
