@@ -145,8 +145,7 @@ class MANN(Algorithm):
         """The mean cross-entropy of the sequence. `accuracy` is that of all instances but each class's first, which can only be guessed."""
         logits, y = self._sequence_logits(tasks)
         if tasks.uneven:  # not as many instances of every class
-            score = later_accuracy(logits.detach(), y)
-            return MetaLoss(kinds.cross_entropy(logits, y), {"accuracy": score})
+            return MetaLoss(kinds.cross_entropy(logits, y), {"accuracy": later_accuracy(logits.detach(), y)})
         scores = instance_accuracy(logits.detach(), y)  # [T, I]
         shown = {f"instance_{i}": scores[:, i - 1] for i in (1, 2, 5, 10) if i <= scores.shape[1]}
         return MetaLoss(kinds.cross_entropy(logits, y), {"accuracy": scores[:, 1:].mean(1), **shown})
@@ -203,9 +202,8 @@ class MANN(Algorithm):
             return torch.cat(blocks, dim=2)[:, :, : self.instances].flatten(1, 2)
 
         if tasks.uneven:
-            x, y = (
-                torch.cat([getattr(part, name) for part in (tasks.support, tasks.query)], dim=1) for name in ("x", "y")
-            )
+            x = torch.cat([tasks.support.x, tasks.query.x], dim=1)
+            y = torch.cat([tasks.support.y, tasks.query.y], dim=1)
             first = (instances_before(y) < self.instances)[0]
             x, y = x[:, first], y[:, first]
         else:
@@ -293,8 +291,7 @@ def instances_before(y: Tensor) -> Tensor:
 def later_accuracy(logits: Tensor, y: Tensor) -> Tensor:
     """The accuracy of all but each class's first instance: logits [T, S, N], y [T, S] -> [T]."""
     later = instances_before(y) > 0
-    right = (logits.argmax(-1) == y) & later
-    return right.sum(1) / later.sum(1)
+    return ((logits.argmax(-1) == y) & later).sum(1) / later.sum(1)
 
 
 def instance_accuracy(logits: Tensor, y: Tensor) -> Tensor:

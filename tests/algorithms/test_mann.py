@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metalearn.algorithms.mann import MANN, State, instance_accuracy
+from metalearn.algorithms.mann import MANN, State, instance_accuracy, instances_before, later_accuracy
 from metalearn.backbones import Backbone, Conv4, Pixels
 from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
@@ -454,3 +454,25 @@ def test_learns_to_bind_a_label_to_the_image_before_it() -> None:
         logits = [algorithm.predict(algorithm.adapt(batch.support), batch.query.x) for batch in held_out]
     right = [(a.argmax(-1) == batch.query.y).float().mean() for a, batch in zip(logits, held_out, strict=True)]
     assert float(torch.stack(right).mean()) > 0.6, "chance is 0.33"
+
+
+def test_instances_of_uneven_classes_are_counted_by_hand() -> None:
+    y = torch.tensor([[0, 0, 1, 0, 1, 2]])
+    assert instances_before(y).tolist() == [[0, 1, 0, 2, 1, 0]]
+    logits = torch.nn.functional.one_hot(torch.tensor([[1, 0, 1, 2, 1, 2]]), 3).float()
+    assert later_accuracy(logits, y).item() == pytest.approx(2 / 3), (
+        "of the second and third of class 0 and the second of class 1"
+    )
+
+
+def test_a_sequence_of_an_uneven_task_has_the_first_instances_of_each_class() -> None:
+    network = mann(instances=3)
+    y = torch.tensor([[0, 0, 1, 1, 1, 1]]), torch.tensor([[0, 0, 1, 1]])
+    x = [
+        torch.arange(part.numel()).view(1, -1, 1, 1, 1).expand(1, -1, *SHAPE) + 10.0 * place
+        for place, part in enumerate(y)
+    ]
+    support, query = (Examples(one, of, 2, (of.shape[1],), (2,)) for one, of in zip(x, y, strict=True))
+    images, labels = network._sequence(TaskBatch(support, query, torch.tensor([[4, 7]])))
+    found = sorted(zip(labels[0].tolist(), images[0, :, 0, 0, 0].tolist(), strict=True))
+    assert found == [(0, 0.0), (0, 1.0), (0, 10.0), (1, 2.0), (1, 3.0), (1, 4.0)]

@@ -44,9 +44,9 @@ def test_an_algorithm_learns_from_several_sources(name: str, mixed: Mix) -> None
     tasks = mixed.source("train", 0, torch.device("cpu"))
     assert {*tasks.tasks(0, 8, SHAPE).about["source"]} == {"easy", "coloured"}
     optimizer = torch.optim.Adam(algorithm.parameters(), lr=3e-3)
-    for step in range(3 if name == "mann" else 15):  # which needs hundreds
+    for step in range(2 if name == "mann" else 8):  # which needs hundreds
         optimizer.zero_grad(set_to_none=True)
-        meta_gradient(algorithm, tasks.tasks(4 * step, 4, SHAPE), 4, "fp32")
+        meta_gradient(algorithm, tasks.tasks(3 * step, 3, SHAPE), 3, "fp32")
         optimizer.step()
     scores = evaluate(algorithm, mixed.source("test", 0, torch.device("cpu")), SHAPE, 20, 7, stepwise=False)
     assert scores.about["source"] == ("coloured", "easy") * 10
