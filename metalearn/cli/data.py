@@ -127,7 +127,7 @@ def _state(name: str, about: About, settings: Mapping[str, Any]) -> str:
     """Whether the files that the default settings need lie where they are looked for."""
     files = about.choose(settings, about.files)
     if not files:
-        return "none needed"
+        return "by hand" if about.by_hand else "none needed"
     folder = folder_of(name, about, settings.get("root"))
     missing = [file for file in files if found(folder, file) is None]
     return f"{len(missing)} of {len(files)} missing ({total_text(missing)})" if missing else "here"
@@ -140,7 +140,8 @@ def _fetch(words: list[str], config_dir: str | None) -> None:
     from metalearn.report.progress import BytesProgress
 
     if not chosen.files:
-        terminal.say(f"{chosen.name} needs no file")
+        by_hand = chosen.about.by_hand
+        terminal.say(f"{chosen.name}: {by_hand} ({chosen.folder})" if by_hand else f"{chosen.name} needs no file")
         return
     failed = 0
     for file in chosen.files:

@@ -6,8 +6,8 @@
 
 A wish replaces the default of a setting. Where the chosen part has no such setting, the wish is ignored: a backbone without normalisation has
 no `running_stats`. A later group's wish wins over an earlier one's (task, backbone, dataset, algorithm). What an experiment, a sweep or the
-command line states wins over every wish. A file may list settings under `keeps`: no wish of a later group changes those. No configuration has `prefers`
-or `keeps`.
+command line states wins over every wish. A file may list settings under `keeps`: no wish of a later group changes those. No configuration has
+`prefers` or `keeps`.
 """
 
 from __future__ import annotations

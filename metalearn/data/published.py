@@ -68,6 +68,7 @@ class About:
         folder: its name in the data directory and of its cache entries; None: the data set's. Two data sets made from the same files share one.
         inner: folders inside of it where torchvision, or another program that fetches them, puts the files.
         system: the folder where a package of the operating system installs the files; it is used where there is none else.
+        by_hand: how the user gets files that no address here has, as a sentence without a full stop; None: from the homepage.
         choose: picks the files that `dataset.*` settings need, from the settings and `files`; by default all.
     """
 
@@ -78,6 +79,7 @@ class About:
     folder: str | None = None
     inner: tuple[str, ...] = ()
     system: str | None = None
+    by_hand: str | None = None
     choose: Callable[[Mapping[str, Any], tuple[PublishedFile, ...]], tuple[PublishedFile, ...]] = _all_files
 
 
@@ -129,7 +131,7 @@ def missing_text(dataset: str, about: About, folder: Path, missing: Sequence[Pub
     if first.urls:
         way = f"metalearn data fetch {dataset} fetches {'them' if more else 'it'} from {first.urls[0]}"
     else:
-        way = f"it has to be fetched by hand: {about.homepage}"
+        way = f"it has to be fetched by hand: {about.by_hand or about.homepage}"
     return (
         f"dataset={dataset}: {first}{unpacked}{others} {'are' if more else 'is'} missing in {folder}{listed}: {way}; "
         "dataset.root=DIR names another folder"

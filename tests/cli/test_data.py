@@ -235,6 +235,16 @@ def test_a_set_without_files_has_nothing_to_fetch(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == "glyphs needs no file\n"
 
 
+def test_what_a_package_manager_fetches_names_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
+    main(["data", "fetch", "icons"])
+    assert capsys.readouterr().out == (
+        f"icons: `npm pack @iconify/json`, called in the data set's folder, fetches the package ({tmp_path / 'icons'})\n"
+    )
+
+
 def test_numbers_instead_of_images_are_described_too(capsys: pytest.CaptureFixture[str]) -> None:
     main(["data", "check", "sinusoid"])
     assert capsys.readouterr().out.startswith("sinusoid: regression tasks; an example has the shape [1]\n")

@@ -219,6 +219,29 @@ def test_an_evaluation_has_a_live_bar_on_a_terminal(tmp_path: Path) -> None:
     assert "tasks" not in shown
 
 
+FETCHING = """
+from metalearn.report.progress import BytesProgress
+with BytesProgress("images.zip") as progress:
+    for done in range(2_000_000, 40_000_001, 2_000_000):
+        wait(3)
+        progress.update(done, 40_000_000)
+with BytesProgress("unknown.zip") as progress:
+    progress.update(1_000_000, None)
+"""
+
+
+def test_a_file_that_comes_slowly_says_so_every_ten_seconds_on_a_pipe(tmp_path: Path) -> None:
+    lines = on_pipe(CLOCK + FETCHING, tmp_path).splitlines()
+    assert lines[0] == "images.zip: 10.0/40.0 MB (25 %)  0:45 left"
+    assert len(lines) == 4, "every fourth of twenty pieces, the last excepted"
+
+
+def test_a_file_that_comes_has_a_live_bar_on_a_terminal(tmp_path: Path) -> None:
+    shown = ESCAPE.sub("", Terminal(CLOCK + FETCHING.replace("wait(3)", "wait(3); time.sleep(0.05)"), tmp_path).read())
+    assert re.search(r"images\.zip [━╸╺]+ \d+\.\d/40\.0 MB [\d.]+ [kM]B/s", shown)
+    assert "left" not in shown
+
+
 def test_what_other_libraries_say_is_in_the_log_alone(tmp_path: Path) -> None:
     run = "import warnings; logging.captureWarnings(True)\n"
     run += "warnings.warn('of torch'); logging.getLogger('library').warning('of its logger'); log.info('ours')"

@@ -28,6 +28,7 @@ ABOUT = About(
     homepage="https://icon-sets.iconify.design",
     licence="each set's own: MIT, Apache 2.0, CC BY 4.0 or CC BY-SA 4.0",
     folder=iconify.FOLDER,
+    by_hand="`npm pack @iconify/json`, called in the data set's folder, fetches the package",
 )
 
 

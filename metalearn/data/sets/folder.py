@@ -24,7 +24,7 @@ from metalearn.errors import UserError
 
 log = logging.getLogger("metalearn")
 
-ABOUT = About("your own images, in a folder or an archive", "", "yours")
+ABOUT = About("your own images, in a folder or an archive", "", "yours", by_hand="dataset.root=PATH names your images")
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 _BACKGROUNDS = {"white": 255, "black": 0}
 

@@ -32,6 +32,7 @@ ABOUT = About(
     homepage="https://icon-sets.iconify.design",
     licence="each set's own: MIT, Apache 2.0, CC0, CC BY 4.0, ISC or OFL",
     folder=iconify.FOLDER,
+    by_hand="`npm pack @iconify/json`, called in the data set's folder, fetches the package",
 )
 
 
