@@ -21,6 +21,7 @@ from metalearn.data.published import (
     bytes_text,
     folder_of,
     found,
+    is_unpacked,
     missing_text,
     total_text,
     verify,
@@ -76,8 +77,8 @@ class _Chosen(NamedTuple):
 
     @property
     def cache(self) -> str:
-        """The name of its cache entries: data sets that are made from the same files share them."""
-        return self.about.folder or self.name
+        """The name of its cache entries: data sets of the same images share them."""
+        return self.about.cache or self.name
 
     @property
     def files(self) -> tuple[PublishedFile, ...]:
@@ -101,7 +102,7 @@ def _list(words: list[str], config_dir: str | None) -> None:
         about = about_of(target_of("dataset", name).rpartition(".")[0]) or About(_first_sentence(text), "", "")
         sizes = [
             size
-            for entry in sorted(entries(about.folder or name), key=_changed, reverse=True)
+            for entry in sorted(entries(about.cache or name), key=_changed, reverse=True)
             if (size := size_of(entry))
         ]
         classes, images = map(str, sizes[0]) if sizes else ("", "")
@@ -130,7 +131,10 @@ def _state(name: str, about: About, settings: Mapping[str, Any]) -> str:
         return "by hand" if about.by_hand else "none needed"
     folder = folder_of(name, about, settings.get("root"))
     missing = [file for file in files if found(folder, file) is None]
-    return f"{len(missing)} of {len(files)} missing ({total_text(missing)})" if missing else "here"
+    if not missing:
+        return "here"
+    some = f"{len(missing)} of {len(files)} " if len(missing) < len(files) else ""
+    return f"{some}missing ({total_text(missing)})"
 
 
 def _fetch(words: list[str], config_dir: str | None) -> None:
@@ -146,7 +150,7 @@ def _fetch(words: list[str], config_dir: str | None) -> None:
     failed = 0
     for file in chosen.files:
         if place := found(chosen.folder, file):
-            terminal.say(f"{place} is there")
+            terminal.say(f"{place} is there{_of_another_size(place, file)}")
             continue
         try:
             if not file.urls:
@@ -160,6 +164,14 @@ def _fetch(words: list[str], config_dir: str | None) -> None:
             terminal.say(f"{place} is fetched and checked")
     if failed:
         raise RunFailed(f"{failed} files could not be fetched")
+
+
+def _of_another_size(place: Path, file: PublishedFile) -> str:
+    """What to say of a file that cannot be the published one; nothing where it may be."""
+    sizes = {file.size, *(size for size, _ in file.repacked)}
+    if file.size is None or not place.is_file() or is_unpacked(place, file) or place.stat().st_size in sizes:
+        return ""
+    return f", but has {place.stat().st_size} bytes, {file.size} are published: to fetch it again, remove it first"
 
 
 def _check(words: list[str], config_dir: str | None) -> None:
@@ -188,7 +200,7 @@ def _verified(place: Path, file: PublishedFile) -> tuple[bool, str]:
     """(whether it is not the published file, what to say of it)."""
     from metalearn.report.progress import BytesProgress
 
-    if place.is_dir() or place.as_posix().endswith(f"/{file.unpacked}"):
+    if is_unpacked(place, file):
         return False, "unpacked: the checksum is that of the packed file"
     size = place.stat().st_size
     with BytesProgress(place.name) as progress:

@@ -66,6 +66,7 @@ class About:
         licence: of the images; `not stated` where the authors state none.
         files: all that are published; empty where the data set needs no file of its own.
         folder: its name in the data directory and of its cache entries; None: the data set's. Two data sets made from the same files share one.
+        cache: the name of its cache entries; None: the data set's. Two data sets of the same images share them.
         inner: folders inside of it where torchvision, or another program that fetches them, puts the files.
         system: the folder where a package of the operating system installs the files; it is used where there is none else.
         by_hand: how the user gets files that no address here has, as a sentence without a full stop; None: from the homepage.
@@ -77,6 +78,7 @@ class About:
     licence: str
     files: tuple[PublishedFile, ...] = ()
     folder: str | None = None
+    cache: str | None = None
     inner: tuple[str, ...] = ()
     system: str | None = None
     by_hand: str | None = None
@@ -106,6 +108,11 @@ def found(folder: Path, file: PublishedFile) -> Path | None:
     """The file in `folder`, or the folder that it was unpacked to; None where neither is there."""
     places = [folder / file.name, *([folder / file.unpacked] if file.unpacked else [])]
     return next((place for place in places if place.exists()), None)
+
+
+def is_unpacked(place: Path, file: PublishedFile) -> bool:
+    """Whether `place`, which `found` returned, is what the file unpacks to: the published checksum says nothing about it."""
+    return place.name != Path(file.name).name
 
 
 def find(dataset: str, about: About, folder: Path, files: Sequence[PublishedFile] | None = None) -> tuple[Path, ...]:
@@ -197,8 +204,8 @@ def bytes_text(size: int) -> str:
 
 
 def total_text(files: Sequence[PublishedFile]) -> str:
-    """The size of several files together: `15.9 MB`, `at least 15.9 MB` where some sizes are not published, or that none is."""
+    """The size of several files together: `15.9 MB`, `at least 15.9 MB` where some sizes are not published, `size not published` where none is."""
     known = [file.size for file in files if file.size is not None]
     if not known:
-        return "no size is published"
+        return "size not published"
     return f"{'' if len(known) == len(files) else 'at least '}{bytes_text(sum(known))}"

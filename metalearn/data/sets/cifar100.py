@@ -47,6 +47,7 @@ ABOUT = About(
     licence="not stated",
     files=(_PUBLISHED,),
     folder="cifar100",
+    cache="cifar100",
     choose=_choose,
 )
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
