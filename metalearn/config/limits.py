@@ -161,7 +161,9 @@ def _explained(rule: str) -> str:
 
 
 def _hint(rule: str, value: Any) -> str:
-    """`; did you mean '10min'?` of `10m`."""
+    """`; did you mean '10min'?` of `10m`; where tasks of one size are asked to vary, which choice has those that do."""
+    if value == "varying" and rule.startswith("int"):
+        return "; task=varying draws sizes"
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?m(ins?|inutes?)?", value) if isinstance(value, str) else None
     return f"; did you mean '{found[1]}min'?" if found and "minutes" in rule else ""
 

@@ -93,7 +93,8 @@ def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> li
         each = "each inner step" if steps[-1] == len(after) else f"inner steps {', '.join(map(str, steps))}:"
         before = kind.text(test["per_step"][0], digits=1 if kind.percent else None)
         lines.append(f"before adaptation {before}; after {each} {_listed(after)}")
-    lines += [_grouped(kind, what, groups, test) for what, groups in test.get("groups", {}).items()]
+    several = {what: groups for what, groups in test.get("groups", {}).items() if len(groups) > 1}
+    lines += [_grouped(kind, what, groups, test) for what, groups in several.items()]
     for name, score in test.get("further", {}).items():
         lines.append(f"{name.replace('_', ' ')}: {kind.text(score['mean'], score['ci95'])}{_over_classes(kind, score)}")
     return lines

@@ -81,6 +81,16 @@ def test_training_and_test_can_differ() -> None:
     assert "groups" in results["test"]
 
 
+def test_training_tasks_alone_can_vary(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"ways": 5, "shots": 1, "queries": 3}
+    of_test = [f"task.{name}={size}" for name, size in sizes.items()]
+    _, results = train("algorithm=protonet", *VARYING, *of_test, *(f"task.train.{name}=varying" for name in sizes))
+    assert {name: results["task"][name] for name in sizes} == sizes
+    assert results["task"]["train"]["ways"] == "varying"
+    assert "groups" not in results["test"]
+    assert "test 5-way 1-shot: " in capsys.readouterr().out
+
+
 def test_the_default_directory_says_that_sizes_vary(tmp_path: Path) -> None:
     main(["train", *TINY, *VARYING, "algorithm=protonet", "train.steps=1"])
     (written,) = tmp_path.glob("outputs/*/*/results.json")
@@ -93,13 +103,18 @@ def test_the_default_directory_says_that_sizes_vary(tmp_path: Path) -> None:
         (["dataset=sinusoid", "algorithm=maml"], "sinusoid cannot serve the train tasks: it has none of uneven size"),
         (["task.min_ways=30"], "task.train.min_ways=30 needs 30 classes, the train split has 20"),
         (["task.imbalance=0.5"], "task.imbalance=0.5 is not allowed (float >= 1)"),
+        (
+            ["task=5way_1shot", "task.ways=varying"],
+            "task.ways=varying is not allowed (int >= 2); task=varying draws sizes",
+        ),
         (["task.ways=some"], "task.ways=some is not allowed (varying or int >= 2)"),
     ],
 )
 def test_what_cannot_be_is_one_line(overrides: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = [] if "dataset=sinusoid" in overrides else [*TINY, "algorithm=protonet"]
+    sizes = VARYING if "task=5way_1shot" not in overrides else []
     with pytest.raises(SystemExit) as leaving:
-        main(["train", *tiny, *VARYING, *overrides])
+        main(["train", *tiny, *sizes, *overrides])
     assert leaving.value.code == 2
     error = capsys.readouterr().err
     assert line in error
