@@ -57,7 +57,8 @@ def _ways(number: float, shape: VaryingShape, classes: int) -> int:
     """Evenly from min_ways to max_ways, as far as there are classes and support examples for them."""
     if not isinstance(shape.ways, str):
         return shape.ways
-    most = min(shape.max_ways, classes, shape.max_support)
+    shots = 1 if isinstance(shape.shots, str) else shape.shots
+    most = min(shape.max_ways, classes, shape.max_support // shots)
     return shape.min_ways + int(number * (most - shape.min_ways + 1))
 
 

@@ -12,7 +12,7 @@ from metalearn.data.classes import ClassSplit
 from metalearn.data.container import FlatImages
 from metalearn.data.images import ImageClasses
 from metalearn.data.numbers import Stream
-from metalearn.data.uneven import _distinct, _words_for, draw_task
+from metalearn.data.uneven import _distinct, _queries, _shots, _ways, _words_for, draw_task
 from metalearn.errors import UserError
 from metalearn.tasks import TaskBatch, TaskShape, VaryingShape, joined, shape_of
 
@@ -104,6 +104,21 @@ def test_draws_stay_what_they_are() -> None:
         PINNED["queries"],
     )
     assert (task.support.tolist(), task.query.tolist()) == (PINNED["support"], PINNED["query"])
+
+
+def test_sizes_by_hand() -> None:
+    available, alike = np.array([20, 10, 4]), np.array([0.5, 0.5, 0.5])
+    # Left are 18, 8 and 2, at most 6 each: floor(m / 2 + 1) are 4, 4 and 2. One for each class, and 7 shared out as 20 to 10 to 4.
+    assert _shots(SHAPE, available, 2, 0.5, alike).tolist() == [5, 3, 1]
+    # As 10 to 10 to 4 * sqrt(2): 2.73, 2.73 and 1.54.
+    assert _shots(SHAPE, available, 2, 0.5, np.array([0.0, 0.5, 0.75])).tolist() == [3, 3, 2]
+    assert _shots(SHAPE._replace(max_support=4), available, 2, 0.5, alike).tolist() == [1, 1, 1]
+    assert _shots(SHAPE._replace(shots=2), available, 2, 0.5, alike).tolist() == [2, 2, 2]
+    assert [_queries(SHAPE, smallest) for smallest in (2, 5, 8, 100)] == [1, 2, 4, 4]
+    assert [_queries(SHAPE._replace(shots=3), smallest) for smallest in (4, 100)] == [1, 4]
+    assert [_ways(number, SHAPE, 10) for number in (0.0, 0.19, 0.21, 0.999)] == [3, 3, 4, 7]
+    assert [_ways(0.999, SHAPE._replace(max_support=most), classes) for most, classes in ((20, 5), (4, 10))] == [5, 4]
+    assert _ways(0.999, SHAPE._replace(shots=4), 10) == 5, "5 ways of 4 shots are max_support"
 
 
 def test_sizes_spread_over_all_that_is_allowed() -> None:
