@@ -25,9 +25,9 @@ def validation_tasks(train: Mapping[str, Any]) -> int:
 def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with such an `auto` replaced by its number or name, so that it compares equal to it."""
     dataset = config.get("dataset")
-    if isinstance(dataset, Mapping) and dataset.get("origin") == "auto" and isinstance(dataset.get("root"), str):
-        # Wherever the files lie, their folder's name says which they are.
-        config = {**config, "dataset": {**dataset, "origin": f"auto: {_name_of(dataset['root'])}"}}
+    if isinstance(dataset, Mapping) and "origin" in dataset and isinstance(dataset.get("root"), str):
+        # The images are the user's own. Wherever they lie, their folder's name says which they are.
+        config = {**config, "dataset": {**dataset, "origin": f"{dataset['origin']}: {_name_of(dataset['root'])}"}}
     train = config.get("train")
     needed = {"val_tasks", "val_every", "steps", "meta_batch_size"}
     if not isinstance(train, Mapping) or not needed <= set(train):

@@ -21,7 +21,7 @@ from metalearn.data.forward import ForwardFile
 # All that the readers and decompressors raise about a damaged or exotic archive.
 DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
-    *(RuntimeError, NotImplementedError, ValueError, OverflowError),
+    *(RuntimeError, NotImplementedError, ValueError, OverflowError, LookupError, TypeError, AttributeError),
 )
 _LAST_RECORD = 22 + 0xFFFF  # bytes: a zip's last record with the longest comment
 _ENCRYPTED = 1  # the bit of a zip's member
@@ -50,8 +50,9 @@ def in_zip(path: Path, archive: zipfile.ZipFile) -> Iterator[Found]:
     found = sorted(archive.infolist(), key=lambda each: each.filename)
     _check_count(path, len(found))
     for member in found:
-        fault = "" if member.is_dir() else _fault_in_zip(member)
-        yield Found(member.filename, member.file_size, member.is_dir(), fault, partial(archive.open, member))
+        is_folder = member.filename.endswith("/")
+        fault = "" if is_folder else _fault_in_zip(member)
+        yield Found(member.filename, member.file_size, is_folder, fault, partial(archive.open, member))
 
 
 def in_tar(path: Path, largest_read: int, most: int) -> Iterator[Found]:

@@ -11,16 +11,18 @@ import io
 import math
 import pickle
 import re
+import struct
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from typing import IO, Any, cast
+from typing import IO, Any, ClassVar, cast
 
 import numpy as np
 
 from metalearn.errors import UserError, one_line
 
 _PLAIN_DTYPE = re.compile(r"[<>=|]?(?:[biufc]\d+|[?bBhHiIlLqQefdFD]|[SUa]\d+|O\d*)")
-_PROTOCOL, _FIRST_OF_PYTHON_3 = 0x80, 3
+_FIRST_OF_PYTHON_3 = 3  # protocol
+_PIECE = 1 << 24  # bytes
 
 
 def load_arrays(file: IO[bytes], name: str, encoding: str = "latin1") -> Any:
@@ -38,11 +40,10 @@ def load_arrays(file: IO[bytes], name: str, encoding: str = "latin1") -> Any:
     """
     buffered = io.BufferedReader(cast(io.RawIOBase, file))
     try:
-        start = buffered.peek(2)
-        python_2 = start[0] != _PROTOCOL or start[1] < _FIRST_OF_PYTHON_3
         # "bytes" leaves the content of Python 2's arrays what it is; as text it would be copied twice.
-        found = _Reader(buffered, encoding="bytes").load()
-        return finished(found, encoding if python_2 else None)
+        reader: Any = _Reader(buffered, encoding="bytes")
+        found = reader.load()
+        return finished(found, encoding if reader.proto < _FIRST_OF_PYTHON_3 else None)
     except UserError as error:
         raise UserError(f"{name} is refused: {error}") from error
     except Exception as error:  # a damaged pickle makes its reader fail in any way
@@ -59,7 +60,7 @@ def stand_in(module: str, name: str) -> Any:
         return _KNOWN[f"{module}.{name}"]
     except KeyError:
         raise UserError(
-            f"its pickle asks for '{module}.{name}' (read are arrays, numbers, text and containers of them)"
+            f"its pickle asks for {f'{module}.{name}'!r} (read are arrays, numbers, text and containers of them)"
         ) from None
 
 
@@ -82,7 +83,7 @@ class _Dtype:
 
     def __init__(self, code: str) -> None:
         if not _PLAIN_DTYPE.fullmatch(code):
-            raise UserError(f"its arrays have the type '{code}' (read are numbers, text and objects of this list)")
+            raise UserError(f"its arrays have the type {code!r} (read are numbers, text and objects of this list)")
         self.code = code
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -116,7 +117,24 @@ class _Array:
         return _array(content, dtype, shape, "F" if fortran else "C")
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(pickle._Unpickler):
+    """Python's reader that is written in Python: the one in C makes room for whatever number a damaged pickle files a value under, gigabytes."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def load_bytearray8(self: Any) -> None:
+        """Takes memory as the content comes; Python's way takes what the length says first."""
+        (length,) = struct.unpack("<Q", self.read(8))
+        content = bytearray()
+        while len(content) < length:
+            piece = self.read(min(_PIECE, length - len(content)))
+            if not piece:
+                raise EOFError("its end is missing")
+            content += piece
+        self.append(content)
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
     def find_class(self, module: str, name: str) -> Any:
         """See `stand_in`."""
         return stand_in(module, name)

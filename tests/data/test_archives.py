@@ -186,6 +186,17 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
         list(members(path, is_png))
 
 
+def test_a_zip_with_a_nameless_member_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("x"), b"")
+    content = (tmp_path / "data.zip").read_bytes()
+    where = content.index(b"PK\1\2")
+    content = content[: where + 28] + b"\0\0" + content[where + 30 : where + 46] + content[where + 47 :]
+    (tmp_path / "data.zip").write_bytes(content.replace(b"\x2f\0\0\0", b"\x2e\0\0\0"))
+    with pytest.raises(UserError):
+        list(members(tmp_path / "data.zip", lambda name: True))
+
+
 def cut(content: bytes) -> bytes:
     return content[: len(content) * 2 // 3]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import resource
 import struct
 from collections import OrderedDict, defaultdict
 from typing import Any
@@ -140,9 +141,19 @@ def test_a_damaged_pickle_is_one_line(content: bytes) -> None:
 
 
 def test_a_length_that_nothing_stands_behind_takes_no_memory() -> None:
-    for content in (b"\x80\x03cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.", b"\x80\x04\x8e" + b"\xff" * 8 + b"."):
+    length = struct.pack("<Q", 1 << 36)
+    damaged = (
+        b"\x80\x03cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R.",
+        b"\x80\x04\x8e" + b"\xff" * 8 + b".",
+        b"\x80\x04\x8e" + length + b".",
+        b"\x80\x05\x96" + length + b".",
+        b"\x80\x02Nr\xff\xff\xff\x7f0j\xfe\xff\xff\x7f.",  # a value filed under two thousand millions
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for content in damaged:
         with pytest.raises(UserError, match="not an intact pickle"):
             loaded(content)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18  # KiB
 
 
 def test_an_array_is_not_copied() -> None:
