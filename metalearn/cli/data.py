@@ -85,6 +85,13 @@ class _Chosen(NamedTuple):
         """Those that the settings need."""
         return self.about.choose(self.config["dataset"], self.about.files)
 
+    def located(self) -> list[tuple[PublishedFile, Path | None]]:
+        """Each of them, and where it lies; UserError where the data set finds its files in a way of its own and does not."""
+        if self.about.place is None:
+            return [(file, found(self.folder, file)) for file in self.files]
+        place = self.about.place(self.config["dataset"].get("root"))
+        return [(next((file for file in self.files if file.name == place.name), PublishedFile(place.name)), place)]
+
 
 def _list(words: list[str], config_dir: str | None) -> None:
     if words:
@@ -127,6 +134,12 @@ def _first_sentence(text: str) -> str:
 def _state(name: str, about: About, settings: Mapping[str, Any]) -> str:
     """Whether the files that the default settings need lie where they are looked for."""
     files = about.choose(settings, about.files)
+    if about.place is not None:
+        try:
+            about.place(settings.get("root"))
+        except UserError:
+            return f"missing ({total_text(files)})" if files else "missing"
+        return "here"
     if not files:
         return "by hand" if about.by_hand else "none needed"
     folder = folder_of(name, about, settings.get("root"))
@@ -143,25 +156,26 @@ def _fetch(words: list[str], config_dir: str | None) -> None:
     from metalearn.report import terminal
     from metalearn.report.progress import BytesProgress
 
-    if not chosen.files:
+    located = chosen.located()
+    if not located:
         by_hand = chosen.about.by_hand
         terminal.say(f"{chosen.name}: {by_hand} ({chosen.folder})" if by_hand else f"{chosen.name} needs no file")
         return
     failed = 0
-    for file in chosen.files:
-        if place := found(chosen.folder, file):
+    for file, place in located:
+        if place:
             terminal.say(f"{place} is there{_of_another_size(place, file)}")
             continue
         try:
             if not file.urls:
                 raise UserError(missing_text(chosen.name, chosen.about, chosen.folder, [file]))
             with BytesProgress(file.name) as progress:
-                place = fetch(file, chosen.folder, progress.update)
+                fetched = fetch(file, chosen.folder, progress.update)
         except UserError as error:  # the others may be there all the same
             terminal.error_line(f"metalearn: error: {one_line(error)}")
             failed += 1
         else:
-            terminal.say(f"{place} is fetched and checked")
+            terminal.say(f"{fetched} is fetched and checked")
     if failed:
         raise RunFailed(f"{failed} files could not be fetched")
 
@@ -179,8 +193,7 @@ def _check(words: list[str], config_dir: str | None) -> None:
     from metalearn.report import terminal
 
     faults, missing = 0, []
-    for file in chosen.files:
-        place = found(chosen.folder, file)
+    for file, place in chosen.located():
         if place is None:
             missing.append(file)
             terminal.say(f"missing: {file}")
@@ -201,7 +214,7 @@ def _verified(place: Path, file: PublishedFile) -> tuple[bool, str]:
     from metalearn.report.progress import BytesProgress
 
     if is_unpacked(place, file):
-        return False, "unpacked: the checksum is that of the packed file"
+        return False, "unpacked: the checksum is that of the packed file" if file.checksum else "a folder"
     size = place.stat().st_size
     with BytesProgress(place.name) as progress:
         fault = verify(place, file, lambda done: progress.update(done, size))

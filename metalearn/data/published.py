@@ -70,6 +70,8 @@ class About:
         inner: folders inside of it where torchvision, or another program that fetches them, puts the files.
         system: the folder where a package of the operating system installs the files; it is used where there is none else.
         by_hand: how the user gets files that no address here has, as a sentence without a full stop; None: from the homepage.
+        place: for files that have several names, as versions of a package: where they lie, from `dataset.root`; UserError where they are
+            missing, which says how to get them. Of `files` the one of that name is compared.
         choose: picks the files that `dataset.*` settings need, from the settings and `files`; by default all.
     """
 
@@ -82,6 +84,7 @@ class About:
     inner: tuple[str, ...] = ()
     system: str | None = None
     by_hand: str | None = None
+    place: Callable[[str | None], Path] | None = None
     choose: Callable[[Mapping[str, Any], tuple[PublishedFile, ...]], tuple[PublishedFile, ...]] = _all_files
 
 

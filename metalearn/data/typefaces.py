@@ -1,10 +1,8 @@
-"""Typefaces found in folders, and characters drawn with them."""
+"""Typefaces of the files in some folders, and characters drawn with them."""
 
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from metalearn.data.archives import fingerprint
+from metalearn.data.font_files import font_files
 from metalearn.data.ink import boxed, centred, margin
-from metalearn.data.places import data_dir, expanded
 from metalearn.errors import UserError
 
 log = logging.getLogger("metalearn")
@@ -48,46 +45,6 @@ class Typeface(NamedTuple):
         return ImageFont.truetype(self.file, pixels, self.number, layout_engine=ImageFont.Layout.BASIC)
 
 
-def folders(root: str | None) -> list[Path]:
-    """Where typefaces are looked for: `root`, or `$METALEARN_DATA/fonts`, or the folders of the system and the user.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    own = data_dir("fonts") if root is None else expanded(Path(root), "dataset.root")
-    if own.is_dir():
-        return [own]
-    if root is not None:
-        raise UserError(f"dataset.root={root} is not a folder")
-    if found := [folder for folder in _of_the_system() if folder.is_dir()]:
-        return found
-    raise UserError("this system has none of the usual folders of typefaces: dataset.root=DIR names one")
-
-
-def _of_the_system() -> list[Path]:
-    home = Path(os.path.expanduser("~"))
-    if sys.platform == "win32":
-        local = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
-        return [Path(os.environ.get("WINDIR", r"C:\Windows")) / "Fonts", local / "Microsoft" / "Windows" / "Fonts"]
-    if sys.platform == "darwin":
-        return [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library" / "Fonts"]
-    return [
-        Path("/usr/share/fonts"),
-        Path("/usr/local/share/fonts"),
-        home / ".local" / "share" / "fonts",
-        home / ".fonts",
-    ]
-
-
-def state(places: Sequence[Path]) -> str:
-    """Changes when a file with typefaces does."""
-    return fingerprint(places, _is_font)
-
-
-def _is_font(name: str) -> bool:
-    return name.lower().endswith((".ttf", ".otf", ".ttc"))
-
-
 def find_typefaces(places: Sequence[Path]) -> list[Typeface]:
     """One face of each family, its plainest, in the order of the families' names.
 
@@ -96,7 +53,7 @@ def find_typefaces(places: Sequence[Path]) -> list[Typeface]:
     """
     of_family: dict[str, Typeface] = {}
     unreadable = 0
-    for file in sorted(file for place in places for file in place.rglob("*") if _is_font(file.name) and file.is_file()):
+    for file in font_files(places):
         faces = list(_faces(file))
         unreadable += not faces
         for face in faces:

@@ -23,6 +23,7 @@ from metalearn.config.files import choices, target_of
 from metalearn.data.catalogue import about_of
 from metalearn.data.published import About
 from metalearn.engine.build import _dataset
+from tests.data.small_sets import SMALL_SETS
 
 MODULE = """
 import torch  # a module of a data set may import anything; the table must not
@@ -241,10 +242,39 @@ def test_what_a_package_manager_fetches_names_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
-    main(["data", "fetch", "icons"])
-    assert capsys.readouterr().out == (
-        f"icons: `npm pack @iconify/json`, called in the data set's folder, fetches the package ({tmp_path / 'icons'})\n"
-    )
+    for action in ("fetch", "check"):
+        fails(["data", action, "icons"], 2)
+        assert f"dataset.root={tmp_path / 'icons'} is not the npm package" in (said := capsys.readouterr().err)
+        assert "npm pack @iconify/json" in said
+    main(["data", "list"])
+    assert "missing (104.0 MB)" in icons_of(capsys.readouterr().out)
+
+
+def test_a_package_of_any_version_is_found_and_its_credits_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "icons").mkdir()
+    SMALL_SETS["emoji"](tmp_path / "icons")
+    monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
+    packed = tmp_path / "icons" / "iconify-json-2.2.535.tgz"
+    fails(["data", "check", "emoji"], 1)
+    assert f"{packed}: not the published file: it has {packed.stat().st_size} bytes" in capsys.readouterr().out
+    other = packed.rename(packed.with_name("iconify-json-2.2.600.tgz"))
+    main(["data", "check", "emoji"])
+    said = capsys.readouterr().out
+    assert f"{other}: " in said
+    assert "no checksum is published" in said
+    assert "240 classes, 1200 images (5 a class), 28x28 pixels, RGB" in said
+    assert "noto: Noto by Noto's authors, MIT, https://example.org/licence" in said
+    main(["data", "fetch", "emoji"])
+    assert capsys.readouterr().out == f"{other} is there\n"
+    main(["data", "list"])
+    assert " here " in icons_of(capsys.readouterr().out)
+
+
+def icons_of(table: str) -> str:
+    (line,) = [line for line in table.splitlines() if line.startswith("icons ")]
+    return line
 
 
 def test_numbers_instead_of_images_are_described_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,7 +301,8 @@ def test_what_is_read_without_importing_the_module_is_what_the_module_says(name:
         assert expected is read
         return
     plain = [
-        json.dumps({**vars(about), "choose": "", "files": [str(f) for f in about.files]}) for about in (expected, read)
+        json.dumps({**vars(about), "choose": "", "place": about.place is None, "files": [str(f) for f in about.files]})
+        for about in (expected, read)
     ]
     assert plain[0] == plain[1]
     assert len({file.name for file in read.files}) == len(read.files)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metalearn.data import typefaces
-from metalearn.data.typefaces import Typeface, draw, find_typefaces, folders, state
+from metalearn.data import font_files
+from metalearn.data.font_files import folders, state
+from metalearn.data.typefaces import Typeface, draw, find_typefaces
 from metalearn.errors import UserError
 from tests.data import tiny_fonts
 from tests.data.tiny_fonts import Box
@@ -102,7 +103,7 @@ def test_files_that_hold_no_typeface_are_passed_over_and_counted(
 
 def test_where_typefaces_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METALEARN_DATA", str(tmp_path))
-    monkeypatch.setattr(typefaces, "_of_the_system", lambda: [tmp_path / "system", tmp_path / "absent"])
+    monkeypatch.setattr(font_files, "_of_the_system", lambda: [tmp_path / "system", tmp_path / "absent"])
     with pytest.raises(UserError, match=r"dataset\.root=DIR names one"):
         folders(None)
     (tmp_path / "system").mkdir()
@@ -116,8 +117,8 @@ def test_where_typefaces_are_looked_for(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_every_system_has_usual_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     for platform in ("linux", "darwin", "win32"):
-        monkeypatch.setattr(typefaces.sys, "platform", platform)
-        assert any(part in str(typefaces._of_the_system()[0]) for part in ("fonts", "Fonts"))
+        monkeypatch.setattr(font_files.sys, "platform", platform)
+        assert any(part in str(font_files._of_the_system()[0]) for part in ("fonts", "Fonts"))
 
 
 def test_a_typeface_that_changes_is_noticed(tmp_path: Path) -> None:

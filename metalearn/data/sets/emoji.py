@@ -5,6 +5,7 @@ They come from the npm package @iconify/json, as `dataset=icons` does. Two of th
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from metalearn.data import iconify
@@ -27,8 +28,8 @@ ABOUT = About(
     title="emoji of eleven sets, nine of them in colour",
     homepage="https://icon-sets.iconify.design",
     licence="each set's own: MIT, Apache 2.0, CC BY 4.0 or CC BY-SA 4.0",
-    folder=iconify.FOLDER,
-    by_hand="`npm pack @iconify/json`, called in the data set's folder, fetches the package",
+    files=(iconify.PACKAGE,),
+    place=partial(iconify.find_package, "emoji"),
 )
 
 

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from metalearn.data.cache import load_or_make
 from metalearn.data.classes import SPLITS, ClassSplit, random_split
+from metalearn.data.font_files import folders, state
 from metalearn.data.images import ImageClasses
 from metalearn.data.places import cache_dir, expanded
 from metalearn.data.published import About
-from metalearn.data.typefaces import DRAWING, Typeface, draw, find_typefaces, folders, state
+from metalearn.data.typefaces import DRAWING, Typeface, draw, find_typefaces
 from metalearn.errors import UserError, nearest, one_line
 
 log = logging.getLogger("metalearn")
@@ -34,6 +35,7 @@ ABOUT = About(
     title="characters as the typefaces of a folder, or of the system, draw them",
     homepage="docs/data.md",
     licence="each typeface's own",
+    place=lambda root: folders(root)[0],
 )
 
 

@@ -7,6 +7,7 @@ shortest name wins, then the first in the file. The style at the end of a name (
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from metalearn.data import iconify
@@ -31,8 +32,8 @@ ABOUT = About(
     title="icons of 111 design families, which draw the same concepts",
     homepage="https://icon-sets.iconify.design",
     licence="each set's own: MIT, Apache 2.0, CC0, CC BY 4.0, ISC or OFL",
-    folder=iconify.FOLDER,
-    by_hand="`npm pack @iconify/json`, called in the data set's folder, fetches the package",
+    files=(iconify.PACKAGE,),
+    place=partial(iconify.find_package, "icons"),
 )
 
 
