@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import io
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -306,3 +307,17 @@ def test_what_is_read_without_importing_the_module_is_what_the_module_says(name:
     ]
     assert plain[0] == plain[1]
     assert len({file.name for file in read.files}) == len(read.files)
+
+
+@pytest.mark.parametrize("name", choices("dataset"))
+def test_sizes_checksums_and_addresses_have_their_form(name: str) -> None:
+    """A digit that was lost in copying would refuse every right file."""
+    about = about_of(target_of("dataset", name).rpartition(".")[0])
+    for file in about.files if about else ():
+        assert file.size is None or file.size > 0
+        assert file.md5 is None or re.fullmatch("[0-9a-f]{32}", file.md5)
+        assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256)
+        assert all(size > 0 and re.fullmatch("[0-9a-f]{32}", md5) for size, md5 in file.repacked)
+        assert all(re.fullmatch(r"https?://[^\s]+", url) for url in file.urls), file.urls
+        assert len(set(file.urls)) == len(file.urls)
+        assert not {"", ".", ".."} & set(file.name.split("/")), "its place lies below the data set's folder"
