@@ -30,9 +30,11 @@ def usable_cores(root: Path = Path("/")) -> int:
 def available_memory(root: Path = Path("/")) -> int | None:
     """Bytes of main memory that can be taken without swapping; None where the system does not tell.
 
-    Linux counts what it would give up of its file caches as available; a container's limit counts where it leaves less.
+    Linux counts what it would give up of its file caches as available. A container's limit counts where it leaves less, and so do limits of the
+    process (`ulimit -d`, `ulimit -v`).
     """
-    found = [free for free in (_of_system(root), *map(_of_group, _groups(root, "memory"))) if free is not None]
+    limits = (_of_system(root), *map(_of_group, _groups(root, "memory")), *_of_process(root))
+    found = [free for free in limits if free is not None]
     return min(found, default=None)
 
 
@@ -46,6 +48,20 @@ def _of_system(root: Path) -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # not POSIX, or not known there
         return None
+
+
+def _of_process(root: Path) -> Iterator[int]:
+    """Bytes that the limits of the data segment and of the address space leave."""
+    try:
+        limits = (root / "proc/self/limits").read_text(encoding="ascii").splitlines()
+        used = (root / "proc/self/status").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    for limit, usage in (("Max data size", "VmData:"), ("Max address space", "VmSize:")):
+        allowed = next((line.removeprefix(limit).split()[0] for line in limits if line.startswith(limit)), "")
+        taken = next((line.split()[1] for line in used if line.startswith(usage)), "")
+        if allowed.isdigit() and taken.isdigit():
+            yield max(0, int(allowed) - 1024 * int(taken))
 
 
 def _of_group(group: Path) -> int | None:

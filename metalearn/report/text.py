@@ -28,3 +28,16 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], to_the_ri
 
 def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(' '.join(cell.replace('|', chr(92) + '|').split()) for cell in cells)} |"
+
+
+def between(text: str, begin: str, end: str, lines: Sequence[str]) -> str:
+    """`text` with `lines` in place of what stands between the lines `begin` and `end`.
+
+    Raises:
+        ValueError: one of the two is missing.
+    """
+    before, _, rest = text.partition(f"{begin}\n")
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"the text lacks the lines {begin} and {end}")
+    return "\n".join([before + begin, *lines, end]) + after

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,30 @@ def test_a_limit_of_version_2_counts_and_file_caches_can_be_given_up(system: Pat
     write(group / "cpu.max", "150000 100000")
     assert available_memory(system) == GIB + GIB // 2
     assert usable_cores(system) == 2, "1.5 cores keep two threads busy"
+
+
+@pytest.mark.parametrize(("data", "space", "left"), [(3, "unlimited", 1), ("unlimited", 9, 3), (3, 8, 1), (1, 99, 0)])
+def test_limits_of_the_process_count(system: Path, data: int | str, space: int | str, left: int) -> None:
+    def limit(gib: int | str) -> str:
+        return gib if isinstance(gib, str) else str(gib * GIB)
+
+    lines = [f"Max data size             {limit(data)}            unlimited            bytes"]
+    lines += [f"Max address space         {limit(space)}            unlimited            bytes"]
+    write(system / "proc/self/limits", "\n".join(lines))
+    write(system / "proc/self/status", f"Name:\tpython\nVmSize:\t {6 * 2**20} kB\nVmData:\t {2 * 2**20} kB")
+    assert available_memory(system) == left * GIB
+
+
+@pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="needs Linux")
+def test_a_limit_of_this_process_is_read() -> None:
+    code = """
+import resource
+from metalearn.engine.machine import available_memory
+resource.setrlimit(resource.RLIMIT_DATA, (2**28, 2**28))
+print(available_memory())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < 2**28
 
 
 def test_a_limit_of_version_1_counts(system: Path) -> None:
