@@ -11,6 +11,7 @@ load checks the size, the index and `_BLOCKS` blocks spread evenly over the imag
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -41,6 +42,7 @@ _HEADER = 128  # bytes of the head of an .npy file
 Classes = Iterable[tuple[str, NDArray[np.uint8]]]  # the name of each class and its images, uint8 [n, c, H, W]
 
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError)
+_NO_ROOM = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _ELSEWHERE = "(or set METALEARN_CACHE to a directory of your own)"
 
 
@@ -107,6 +109,10 @@ def _found(folder: Path) -> Stored | None:
     except PermissionError as error:
         raise UserError(f"the cache entry {folder} cannot be read: {error.strerror} {_ELSEWHERE}") from error
     except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:  # nothing is wrong with the entry
+            raise UserError(
+                f"the cache entry {folder} cannot be mapped: {error.strerror} (ulimit -v, if set, must leave room for its file)"
+            ) from error
         log.warning("cache entry %s is damaged (%s): making it again", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None

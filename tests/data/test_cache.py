@@ -263,6 +263,26 @@ except UserError as error:
     assert list(empty_cache.iterdir()) == []
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit of the address space")
+def test_an_entry_that_cannot_be_mapped_is_kept_and_named(empty_cache: Path) -> None:
+    many = np.zeros((4000, 3, 64, 64), np.uint8)  # 47 MiB
+    load_or_make("set", "v1", lambda: [("a", many)])
+    code = """
+import resource, sys
+from metalearn.data.cache import load_or_make
+from metalearn.errors import UserError
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize:"))
+resource.setrlimit(resource.RLIMIT_AS, (used * 1024 + 2**24,) * 2)
+try:
+    load_or_make("set", "v1", lambda: sys.exit("made again"))
+except UserError as error:
+    sys.exit(f"refused: {error}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "cannot be mapped: Cannot allocate memory (ulimit -v, if set" in done.stderr, done.stderr
+    assert np.array_equal(load_or_make("set", "v1", list).images.images, many), "it is still there"
+
+
 def test_two_processes_make_an_entry_once(empty_cache: Path, tmp_path: Path) -> None:
     code = f"""
 import time

@@ -14,7 +14,7 @@ which turns lengths into pixels. A constant called SPREAD is a standard deviatio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +85,7 @@ def load(
     names = tuple(f"seed{seed}/glyph{i:03d}" for i in range(classes))
 
     def make() -> Classes:
-        written = draw(classes, drawers, size, seed)
+        written = each_drawn(classes, drawers, size, seed)
         return zip(names, written if channels == 1 else coloured(written, seed), strict=True)
 
     colours = "" if channels == 1 else "-rgb"
@@ -96,7 +96,12 @@ def load(
 
 
 def draw(classes: int, drawers: int, size: int, seed: int) -> NDArray[np.uint8]:
-    """Invented characters, each written once by the same people: uint8 [classes, drawers, 1, size, size], 255 = ink.
+    """Invented characters, each written once by the same people: uint8 [classes, drawers, 1, size, size], 255 = ink; see `each_drawn`."""
+    return np.stack(list(each_drawn(classes, drawers, size, seed)))
+
+
+def each_drawn(classes: int, drawers: int, size: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    """One invented character after another, each written once by the same people: uint8 [drawers, 1, size, size], 255 = ink.
 
     A pure function of its arguments; class c by drawer d is the same image however many of both are asked for.
 
@@ -119,7 +124,6 @@ def draw(classes: int, drawers: int, size: int, seed: int) -> NDArray[np.uint8]:
     habits = _stream(seed, _DRAWERS_STREAM).random_raw(drawers * 2).reshape(drawers, 2)
     radius = np.maximum(_between(*_PEN, habits[:, 0]) * size, 0.5)  # [M]; no line is thinner than a pixel
     slant = _SLANT_SPREAD * _bell(habits[:, 1])  # [M]
-    images = np.empty((classes, drawers, 1, size, size), dtype=np.uint8)
     for index in range(classes):
         bits = _stream(seed, index)
         strokes = _invent(bits)  # [S, 4, 2]
@@ -127,12 +131,11 @@ def draw(classes: int, drawers: int, size: int, seed: int) -> NDArray[np.uint8]:
         words = bits.random_raw(drawers * (len(strokes) * 10 + 7)).reshape(drawers, -1)
         # At two points a pixel of image side, those of the longest and most uneven stroke are a pixel apart.
         written = _write(strokes, slant, 2 * size, words[:, 3:])  # [M, S * P, 2]
-        images[index, :, 0] = _ink(_fit(written, radius, size, words[:, :3]), radius, size)
-    return images
+        yield _ink(_fit(written, radius, size, words[:, :3]), radius, size)[:, None]
 
 
-def coloured(written: NDArray[np.uint8], seed: int) -> Iterator[NDArray[np.uint8]]:
-    """Images [classes, drawers, 1, size, size], 255 = ink, with ink and paper in colours of their own: [drawers, 3, size, size] of each class.
+def coloured(written: Iterable[NDArray[np.uint8]], seed: int) -> Iterator[NDArray[np.uint8]]:
+    """The images of each class, [drawers, 1, size, size], 255 = ink, with ink and paper in colours of their own: [drawers, 3, size, size].
 
     A pure function of its arguments; an image has the same colours however many classes and drawers there are.
     """
