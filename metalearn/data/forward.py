@@ -51,6 +51,11 @@ class ForwardFile:
         self._at = self._reached
         return self.last
 
+    def pass_over_rest(self) -> None:
+        """Reads to the end of the stream."""
+        while self._take(_PIECE):
+            pass
+
     def _take(self, size: int, keep: bytes = b"") -> bytes:
         content = self._stream.read(size) if size > 0 else b""
         self._reached += len(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import stat
@@ -219,6 +220,15 @@ def test_a_damaged_archive_is_one_line(tmp_path: Path, kind: str, damage: Callab
     with pytest.raises(UserError, match=r"is not an intact (zip|tar) file .*delete it and fetch it again") as raised:
         list(members(path, is_png))
     assert "\n" not in str(raised.value)
+
+
+def test_a_changed_byte_of_an_image_is_found_by_the_checksum_of_the_whole(tmp_path: Path) -> None:
+    tar = packed(tmp_path / "data.tar", {f"{i}.png": bytes([i]) * 3000 for i in range(1, 5)}).read_bytes()
+    content = bytearray(gzip.compress(tar, compresslevel=0))  # as it is: nothing but the checksum can tell
+    content[content.index(bytes([2]) * 3000) + 1000] ^= 1
+    (tmp_path / "data.tgz").write_bytes(content)
+    with pytest.raises(UserError, match=r"is not an intact tar file .*delete it and fetch it again"):
+        list(members(tmp_path / "data.tgz", is_png))
 
 
 def test_a_tar_that_was_cut_between_two_members_is_refused(tmp_path: Path) -> None:
