@@ -47,9 +47,9 @@ def _grey(images: Tensor) -> Tensor:
     """[n, 1, H, W]"""
     if images.shape[1] == 1:
         return images
-    weights = torch.tensor(_GREY, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
-    return (images * weights).sum(1, keepdim=True)
+    red, green, blue = (images[:, k : k + 1] for k in range(3))
+    return (red * _GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return (images * factor + other * (1 - factor)).clamp_(0, 1)
+    return torch.lerp(other.expand_as(images), images, factor).clamp_(0, 1)

@@ -76,7 +76,8 @@ class Resident:
 
     def bring(self, found: Found) -> Tensor:
         """See Store."""
-        return self._images[found.images.to(self._images.device, non_blocking=True)]
+        # Whole images at a time: indexing with a tensor goes element by element, ten times as slow on a CPU.
+        return self._images.index_select(0, found.images.to(self._images.device, non_blocking=True))
 
 
 class Mapped:
