@@ -151,7 +151,7 @@ list    a table of all data sets: what they are, their size where they are conve
 fetch   fetches the files that are missing, from the first mirror that has them; the next call continues what was cut or
         killed. A file gets its name when its size and checksum are right
 check   compares all files with the published sizes and checksums, reads the converted images whole, and prints counts,
-        splits and the largest task of each split. PATH is a folder, an archive or a CSV file with your own images: names
+        splits and the largest task of each split. PATH is a folder, an archive or a CSV file of your own images: names
         unreadable files, classes of no or one image and doubled images, and writes a picture with a row for each class
 
   metalearn data fetch omniglot

@@ -473,7 +473,7 @@ def test_the_first_validation_finds_the_training_before_it_saved(
 def test_the_best_checkpoint_holds_no_optimizer(straight: Path) -> None:
     assert "optimizer" in checkpoint.load(straight / "last.pt", CPU)
     best = checkpoint.load(straight / "best.pt", CPU)
-    assert set(best) == {"format", "step", "model", "outcome", "config", "train_classes"}
+    assert set(best) == {"format", "step", "model", "outcome", "config", "train_classes", "trained_on"}
 
 
 @pytest.mark.parametrize("validation", [1, 2])
