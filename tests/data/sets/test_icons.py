@@ -14,6 +14,7 @@ from metalearn.data.images import ImageClasses
 from metalearn.data.sets import emoji, icons
 from metalearn.errors import UserError
 from tests.data.iconify_package import BAR, bar, files, icon_set, pack
+from tests.data.small_files import section
 
 
 def names(dataset: str, split: str) -> list[str]:
@@ -115,6 +116,14 @@ def test_the_lists_are_those_that_seed_0_draws() -> None:
     drawn = random_split(names("emoji", "names240"), 30, 60, 0).classes, random_split(rest, 82, 163, 0).classes
     assert few.classes == drawn[0]
     assert all_names.classes == {split: tuple(sorted(drawn[0][split] + drawn[1][split])) for split in drawn[0]}
+
+
+@pytest.mark.parametrize(("dataset", "split"), [("icons", "concepts"), ("emoji", "names240"), ("emoji", "names895")])
+def test_the_page_states_the_shipped_lists(dataset: str, split: str) -> None:
+    shipped = read_split(dataset, split)
+    (row,) = [line for line in section(dataset).splitlines() if line.startswith(f"| `{split}` |")]
+    assert f"| `{split}` | " + ", ".join(str(len(names)) for names in shipped.classes.values()) in row
+    assert row.endswith(f"| `{shipped.sha256[:12]}` |")
 
 
 def load_emoji(root: Path, **changes: Any) -> ImageClasses:
