@@ -262,7 +262,8 @@ def _chosen(action: str, words: list[str], config_dir: str | None) -> _Chosen:
         raise UserError(f"data {action} needs a data set: metalearn data {action} NAME [dataset.key=value ...]")
     name, overrides = words[0], [with_quoted_home(word) for word in words[1:]]
     if config_dir is None and name not in (known := choices("dataset")):
-        raise UserError(f"no data set named '{name}'{nearest(name, known)} (available: {', '.join(known)})")
+        own = "" if action != "check" else f"; images of your own are checked by their path, and there is no './{name}'"
+        raise UserError(f"no data set named '{name}'{nearest(name, known)} (available: {', '.join(known)}){own}")
     check_settings(action, overrides)
     asked = [f"dataset={name}", *overrides]
     with explained(asked, config_dir, None), composer(config_dir) as composing:

@@ -52,7 +52,7 @@ def test_a_folder_of_odd_files_is_checked_trained_on_and_tested(capsys: pytest.C
 
     refused = [word for word in words if "skip_unreadable" not in word]
     assert exit_code(*refused, *SMALL) == 2
-    assert "1 files cannot be read as images: d/page.jpg" in capsys.readouterr().err
+    assert "1 file cannot be read as images: d/page.jpg" in capsys.readouterr().err
     assert not Path("run").exists()
 
     assert exit_code(*words, *SMALL) == 0
@@ -83,6 +83,8 @@ def test_a_folder_in_which_nothing_is_wrong_has_exit_code_0(capsys: pytest.Captu
     ("words", "message"),
     [
         (["./nowhere"], "PATH=./nowhere is not there"),
+        (["nowhere"], "no data set named 'nowhere' (available: "),
+        (["nowhere"], "images of your own are checked by their path, and there is no './nowhere'"),
         (["photos", "dataset.class_depth=0"], "dataset.class_depth=0 is not allowed"),
         (["photos", "train.steps=1"], "'train.steps=1' was given"),
         (["photos", "--sheet", "x.jpg"], "--sheet=x.jpg is not allowed"),

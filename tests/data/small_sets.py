@@ -189,6 +189,13 @@ def fonts(root: Path) -> None:
         write_typeface(root, f"Face{number}", boxes, mark=(850, 90 * number, 1000, 90 * number + 200))
 
 
+def folder(root: Path) -> None:
+    for number in range(40):
+        (root / f"class{number}").mkdir()
+        for image in range(EACH):
+            (root / f"class{number}/{image}.jpg").write_bytes(jpeg(EACH * number + image))
+
+
 SMALL_SETS: dict[str, Callable[[Path], None]] = {
     "miniimagenet": miniimagenet,
     "tieredimagenet": tieredimagenet,
@@ -207,4 +214,5 @@ SMALL_SETS: dict[str, Callable[[Path], None]] = {
     "icons": icons,
     "emoji": emoji,
     "fonts": fonts,
+    "folder": folder,
 }

@@ -135,9 +135,9 @@ class _Way:
         """Says which files could not be read: as an error, or in a warning where the user wants to go on."""
         parts = []
         if unreadable:
-            parts.append(f"{len(unreadable)} files cannot be read as images: {unreadable[0]}")
+            parts.append(f"{_counted(unreadable, 'file')} cannot be read as images: {unreadable[0]}")
         if missing:
-            parts.append(f"{len(missing)} listed files are missing, '{missing[0]}' for one")
+            parts.append(f"{_counted(missing, 'listed file')} not there, '{missing[0]}' for one")
         if self.skip_unreadable:
             log.warning("%s: %s: left out", root, "; ".join(parts))
             return
@@ -162,6 +162,10 @@ def summary(layout: Layout, notes: Mapping[str, int]) -> str:
         if names
     ]
     return "; ".join([*parts, *([f"passed over: {', '.join(passed)}"] if passed else [])])
+
+
+def _counted(names: Sequence[str], what: str) -> str:
+    return f"{len(names)} {what}{'' if len(names) == 1 else 's'}"
 
 
 def _channels(layout: Layout) -> int:

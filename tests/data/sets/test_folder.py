@@ -111,7 +111,7 @@ def test_listed_files_that_are_missing_are_counted(tmp_path: Path) -> None:
     rows = "".join(f"{name}/0.png,{name}\n" for name in "abcdefxy")
     written(tmp_path, classes("abcdef") | {"x.csv": f"path,label\n{rows}".encode()})
     for root in (tmp_path, tmp_path / "x.csv"):
-        with pytest.raises(UserError, match=r"2 listed files are missing, 'x/0\.png' for one"):
+        with pytest.raises(UserError, match=r"2 listed files not there, 'x/0\.png' for one"):
             load(root)
         assert load(root, skip_unreadable=True).class_names == tuple("abcdef")
 
@@ -126,7 +126,7 @@ def test_names_of_classes_may_be_two_folders(tmp_path: Path) -> None:
 def test_odd_files_are_read_and_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     odd_folder(tmp_path / "odd")
     with pytest.raises(
-        UserError, match=r"1 files cannot be read as images: d/page\.jpg .*metalearn data check .*skip_unreadable"
+        UserError, match=r"1 file cannot be read as images: d/page\.jpg .*metalearn data check .*skip_unreadable"
     ):
         load(tmp_path / "odd")
     with caplog.at_level(logging.INFO, "metalearn"):
@@ -275,7 +275,7 @@ def hostile(root: Path, kind: str) -> Path:
         ("x.zip", "escape", "leads out of the archive"),
         ("x.tar.gz", "escape", "leads out of the archive"),
         ("x.zip", "bomb", "refused as a bomb"),
-        ("x.zip", "pixels", r"1 files cannot be read as images: a/x\.png"),
+        ("x.zip", "pixels", r"1 file cannot be read as images: a/x\.png"),
         ("x.tar", "link", r"'a/link\.png' is a link"),
     ],
 )
