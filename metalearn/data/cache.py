@@ -26,11 +26,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from metalearn.data.alone import alone
 from metalearn.data.classes import TURNED
 from metalearn.data.container import FlatImages
 from metalearn.data.places import cache_dir
 from metalearn.errors import UserError
-from metalearn.locks import NoLocksError, locked
 
 log = logging.getLogger("metalearn")
 
@@ -254,17 +254,7 @@ def _writing(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One process at a time makes the entry; the others wait and say so."""
-    path = folder.with_name(f".{folder.name}.lock")
     with contextlib.ExitStack() as stack:
         with _writing(folder):
-            try:
-                if not stack.enter_context(locked(path)):
-                    log.info("another process is making the cache entry %s: waiting for it", folder)
-                    stack.enter_context(locked(path, wait=True))
-            except NoLocksError as error:
-                log.debug("%s is not locked: %s", folder, error)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # on Windows while somebody waits for it
-                path.unlink(missing_ok=True)  # who waits looks whether the entry is there now
+            stack.enter_context(alone(folder, "making the cache entry"))
+        yield

@@ -24,9 +24,9 @@ from typing import IO
 from urllib.error import HTTPError, URLError
 
 from metalearn import atomic
+from metalearn.data.alone import alone
 from metalearn.data.published import PublishedFile, Tally, bytes_text
 from metalearn.errors import UserError, one_line
-from metalearn.locks import NoLocksError, locked
 
 log = logging.getLogger("metalearn")
 
@@ -56,7 +56,7 @@ def fetch(file: PublishedFile, folder: Path, progress: Progress = lambda done, w
     by_hand = f"by hand: put it at {target} ({str(file).partition('(')[2]}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target) as is_alone:
+        with alone(target, "fetching") as is_alone:
             if target.exists():
                 return target
             part = _Part(target, is_alone)
@@ -72,26 +72,6 @@ def fetch(file: PublishedFile, folder: Path, progress: Progress = lambda done, w
         raise UserError(f"cannot write {target}: {one_line(error)}") from error
     kept = f"; the {bytes_text(part.size)} that came are kept, the next try continues them" if part.size else ""
     raise UserError(f"cannot fetch {file.name}: {'; '.join(faults) or 'it has no public address'}{kept}; {by_hand}")
-
-
-@contextlib.contextmanager
-def _alone(file: Path) -> Iterator[bool]:
-    """One process at a time fetches `file`; the others wait and say so. Says whether that could be ensured."""
-    path = file.with_name(f".{file.name}.lock")
-    with contextlib.ExitStack() as stack:
-        try:
-            if not stack.enter_context(locked(path)):
-                log.info("another process is fetching %s: waiting for it", file)
-                stack.enter_context(locked(path, wait=True))
-            is_alone = True
-        except NoLocksError as error:
-            log.debug("%s is not locked: %s", file, error)
-            is_alone = False
-        try:
-            yield is_alone
-        finally:
-            with contextlib.suppress(PermissionError):  # on Windows while somebody waits for it
-                path.unlink(missing_ok=True)  # who waits looks whether the file is there now
 
 
 class _Part:
