@@ -250,12 +250,13 @@ def _tasks(root: str, asked: Asked, seen: _Seen, split: ClassSplit, skip: bool) 
         return lines
     test_ways, queries = min(ways["val"], ways["test"]), min(_QUERIES, fewest - 1)
     words = ["metalearn", "train", "dataset=folder", f"dataset.root={_quoted(root)}"]
-    words += [f"dataset.{key}={value}" for key, value in asked._asdict().items() if value != Asked._field_defaults[key]]
+    changed = {key: value for key, value in asked._asdict().items() if value != Asked._field_defaults[key]}
+    words += [f"dataset.{key}={str(value).lower()}" for key, value in changed.items()]  # Hydra writes true
     words += ["dataset.min_images=2"] if least > 1 else []
     words += ["dataset.skip_unreadable=true"] if skip else []
     words += [f"task.ways={test_ways}", f"task.train.ways={ways['train']}"]
     words += [f"task.queries={queries}", f"task.train.queries={queries}"]
-    return [*lines, f"try: {shlex.join(words).replace('True', 'true')}"]
+    return [*lines, f"try: {shlex.join(words)}"]
 
 
 def _quoted(root: str) -> str:

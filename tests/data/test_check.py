@@ -55,6 +55,12 @@ def test_nothing_is_wrong_with_an_ordinary_folder(tmp_path: Path, form: str) -> 
     assert report.tasks[-1].endswith("task.train.ways=4 task.queries=15 task.train.queries=15")
 
 
+def test_the_command_has_the_settings_that_were_asked_for(tmp_path: Path) -> None:
+    root = written(tmp_path / "True", classes("abcdefgh", 20))
+    command = check(root, outside=True, split_seed=3).tasks[-1]
+    assert f"dataset.root={root} dataset.outside=true dataset.split_seed=3 task.ways=2 " in command
+
+
 def test_doubles_are_found_within_a_class_across_classes_and_in_another_format(tmp_path: Path) -> None:
     files = classes("ab", 3, "train/") | classes("cd", 3, "val/") | classes("ef", 3, "test/")
     files["train/a/again.png"] = files["train/a/1.png"]

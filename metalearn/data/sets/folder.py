@@ -137,7 +137,7 @@ class _Way:
         if unreadable:
             parts.append(f"{_counted(unreadable, 'file')} cannot be read as images: {unreadable[0]}")
         if missing:
-            parts.append(f"{_counted(missing, 'listed file')} not there, '{missing[0]}' for one")
+            parts.append(f"{_counted(missing, 'listed file')} cannot be found, '{missing[0]}' for one")
         if self.skip_unreadable:
             log.warning("%s: %s: left out", root, "; ".join(parts))
             return

@@ -111,7 +111,7 @@ def test_listed_files_that_are_missing_are_counted(tmp_path: Path) -> None:
     rows = "".join(f"{name}/0.png,{name}\n" for name in "abcdefxy")
     written(tmp_path, classes("abcdef") | {"x.csv": f"path,label\n{rows}".encode()})
     for root in (tmp_path, tmp_path / "x.csv"):
-        with pytest.raises(UserError, match=r"2 listed files not there, 'x/0\.png' for one"):
+        with pytest.raises(UserError, match=r"2 listed files cannot be found, 'x/0\.png' for one"):
             load(root)
         assert load(root, skip_unreadable=True).class_names == tuple("abcdef")
 
