@@ -6,6 +6,7 @@ copies stand behind all upright images, those turned once first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metalearn.data.container import FlatImages
+from metalearn.errors import UserError
 
 
 class Found(NamedTuple):
@@ -53,9 +55,19 @@ class Resident:
 
     @classmethod
     def of(cls, images: FlatImages, numbers: Sequence[int], turns: int, device: torch.device) -> Resident:
-        """Copies some of the classes to the device, one by one, so that nothing but the copy takes memory; then turns them `turns` times."""
+        """Copies some of the classes to the device, one by one, so that nothing but the copy takes memory; then turns them `turns` times.
+
+        Raises:
+            UserError: the device has no room for them.
+        """
         upright = int(images.counts[list(numbers)].sum())
-        whole = torch.empty((turns * upright, *images.images.shape[1:]), dtype=torch.uint8, device=device)
+        shape = (turns * upright, *images.images.shape[1:])
+        try:
+            whole = torch.empty(shape, dtype=torch.uint8, device=device)
+        except (RuntimeError, MemoryError) as error:
+            raise UserError(
+                f"{math.prod(shape) >> 20:,} MiB of images do not fit into the memory of {device}: images=mapped leaves them in their file"
+            ) from error
         start = 0
         for number in numbers:
             of_class = np.array(

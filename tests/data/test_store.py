@@ -125,6 +125,17 @@ def test_a_task_fits_the_smallest_class_however_large_the_others_are(
     assert set(images[classes == 2].flatten()) == set(range(7))
 
 
+def test_images_that_the_device_has_no_room_for_are_one_line() -> None:
+    many = np.broadcast_to(np.uint8(0), (2**30, 3, 1024, 1024))  # takes no memory
+    split = ClassSplit("fixed", {"train": ("a",), "val": ("a2",), "test": ("a3",)})
+    images = FlatImages(many, np.array([2**30 - 2, 1, 1]))
+    dataset = ImageClasses("many", images, ("a", "a2", "a3"), split, dict.fromkeys(SPLITS, 1))
+    with pytest.raises(UserError, match=r"3,221,225,466 MiB of images do not fit .* of cpu: images=mapped leaves them"):
+        dataset.source("train", 0, CPU)
+    source = dataset.kept_in_file().source("val", 0, CPU)
+    assert source.examples == 1
+
+
 def test_what_resident_images_take_is_known_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert uneven(monkeypatch, tmp_path).resident_bytes == 4 * sum(UNEVEN) * 3 * 6 * 6
     assert uneven(monkeypatch, tmp_path, turns=1).resident_bytes == sum(UNEVEN) * 3 * 6 * 6
