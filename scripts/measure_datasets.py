@@ -55,14 +55,20 @@ SETS = {
     "fashionmnist": DataSet(("dataset=fashionmnist",), 15),
 }
 
-# Learner -> its schedule, 3 to 6 minutes on one core. What is not named here has its default.
+# Learner -> its schedule, one to three minutes on one quiet core. What is not named here has its default.
 LEARNERS: dict[str, tuple[str, ...]] = {
-    "baseline": ("algorithm=pretrain", "train.steps=2000"),
-    "matching": ("algorithm=matching", "train.steps=1000", "train.meta_batch_size=4"),
-    "maml": ("algorithm=maml", "train.steps=1500", "train.meta_batch_size=4", "backbone.filters=32"),
-    "protonet": ("algorithm=protonet", "train.steps=1000"),
+    "baseline": ("algorithm=pretrain", "train.steps=600"),
+    "matching": ("algorithm=matching", "train.steps=600", "task.train.queries=4"),
+    "maml": (
+        "algorithm=maml",
+        "train.steps=600",
+        "train.meta_batch_size=4",
+        "task.train.queries=4",
+        "backbone.filters=32",
+    ),
+    "protonet": ("algorithm=protonet", "train.steps=600", "task.train.queries=4"),
 }
-SHARED = ("seed=0", "device=cpu", "train.val_every=250", "train.val_tasks=200", f"eval.tasks={TASKS}")
+SHARED = ("seed=0", "device=cpu", "train.val_every=200", "train.val_tasks=100", f"eval.tasks={TASKS}")
 
 
 class Nearest(Algorithm):
