@@ -51,7 +51,7 @@ class DataSet(NamedTuple):
 SETS = {
     "icons": DataSet(("dataset=icons",), 10),
     "emoji": DataSet(("dataset=emoji",), 4),
-    "fonts": DataSet(("dataset=fonts", "dataset.characters=kanji"), 4),
+    "fonts": DataSet(("dataset=fonts", "dataset.characters=kanji", "dataset.unseen_typefaces=true"), 4),
     "fashionmnist": DataSet(("dataset=fashionmnist",), 15),
 }
 
