@@ -153,6 +153,7 @@ def test_debians_package_is_found_where_there_is_nothing_else(tmp_path: Path, mo
             "has the label 12 .known: 0 to 9",
         ),
     ],
+    ids=range(8),  # the content has the time in it: as a name it would differ from one process to the next
 )
 def test_damaged_files_are_one_line(root: Path, name: str, content: bytes, said: str) -> None:
     (root / name).write_bytes(content)
