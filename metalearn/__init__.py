@@ -1,6 +1,6 @@
 """An experiment runner for meta-learning: few-shot tasks, learn2learn's meta-modules, results that can be checked.
 
-`train`, `evaluate`, `sweep` and `load` do what the commands of the same names do (docs/python.md). They are imported when first used: `import
+`train`, `evaluate`, `predict`, `sweep` and `load` do what the commands of these names do (docs/python.md). Imported when first used: `import
 metalearn` alone takes milliseconds and imports no torch.
 """
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from metalearn.version import __version__
 
 if TYPE_CHECKING:
-    from metalearn.api import Prediction, Run, evaluate, load, sweep, train
+    from metalearn.api import Prediction, Run, evaluate, load, predict, sweep, train
 
-__all__ = ["Prediction", "Run", "__version__", "evaluate", "load", "sweep", "train"]
+__all__ = ["Prediction", "Run", "__version__", "evaluate", "load", "predict", "sweep", "train"]
 
 
 def __getattr__(name: str) -> Any:

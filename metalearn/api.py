@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -90,16 +90,17 @@ class Run:
         """Adapts to labelled examples and labels others.
 
         Args:
-            support_x: [N*K, ...], N classes with K examples each, shaped and scaled like the dataset's examples (images: float in 0..1, ink is 1).
-            support_y: [N*K] integers; any N different values.
+            support_x: [n, ...], N classes with one or more examples each, shaped and scaled like the dataset's examples (images: float in 0..1,
+                ink is 1). Where the algorithm takes classes of one size only, examples of smaller ones are repeated.
+            support_y: [n] integers; any N different values.
             query_x: [Q, ...].
 
         Raises:
-            UserError: the shapes do not fit the run's dataset or each other, or the classes have different numbers of examples.
+            UserError: the shapes do not fit the run's dataset or each other.
         """
         import torch
 
-        from metalearn.tasks import Examples
+        from metalearn.runs.adapt import outputs_of, support_of
 
         device, shape = self._parts.device, tuple(self.dataset.input_shape)
         x, query = (torch.as_tensor(value).to(device, torch.float32) for value in (support_x, query_x))
@@ -114,15 +115,10 @@ class Run:
                 f"support_y has the shape {list(y.shape)}; needed: {len(x)} whole numbers, one for each example"
             )
         classes, labels, counts = torch.unique(y, return_inverse=True, return_counts=True)
-        if int(counts.min()) < int(counts.max()):
-            raise UserError(
-                f"support_y: every class needs the same number of examples, here {counts.min()} to {counts.max()}"
-            )
         order = labels.argsort(stable=True)  # class by class, as the tasks that the run was trained on
         algorithm = self.algorithm
-        support = Examples(x[order][None], labels[order][None], len(classes))
-        outputs = algorithm.predict(algorithm.adapt(support), query[None])
-        probabilities = outputs.detach()[0, :, : len(classes)].softmax(-1).cpu()
+        adapted = algorithm.adapt(support_of(x[order], counts.tolist(), algorithm.uneven))
+        probabilities = outputs_of(algorithm, adapted, query, len(classes)).softmax(-1)
         classes = classes.cpu()
         return Prediction(classes[probabilities.argmax(-1)], probabilities, classes)
 
@@ -165,6 +161,57 @@ def evaluate(
 
     with _errors_name_wishes():
         return evaluate_run(Path(run_dir), config, asked)
+
+
+def predict(
+    run_dir: str | Path,
+    support: str | Path,
+    queries: str | Path | Sequence[str | Path],
+    *overrides: str,
+    coverage: float | None = None,
+    abstain_below: float | None = None,
+    calibrated: bool = True,
+    tasks: int | None = None,
+    invert: str = "auto",
+    fit: str = "auto",
+    save: str | Path | None = None,
+    plugins: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Labels images as `metalearn predict` does; returns what `--json` prints.
+
+    Args:
+        run_dir: of a finished run.
+        support: a folder with a folder for each class, an archive of such, or a CSV file of paths and labels.
+        queries: images, folders, archives.
+        overrides: as for `evaluate`; without `device=...` the GPU where there is one, else the CPU.
+        coverage: of prediction sets, in (0, 1); None: no sets.
+        abstain_below: no label is given where the largest probability is below it.
+        calibrated: whether a temperature is fitted; sets need it.
+        tasks: validation tasks for that, 10 or more; None: as many as the algorithm affords.
+        invert: "auto", "yes" or "no": whether ink and paper change places.
+        fit: "auto", "crop", "squash" or "pad".
+        save: where the adapted classifier is kept.
+        plugins: packages of your own to trust.
+
+    Raises:
+        UserError: the run or the images cannot be used.
+    """
+    from metalearn.data.given import check_queries
+    from metalearn.runs.loaded import load_run, results_of
+    from metalearn.runs.predict import Asked, answers, check_target, learn, record
+
+    words = [str(one) for one in ([queries] if isinstance(queries, str | Path) else queries)]
+    check_queries(words)
+    file = check_target(None if save is None else str(save), "save")
+    with _composing(list(overrides), None, plugins) as composing:
+        config = composing.evaluation(saved_config(Path(run_dir)), list(overrides), "predict")
+    if not any(word.startswith("device=") for word in overrides):
+        config["device"] = "auto"
+    asked = Asked(coverage, abstain_below, calibrated, tasks, invert, fit)
+    learned = learn(load_run(Path(run_dir), config, results_of(Path(run_dir))), str(support), asked)
+    if file is not None:
+        learned.classifier.save(file)
+    return record(learned, list(answers(learned.classifier, words, asked)), asked, None)
 
 
 def sweep(

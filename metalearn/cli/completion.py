@@ -23,7 +23,11 @@ def shell_completion(arguments: list[str], commands: list[str]) -> None:
         # The word before the cursor is the program itself in `metalearn` without a blank: offer the commands.
         return print("\n".join(name for name in commands if not words or name.startswith(current)))
     command, given = words[1], words[2:]
-    if (command == "eval" and not given) or given[-1:] == [{"reproduce": "--run", "train": "--resume"}.get(command)]:
+    if command == "predict" and given and not current.startswith("-"):
+        return print("\n".join(f"{path}{'/' if path.is_dir() else ''}" for path in sorted(Path().glob(f"{current}*"))))
+    if (command in ("eval", "predict") and not given) or given[-1:] == [
+        {"reproduce": "--run", "train": "--resume"}.get(command)
+    ]:
         return print("\n".join(f"{path}/" for path in sorted(Path().glob(f"{current}*")) if path.is_dir()))
     if command not in commands or current.startswith("-"):
         return None

@@ -25,6 +25,7 @@ usage: metalearn COMMAND [key=value ...]
   metalearn train -m algorithm=maml,protonet seed=0,1,2      a sweep: every combination
   metalearn train --resume RUN_DIR                           resumes a run that was stopped or killed
   metalearn eval RUN_DIR task.ways=20                        tests the run under another condition
+  metalearn predict RUN_DIR --support DIR --query FILES      labels your own images, from a few examples of each class
   metalearn reproduce snell2017/omniglot_5w1s                trains as a paper did, compares with its numbers
   metalearn data list                                        the data sets, and which files are missing
 
@@ -113,6 +114,48 @@ settings:
 
 flags:
   --config-dir DIR                  your own YAML files, as for metalearn train"""
+
+
+def predict_help(argv: list[str]) -> str:
+    """`metalearn predict --help`."""
+    return """\
+usage: metalearn predict RUN_DIR --support DIR --query FILE|DIR ... [key=value ...]
+       metalearn predict --adapted FILE QUERY ...
+
+A finished run learns your classes from a few images of each and labels other images: a label and a probability for
+each. It need not have seen your classes before. Images become what the run was trained on (size, colours, normalisation).
+
+  metalearn predict RUN_DIR --support ./examples --query ./unlabelled
+  metalearn predict RUN_DIR --support labels.csv --query a.png b.png --coverage 0.95 --abstain-below 0.8
+  metalearn predict RUN_DIR --support ./examples --save mine.pt
+  metalearn predict --adapted mine.pt ./unlabelled --csv > labels.csv
+
+--support DIR         a folder for each class, with any number of images; an archive of such folders; or a CSV file with
+                      the columns path and label. Classes may have different numbers of images
+--query FILE|DIR ...  images to label, folders with all below them, or archives
+--top K               show the K most probable labels (default: 3; --json and --csv: all)
+--json, --csv         print that instead of a table
+--html FILE           write a page with the images and what is predicted for them
+
+how far to trust the probabilities (docs/predict.md). The run's validation tasks with as many classes and images as yours
+fit a temperature, its test tasks measure what comes out; the run directory keeps the numbers for the next call
+--coverage C          also print a set of labels for each image that holds the right one with a probability of C
+--abstain-below P     give no label where the probability is below P
+--tasks N             validation tasks for this, and 2 N test tasks (default: 1000, or 400 where the algorithm takes
+                      gradient steps)
+--uncalibrated        leave it out
+
+how images are read
+--invert auto|yes|no  swap ink and paper. auto: of drawings whose paper is light where that of the run's is dark, or the
+                      other way round
+--fit auto|crop|squash|pad    how an image becomes a square. auto: as the run's data set does; drawings are padded
+
+--save FILE           keep the adapted classifier: weights and what was learned, no images needed later
+--adapted FILE        use one
+--config-dir DIR      your own YAML files, as for metalearn train
+settings: device eval.checkpoint dataset.root algorithm.*   such as device=cpu or algorithm.test_inner_steps=20
+
+The exit code is 1 where some of the images cannot be read; the others are labelled."""
 
 
 def reproduce_help(argv: list[str]) -> str:

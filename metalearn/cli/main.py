@@ -36,6 +36,9 @@ COMMANDS = {
     "eval": Command(
         "test a finished run again, under other conditions", "metalearn.cli.evaluate:evaluate", texts.eval_help
     ),
+    "predict": Command(
+        "label your own images with a finished run", "metalearn.cli.predict:predict", texts.predict_help
+    ),
     "reproduce": Command(
         "train as a paper did, compare with its numbers", "metalearn.cli.reproduce:reproduce", texts.reproduce_help
     ),

@@ -99,7 +99,7 @@ def short_name(root: Path) -> str:
 def state_of(root: Path, outside: bool) -> str:
     """Changes when an image, the archive or the CSV file does."""
     if root.is_dir():
-        return fingerprint([root], lambda name: not _hidden(name) and (_is_image(name) or _is_csv(name)))
+        return fingerprint([root], lambda name: not _hidden(name) and (is_image(name) or _is_csv(name)))
     files = [] if is_archive(root) else [root.parent / path for path in _of_table(root, outside).images]
     return fingerprint([root, *files], lambda name: True)
 
@@ -118,8 +118,8 @@ def layout_of(root: Path, depth: int = 1, outside: bool = False) -> Layout:
     if not root.is_dir() and not is_archive(root):
         return _of_table(root, outside)
     names = [each.name for each in listed(root, lambda name: not _hidden(name), links_out=outside)]
-    images = [name for name in names if _is_image(name)]
-    others = [name for name in names if not _is_image(name)]
+    images = [name for name in names if is_image(name)]
+    others = [name for name in names if not is_image(name)]
     if not images:
         raise UserError(f"dataset.root={root} holds no image")
     top = _common_folder(images, depth)
@@ -233,7 +233,7 @@ def _of_table(root: Path, outside: bool) -> Layout:
     return layout
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
     return name.lower().endswith(_IMAGES)
 
 

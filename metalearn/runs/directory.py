@@ -64,7 +64,11 @@ def saved_config(run_dir: Path) -> DictConfig:
         below = sorted(run_dir.rglob("config.yaml"), key=lambda file: file.stat().st_mtime)
         hint = f"; the newest run below it is {below[-1].parent}" if below else ""
         raise UserError(f"'{run_dir}' {'has no config.yaml' if run_dir.is_dir() else 'is no directory'}{hint}")
-    plain = read_config(run_dir)
+    return stored_config(path, read_config(run_dir))
+
+
+def stored_config(path: Path, plain: dict[str, Any]) -> DictConfig:
+    """A configuration that the file `path` holds; UserError where a value is an interpolation."""
     # Written resolved; what a stranger put there must not be looked up in this user's environment.
     for key, value in leaves(plain):
         if "${" in str(value):

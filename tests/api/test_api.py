@@ -76,10 +76,20 @@ def test_predict_names_what_does_not_fit() -> None:
     for support_x, support_y, message in (
         (x[:, :, :8], [0, 0, 1, 1], "support_x has the shape"),
         (x, [0, 1], "support_y has the shape"),
-        (x, [0, 0, 0, 1], "same number of examples"),
     ):
         with pytest.raises(UserError, match=message):
             run.predict(support_x, support_y, x)
+
+
+def test_predict_takes_classes_of_unequal_size() -> None:
+    run = metalearn.train(*TINY, algorithm="protonet")
+    x = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    predicted = run.predict(x, [7, 3, 3, 5, 3, 5], x[:2])
+    assert predicted.probabilities.shape == (2, 3)
+    assert predicted.classes.tolist() == [3, 5, 7]
+    means = [run.algorithm.backbone(x[rows]).mean(0) for rows in ([1, 2, 4], [3, 5], [0])]
+    logits = -torch.stack([(run.algorithm.backbone(x[:2]) - mean).square().sum(-1) for mean in means], -1)
+    assert torch.equal(predicted.probabilities.argmax(-1), logits.argmax(-1))
 
 
 def test_a_sweep_returns_its_rows() -> None:

@@ -1,0 +1,71 @@
+"""How well probabilities are calibrated: whether of the answers given with 80 %, 80 % are right.
+
+Of all queries of all tasks together: the expected calibration error (ECE, Guo et al. 2017, https://arxiv.org/abs/1706.04599), the mean log loss
+(NLL) and the Brier score, the squared distance of the probabilities from 1 for the label and 0 for the others, summed over labels (0 to 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BINS = 15  # of equal width, as in Guo et al.
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Sums over queries, so that those of several batches add up.
+
+    Attributes:
+        counts: [BINS], queries whose largest probability lies in the bin, float64.
+        confidence: [BINS], sum of these probabilities.
+        right: [BINS], how many of these labels were right.
+        nll: sum of the log losses.
+        brier: sum of the Brier scores.
+    """
+
+    counts: Tensor
+    confidence: Tensor
+    right: Tensor
+    nll: Tensor
+    brier: Tensor
+
+    @classmethod
+    def of(cls, p: Tensor, y: Tensor) -> Reliability:
+        """Of probabilities [..., N] and labels [...]; on their device, without waiting for it."""
+        p, y = p.flatten(0, -2).double(), y.flatten()
+        confidence, guess = p.max(-1)
+        place = (confidence * BINS).long().clamp(0, BINS - 1)
+        of_label = p.gather(-1, y[:, None])[:, 0]
+
+        def binned(values: Tensor) -> Tensor:
+            return torch.zeros(BINS, dtype=torch.float64, device=p.device).index_add_(0, place, values)
+
+        brier = p.square().sum(-1) - 2 * of_label + 1
+        return cls(
+            binned(torch.ones_like(confidence)),
+            binned(confidence),
+            binned((guess == y).double()),
+            -of_label.clamp(min=torch.finfo(torch.float64).tiny).log().sum(),
+            brier.sum(),
+        )
+
+    def __add__(self, other: Reliability) -> Reliability:
+        return Reliability(
+            self.counts + other.counts,
+            self.confidence + other.confidence,
+            self.right + other.right,
+            self.nll + other.nll,
+            self.brier + other.brier,
+        )
+
+    def record(self) -> dict[str, float]:
+        """ece, nll and brier."""
+        count = float(self.counts.sum())
+        return {
+            "ece": float((self.confidence - self.right).abs().sum()) / count,
+            "nll": float(self.nll) / count,
+            "brier": float(self.brier) / count,
+        }

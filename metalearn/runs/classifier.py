@@ -1,0 +1,252 @@
+"""A model that has learned the user's classes: what `metalearn predict --save` writes, and labels images without the support images."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metalearn.algorithms.base import Algorithm
+from metalearn.data.base import TrainedOn
+from metalearn.data.given import Form
+from metalearn.engine.device import choose_device
+from metalearn.errors import UserError
+from metalearn.runs import checkpoint
+from metalearn.runs.adapt import outputs_of, support_of
+from metalearn.runs.calibration import Calibration, probabilities
+from metalearn.runs.loaded import LoadedRun, algorithm_of
+
+_CHECKED = 60  # support images that `check` holds out at most
+
+
+class Unstorable(TypeError):
+    """What an algorithm adapted holds something else than tensors, numbers, texts and containers of them."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained algorithm, adapted to labelled images.
+
+    Attributes:
+        run: what the algorithm is from, in words.
+        step: outer steps that it was trained for.
+        config: of the run.
+        trained_on: the form of its examples.
+        algorithm: in evaluation mode.
+        adapted: what `Algorithm.adapt` returned.
+        classes: [N].
+        counts: [N], support images of each class.
+        form: how files become what the model sees.
+        calibration: None where there is none.
+    """
+
+    run: str
+    step: int
+    config: dict[str, Any]
+    trained_on: TrainedOn
+    algorithm: Algorithm
+    adapted: Any
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+    form: Form
+    calibration: Calibration | None = None
+
+    @classmethod
+    def of(
+        cls, run: LoadedRun, classes: Sequence[str], counts: Sequence[int], pixels: NDArray[np.uint8], form: Form
+    ) -> Classifier:
+        """Adapts the run's algorithm to images uint8 [n, c, size, size], class by class, `counts` [N] of each.
+
+        Raises:
+            UserError: the algorithm cannot learn so many classes.
+        """
+        adapted = adapted_to(run.algorithm, form.values(pixels).to(run.device), counts)
+        run_text = f"{run.directory}: {run.name}"
+        return cls(
+            run_text,
+            run.state["step"],
+            run.config,
+            run.trained_on,
+            run.algorithm,
+            adapted,
+            tuple(classes),
+            tuple(counts),
+            form,
+        )
+
+    def with_calibration(self, calibration: Calibration | None) -> Classifier:
+        """The same, whose probabilities are calibrated."""
+        return replace(self, calibration=calibration)
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Of images uint8 [n, c, size, size]: float64 [n, N]."""
+        temperature = self.calibration.temperature if self.calibration else 1.0
+        return probabilities(
+            outputs_of(self.algorithm, self.adapted, self.form.values(pixels), len(self.classes)), temperature
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes a file of tensors and plain values: the weights, what was adapted, classes, form and calibration.
+
+        Raises:
+            UserError: it cannot be written, or the algorithm keeps what such a file cannot hold.
+        """
+        form = self.form
+        try:
+            adapted = _plain(self.adapted, _modules(self.algorithm))
+        except Unstorable as error:
+            raise UserError(f"--save: {self.config['names']['algorithm']} cannot be stored: {error}") from error
+        state = {
+            "step": self.step,
+            "model": {name: value.cpu() for name, value in self.algorithm.state_dict().items()},
+            "config": self.config,
+            "train_classes": [],
+            "trained_on": self.trained_on.record(),
+            "adapted": adapted,
+            "run": self.run,
+            "classes": list(self.classes),
+            "counts": list(self.counts),
+            "form": {"fit": form.fit, "background": form.background, "paper": form.paper, "invert": form.invert},
+            "calibration": self.calibration and self.calibration.record(),
+        }
+        try:
+            checkpoint.save(path, state)
+        except OSError as error:
+            raise UserError(f"--save {path} cannot be written ({error.strerror or error})") from error
+
+
+def load_classifier(path: Path, state: dict[str, Any], config: dict[str, Any]) -> Classifier:
+    """What `Classifier.save` wrote.
+
+    Args:
+        state: from `read_saved`.
+        config: the configuration in it, checked.
+
+    Raises:
+        UserError: it does not fit this version.
+    """
+    device = choose_device(config)
+    trained_on = TrainedOn.of(state["trained_on"])
+    algorithm = algorithm_of(config, trained_on, state["model"], device, str(path))
+    try:
+        adapted = _built(state["adapted"], _modules(algorithm), device)
+        calibration = state["calibration"] and Calibration.of_record(state["calibration"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} was written by another version of metalearn: save the classifier again") from error
+    form = Form(form_shape(trained_on), trained_on.normalize, **state["form"])
+    return Classifier(
+        state["run"],
+        state["step"],
+        config,
+        trained_on,
+        algorithm,
+        adapted,
+        tuple(state["classes"]),
+        tuple(state["counts"]),
+        form,
+        calibration,
+    )
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """The content of a file that `Classifier.save` wrote, on the CPU.
+
+    Raises:
+        UserError: it is none.
+    """
+    state = checkpoint.load(path, torch.device("cpu"))
+    if "adapted" not in state:
+        raise UserError(
+            f"{path} is a checkpoint of a run, not a classifier that --save wrote: give its run directory and --support"
+        )
+    return state
+
+
+def form_shape(trained_on: TrainedOn) -> tuple[int, int, int]:
+    """(channels, height, width); UserError where the examples are no images of one or three channels."""
+    shape = trained_on.shape
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise UserError(
+            f"this run learned examples of the shape {list(shape)}: predict needs a run of grey or RGB images"
+        )
+    return shape
+
+
+def adapted_to(algorithm: Algorithm, x: Tensor, counts: Sequence[int]) -> Any:
+    """What the algorithm learns from examples x [n, ...], class by class, `counts` [N] of each."""
+    with torch.no_grad():
+        return algorithm.adapt(support_of(x, counts, algorithm.uneven))
+
+
+def check(classifier: Classifier, pixels: NDArray[np.uint8]) -> tuple[int, int] | None:
+    """Predicts support images from the others: (how many, how many of them right); None where no class has two.
+
+    Args:
+        pixels: those that the classifier was adapted to.
+    """
+    algorithm, counts = classifier.algorithm, list(classifier.counts)
+    x = classifier.form.values(pixels).to(next(algorithm.parameters()).device)
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    held = [i for i, label in enumerate(labels) if counts[label] > 1]
+    if not held:
+        return None
+    held = [
+        held[round(i * (len(held) - 1) / max(1, min(len(held), _CHECKED) - 1))] for i in range(min(len(held), _CHECKED))
+    ]
+    right = 0
+    for i in held:
+        left = [count - (label == labels[i]) for label, count in enumerate(counts)]
+        rest = torch.cat([x[:i], x[i + 1 :]])
+        outputs = outputs_of(algorithm, adapted_to(algorithm, rest, left), x[i : i + 1], len(counts))
+        right += int(outputs.argmax()) == labels[i]
+    return len(held), right
+
+
+def _modules(algorithm: Algorithm) -> set[str]:
+    """The modules whose named tuples a file may hold: those of the algorithm and of its bases."""
+    return {base.__module__ for base in type(algorithm).__mro__}
+
+
+def _plain(value: Any, modules: set[str]) -> Any:
+    """Tensors and plain containers, from which `_built` makes the value again."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {"dict": {key: _plain(item, modules) for key, item in value.items()}}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        kind = type(value)
+        if kind.__module__ not in modules:
+            raise Unstorable(f"it keeps a {kind.__qualname__} of {kind.__module__}")
+        return {"named": [kind.__module__, kind.__qualname__], "fields": [_plain(item, modules) for item in value]}
+    if isinstance(value, list | tuple):
+        return {type(value).__name__: [_plain(item, modules) for item in value]}
+    raise Unstorable(f"it keeps a {type(value).__qualname__}")
+
+
+def _built(value: Any, modules: set[str], device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if not isinstance(value, dict):
+        return value
+    if "dict" in value:
+        return {key: _built(item, modules, device) for key, item in value["dict"].items()}
+    if "named" in value:
+        module, name = value["named"]
+        if module not in modules:  # nobody's file names what is imported here
+            raise ValueError(f"{module} is no module of this algorithm")
+        kind = getattr(importlib.import_module(module), name)
+        if not (isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")):
+            raise ValueError(f"{name} is no named tuple")
+        return kind(*(_built(item, modules, device) for item in value["fields"]))
+    name = "list" if "list" in value else "tuple"
+    items = [_built(item, modules, device) for item in value[name]]
+    return items if name == "list" else tuple(items)

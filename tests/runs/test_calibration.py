@@ -1,0 +1,101 @@
+"""Temperature, prediction sets and their guarantee, on answers whose law is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from metalearn.engine.reliability import Reliability
+from metalearn.runs.calibration import (
+    Answers,
+    Calibration,
+    calibrated,
+    fitted_temperature,
+    in_set,
+    label_scores,
+    probabilities,
+    threshold,
+)
+
+
+def answers(tasks: int, seed: int, queries: int = 6, ways: int = 4, sharpness: float = 1.0) -> Answers:
+    """Labels drawn from the probabilities of `logits`, which are then multiplied by `sharpness`; tasks are easy or hard as a whole."""
+    generator = torch.Generator().manual_seed(seed)
+    ease = 4 * torch.rand(tasks, 1, 1, generator=generator)
+    logits = ease * torch.randn(tasks, queries, ways, generator=generator)
+    y = torch.multinomial(logits.softmax(-1).flatten(0, 1), 1, generator=generator).view(tasks, queries)
+    return Answers(logits * sharpness, y)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
+def test_the_temperature_undoes_what_logits_were_multiplied_by(sharpness: float) -> None:
+    assert fitted_temperature(answers(1000, 0, sharpness=sharpness)) == pytest.approx(sharpness, rel=0.05)
+
+
+def test_impossible_labels_have_a_finite_loss() -> None:
+    found = Answers(torch.tensor([[[0.0, -math.inf], [0.0, -math.inf]]]), torch.tensor([[0, 1]]))
+    assert math.isfinite(fitted_temperature(found))
+    assert torch.equal(probabilities(found.logits)[0, 0], torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+
+def test_the_threshold_is_the_order_statistic_of_the_definition() -> None:
+    scores = np.arange(1, 20, dtype=float)[:, None] / 100  # 19 tasks of one query
+    assert threshold(scores, 0.9) == pytest.approx(0.18)  # ceil(0.9 * 20) = 18
+    assert threshold(scores, 0.95) == pytest.approx(0.19)
+    assert threshold(scores, 0.96) == math.inf
+    both = np.repeat(scores, 2, axis=1)  # ceil(0.9 * 20 * 2) = 36 of 38
+    assert threshold(both, 0.9) == pytest.approx(0.18)
+
+
+def test_sets_keep_their_guarantee_over_draws_of_few_dependent_tasks() -> None:
+    """30 calibration tasks of 6 queries that share their difficulty, 400 times: each time, a query of one more task is in its set or not."""
+    held = []
+    for seed in range(400):
+        drawn = answers(31, seed)
+        p = drawn.probabilities(1.0)
+        scores = label_scores(p, drawn.y)
+        limit = threshold(scores[:-1], 0.8)
+        held.append(float(scores[-1, 0] <= limit))
+    deviation = math.sqrt(0.8 * 0.2 / 400)
+    assert 0.8 - 3 * deviation < np.mean(held) < 0.8 + 1 / 31 + 0.03 + 3 * deviation
+
+
+def test_a_set_is_never_empty_and_grows_with_the_threshold() -> None:
+    p = torch.tensor([[0.4, 0.35, 0.25], [0.98, 0.01, 0.01]], dtype=torch.float64)
+    assert in_set(p, 0.0).tolist() == [[True, False, False], [True, False, False]]
+    assert in_set(p, 0.7).tolist() == [[True, True, False], [True, False, False]]
+    assert in_set(p, math.inf).all()
+
+
+def test_what_is_measured_is_what_was_asked_for() -> None:
+    found = calibrated(
+        "drawn", (1,) * 4, True, answers(2000, 1, sharpness=3.0), answers(2000, 2, sharpness=3.0), (0.8, 0.9)
+    )
+    assert found.temperature == pytest.approx(3.0, rel=0.05)
+    assert found.after["ece"] < 0.02 < found.before["ece"]
+    assert found.after["nll"] < found.before["nll"]
+    for coverage in (0.8, 0.9):
+        sets = found.at(coverage)
+        assert sets is not None
+        assert abs(sets.measured - coverage) < 3 * sets.ci95 + 0.01
+    assert found.at(0.85) is None
+    half = found.abstaining_below(0.5)
+    whole = found.abstaining[0]
+    assert half is not None
+    assert (whole.answered, whole.accuracy) == (1.0, pytest.approx(found.accuracy))
+    assert half.answered < 1
+    assert half.accuracy is not None
+    assert half.accuracy > found.accuracy
+    assert Calibration.of_record(found.record()) == found
+
+
+def test_calibration_numbers_by_hand() -> None:
+    p = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
+    first, second = Reliability.of(p[:1], torch.tensor([0])), Reliability.of(p[1:], torch.tensor([1]))
+    found = (first + second).record()
+    assert found["nll"] == pytest.approx(-(math.log(0.9) + math.log(0.4)) / 2)
+    assert found["brier"] == pytest.approx((0.02 + 0.72) / 2)
+    assert found["ece"] == pytest.approx((0.1 + 0.6) / 2)
