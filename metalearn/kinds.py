@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-from torch.nn import functional as F
+if TYPE_CHECKING:  # whoever only reads results needs no torch
+    from torch import Tensor
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean over each task's examples: logits [T, n, N], y [T, n] -> [T]."""
+    from torch.nn import functional as F
+
     tasks, n = y.shape
     return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(tasks, n).mean(1)
 

@@ -82,6 +82,21 @@ def folder_locked(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def is_folder_locked(folder: Path) -> bool:
+    """Whether another process, or another context of this one, holds `folder` by `folder_locked`.
+
+    Raises:
+        NoLocksError, OSError: as `locked`.
+    """
+    if fcntl is None:
+        return is_locked(folder / ".lock")
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        return not _flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+
+
 def _flock(descriptor: int, operation: int) -> bool:
     """Whether the lock could be had; it goes with the descriptor."""
     try:

@@ -26,6 +26,8 @@ usage: metalearn COMMAND [key=value ...]
   metalearn train --resume RUN_DIR                           resumes a run that was stopped or killed
   metalearn eval RUN_DIR task.ways=20                        tests the run under another condition
   metalearn predict RUN_DIR --support DIR --query FILES      labels your own images, from a few examples of each class
+  metalearn compare outputs                                  which is better, and how sure is that
+  metalearn runs                                             what ran, and how it ended
   metalearn reproduce snell2017/omniglot_5w1s                trains as a paper did, compares with its numbers
   metalearn data list                                        the data sets, and which files are missing
 
@@ -180,6 +182,58 @@ no error: the exit code is 0.
 flags:
   --run RUN_DIR         compare this finished run; settings change its evaluation, as for metalearn eval
   --config-dir DIR      your own YAML files, as for metalearn train"""
+
+
+def compare_help(argv: list[str]) -> str:
+    """`metalearn compare --help`."""
+    return """\
+usage: metalearn compare PATH... [flags]
+
+PATH is a run, a sweep, another folder with runs below it, or a pattern. Runs that differ in their seed alone make one
+row: the mean over seeds with its 95 % interval. Each row is compared with a baseline, task by task where both were tested
+on the same tasks: the difference with its 95 % interval, the p-value, and a verdict. Only settings that differ are shown.
+
+  metalearn compare outputs/multirun/grid
+  metalearn compare outputs/multirun/grid --baseline protonet --equal 1
+  metalearn compare 'outputs/*/*omniglot*' --filter algorithm=maml 'lr>0.001' --sort -score --top 5
+  metalearn compare outputs --md table.md --csv table.csv
+
+flags:
+  --baseline NAME|PATH  the row to compare with: its name or label, an algorithm, a run of it, or key=value. By default the
+                        best row; rows of other tasks or data sets have a baseline of their own
+  --equal POINTS        differences below it are practically none: points of accuracy (default 0.5), or --equal mse=0.01
+  --filter KEY=VALUE    only these runs; also !=, <, <=, >, >=; several values a,b and patterns (a*). May stand repeatedly
+  --sort [-]KEY         by score, name, n, difference, p, seconds or a setting; - for the largest first
+  --top N               only the N best rows (of each kind of tasks), and the baseline
+  --skip-unchanged      leave out columns that say the same in every row
+  --evals               evaluations under other conditions (eval-*.json of the runs) as rows of their own
+  --csv --json --md --tex FILE   write the table; - for stdout, in place of the table
+
+docs/compare.md explains a table; docs/statistics.md has the formulas."""
+
+
+def runs_help(argv: list[str]) -> str:
+    """`metalearn runs --help`."""
+    return """\
+usage: metalearn runs [PATH...] [--filter KEY=VALUE] [--sort [-]KEY] [--json FILE]
+       metalearn runs rm RUN... [--yes]
+       metalearn runs mark RUN... LABEL
+
+Without a word: lists the runs below PATH (default: outputs), the newest first: status, algorithm, data set, task, score, age,
+size on disk.
+
+rm      removes run directories, after a question or with --yes. Refuses a run that is at work, a folder that is no run, and
+        one that holds files that no run writes
+mark    gives runs a label, which compare and runs show and take as a name; '' removes it
+
+  metalearn runs outputs --filter status=failed
+  metalearn runs mark outputs/2026-11-26/14-03-22-517203-maml-glyphs-5w1s paper
+  metalearn runs rm outputs/2026-11-26/14-*
+
+flags:
+  --filter KEY=VALUE    only these runs, as for metalearn compare
+  --sort [-]KEY         by age, size, score, status, algorithm, dataset or path; - for the largest first
+  --json FILE           write the list; - for stdout"""
 
 
 def data_help(argv: list[str]) -> str:

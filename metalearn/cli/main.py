@@ -39,6 +39,12 @@ COMMANDS = {
     "predict": Command(
         "label your own images with a finished run", "metalearn.cli.predict:predict", texts.predict_help
     ),
+    "compare": Command(
+        "compare runs: means over seeds, differences on the same tasks",
+        "metalearn.cli.compare:compare",
+        texts.compare_help,
+    ),
+    "runs": Command("list runs, remove them, give them a label", "metalearn.cli.runs:runs", texts.runs_help),
     "reproduce": Command(
         "train as a paper did, compare with its numbers", "metalearn.cli.reproduce:reproduce", texts.reproduce_help
     ),

@@ -7,6 +7,7 @@ question is a set of kinds of settings, and each setting has one kind.
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import json
 import re
@@ -50,6 +51,7 @@ SAME_PROTOCOL = frozenset({Kind.PROTOCOL, Kind.LENGTH})  # the same up to the se
 MUST_STAY = frozenset({Kind.PROTOCOL, Kind.SEED})  # of a run that is resumed
 
 
+@functools.cache
 def kind_of(key: str) -> Kind:
     """The kind of the setting with this dotted path, such as `train.lr`."""
     return next((kind for pattern, kind in _KINDS if pattern.fullmatch(key)), Kind.PROTOCOL)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from metalearn.kinds import Scale, scale_of
 from metalearn.report import terminal
+from metalearn.report.text import age_text, bytes_text
 from metalearn.status import Status
 
 _COMPARED = ("paper", "ours", "difference", "band", "verdict")  # in percent
@@ -83,6 +84,39 @@ def sweep_table(head: list[str], rows: list[list[str]], status_column: int = 1) 
     terminal.table(
         head, rows, lambda column, cell: _STATUS_STYLES.get(Status(cell), "") if column == status_column else ""
     )
+
+
+def runs_table(rows: list[dict[str, Any]]) -> None:
+    """Prints the runs that `metalearn runs` lists."""
+    labelled = any(row["label"] for row in rows)
+    head = [
+        "status",
+        *(["label"] if labelled else []),
+        "algorithm",
+        "data set",
+        "task",
+        "seed",
+        "score",
+        "age",
+        "size",
+        "run",
+    ]
+    lines = []
+    for row in rows:
+        kind = scale_of(row)
+        score = "" if row["score"] is None else kind.text(row["score"], row["ci95"])
+        seen = f" ({row['seen_classes']} CLASSES SEEN)" if row["seen_classes"] else ""
+        words = [
+            row["algorithm"] or "",
+            row["dataset"] or "",
+            row["task"],
+            "" if row["seed"] is None else str(row["seed"]),
+        ]
+        label = [row["label"] or ""] if labelled else []
+        lines.append(
+            [row["status"], *label, *words, score + seen, age_text(row["age"]), bytes_text(row["size"]), row["path"]]
+        )
+    terminal.table(head, lines, lambda column, cell: dict(_STATUS_STYLES).get(cell, "") if column == 0 else "")  # type: ignore[call-overload]
 
 
 def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> list[str]:

@@ -31,7 +31,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, obj: Any) -> None:
     """Writes `obj` atomically, keys in their order; NaN and infinity, which JSON has no word for, become null."""
-    write_text(path, json.dumps(_without_nan(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(without_nan(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_config(run_dir: Path, config: dict[str, Any]) -> None:
@@ -125,11 +125,12 @@ def clear(run_dir: Path, keep_checkpoints: bool) -> None:
             file.unlink()
 
 
-def _without_nan(obj: Any) -> Any:
+def without_nan(obj: Any) -> Any:
+    """Nested lists and mappings with None for NaN and infinity."""
     if isinstance(obj, dict):
-        return {key: _without_nan(value) for key, value in obj.items()}
+        return {key: without_nan(value) for key, value in obj.items()}
     if isinstance(obj, list | tuple):
-        return [_without_nan(value) for value in obj]
+        return [without_nan(value) for value in obj]
     return None if isinstance(obj, float) and not math.isfinite(obj) else obj
 
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import io
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from metalearn import atomic
 from metalearn.data.classes import ClassId
-from metalearn.engine.evaluate import Scores
+from metalearn.errors import UserError
 from metalearn.kinds import REGRESSION
 from metalearn.report import terminal
+
+if TYPE_CHECKING:  # whoever only compares results needs no torch
+    from numpy.typing import NDArray
+
+    from metalearn.engine.evaluate import Scores
+
+
+_SOURCE = "source"  # as metalearn.tasks has it, which needs torch
 
 
 def write_tasks(path: Path, scores: Scores) -> None:
@@ -51,6 +61,10 @@ def read_tasks(path: Path | str) -> Scores:
     Raises:
         OSError: there is no such file.
     """
+    import torch
+
+    from metalearn.engine.evaluate import Scores
+
     with np.load(path, allow_pickle=False) as found:
         about = {
             name.removeprefix("about/"): tuple(found[name].tolist()) for name in found if name.startswith("about/")
@@ -64,3 +78,70 @@ def read_tasks(path: Path | str) -> Scores:
         classes = torch.from_numpy(found["classes"].astype(np.int64))
         ids = tuple(ClassId.parse(str(name)) for name in found["class_names"])
     return Scores(score[None], [0], loss, further, classes=classes, class_ids=ids, about=about)
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """The scores of T tasks, read without torch.
+
+    Attributes:
+        score: [T], the kind's score after adaptation.
+        tasks: what tells the tasks apart: files with equal ones hold scores of tasks of the same classes.
+    """
+
+    path: Path
+    score: NDArray[np.float64]
+    tasks: tuple[Any, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> TaskScores:
+        """What `write_tasks` wrote.
+
+        The classes are not read: the checksums in the archive say whether two files hold the same ones.
+
+        Raises:
+            UserError: there is no such file, or it cannot be read.
+        """
+        try:
+            with zipfile.ZipFile(path) as archive:
+                sums = {one.filename: one.CRC for one in archive.infolist()}
+                with archive.open("score.npy") as file:
+                    score = np.lib.format.read_array(io.BytesIO(file.read()), allow_pickle=False)
+        except FileNotFoundError as error:
+            raise UserError(f"there is no {path}") from error
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} cannot be read: {error}") from error
+        of_tasks = tuple(sums.get(f"{name}.npy") for name in ("classes", "class_names", f"about/{_SOURCE}"))
+        return cls(path, score.astype(np.float64), of_tasks)
+
+    def shared(self, other: TaskScores) -> int:
+        """How many of the first tasks are of the same classes in both, all of the shorter one or none."""
+        n = min(len(self.score), len(other.score))
+        if self.tasks == other.tasks:
+            return n
+        mine, others = self.classes(), other.classes()
+        if mine is None or others is None:
+            return n if mine is others else 0
+        same = all(np.array_equal(one[:n], another[:n]) for one, another in zip(mine, others, strict=True))
+        return n if same and self.upright_names() == other.upright_names() else 0
+
+    def upright_names(self) -> list[str]:
+        """The upright classes, in the order of their numbers."""
+        with np.load(self.path, allow_pickle=False) as found:
+            names = found.get("class_names", ())
+            return list(dict.fromkeys(str(ClassId.parse(str(name)).upright) for name in names))
+
+    def classes(self) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """(upright class of each label [T, N], -1 where a task has fewer; number of its data set [T]); None where tasks have no classes.
+
+        What was drawn is the upright class: its turned copies are drawn with it.
+        """
+        with np.load(self.path, allow_pickle=False) as found:
+            if "classes" not in found:
+                return None
+            of_tasks = found["classes"].astype(np.int64)
+            ids = [ClassId.parse(str(name)).upright for name in found["class_names"]]
+            sources = found[f"about/{_SOURCE}"] if f"about/{_SOURCE}" in found else np.zeros(len(of_tasks))
+        numbers = {of: number for number, of in enumerate(dict.fromkeys(ids))}
+        upright = np.array([numbers[one] for one in ids])
+        return np.where(of_tasks >= 0, upright[of_tasks], -1), np.unique(sources, return_inverse=True)[1].ravel()
