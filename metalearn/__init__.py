@@ -1,7 +1,7 @@
 """An experiment runner for meta-learning: few-shot tasks, learn2learn's meta-modules, results that can be checked.
 
-`train`, `evaluate`, `predict`, `sweep`, `compare`, `list_runs` and `load` do what the commands do (docs/python.md). Imported when first used:
-`import metalearn` alone takes milliseconds and imports no torch.
+`train`, `evaluate`, `predict`, `sweep`, `compare`, `list_runs`, `doctor` and `load` do what the commands do (docs/python.md). Imported when first
+used: `import metalearn` alone takes milliseconds and imports no torch.
 """
 
 from __future__ import annotations
@@ -11,9 +11,21 @@ from typing import TYPE_CHECKING, Any
 from metalearn.version import __version__
 
 if TYPE_CHECKING:
-    from metalearn.api import Prediction, Run, compare, evaluate, list_runs, load, predict, sweep, train
+    from metalearn.api import Prediction, Run, compare, doctor, evaluate, list_runs, load, predict, sweep, train
 
-__all__ = ["Prediction", "Run", "__version__", "compare", "evaluate", "list_runs", "load", "predict", "sweep", "train"]
+__all__ = [
+    "Prediction",
+    "Run",
+    "__version__",
+    "compare",
+    "doctor",
+    "evaluate",
+    "list_runs",
+    "load",
+    "predict",
+    "sweep",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

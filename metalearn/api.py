@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from metalearn.data.base import Dataset
     from metalearn.engine.build import Parts
     from metalearn.engine.settings import Settings
+    from metalearn.runs.doctor import Check
 
 
 class Prediction(NamedTuple):
@@ -249,6 +250,13 @@ def sweep(
     if missing:
         run_jobs(directory, [job.name for job in jobs])
     return report(directory)
+
+
+def doctor() -> list[Check]:
+    """What `metalearn doctor` reports: (name, state, found, mend) of each check."""
+    from metalearn.runs.doctor import checks
+
+    return checks()
 
 
 def load(run_dir: str | Path, plugins: tuple[str, ...] = ()) -> Run:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from metalearn.cli import help as texts
+from metalearn.cli import help_finding
 from metalearn.cli.completion import shell_completion
 from metalearn.cli.plugins import without_plugins
 from metalearn.errors import Interrupted, RunFailed, UserError, nearest, one_line
@@ -50,6 +51,9 @@ COMMANDS = {
     ),
     "data": Command(
         "list data sets, fetch their files, check what is here", "metalearn.cli.data:data", texts.data_help
+    ),
+    "doctor": Command(
+        "check this machine, Python and packages", "metalearn.cli.doctor:doctor", help_finding.doctor_help
     ),
     "bench": Command("measure speed and memory beside learn2learn", "metalearn.cli.bench:bench", texts.bench_help),
 }

@@ -19,7 +19,7 @@ import yaml
 
 from metalearn import __version__
 from metalearn.cli import main as cli
-from metalearn.cli.main import main
+from metalearn.cli.main import COMMANDS, main
 from metalearn.config.files import choices
 from metalearn.errors import UserError
 from metalearn.runs.directory import make_directory
@@ -314,7 +314,7 @@ def test_bad_yaml_of_the_users_own(tmp_path: Path, refused: Refused) -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["-h"], [], ["train", "--help"], ["eval", "-h"], ["reproduce", "-h"], ["data", "-h"], ["bench", "-h"]],
+    [["--help"], ["-h"], [], *([name, "-h"] for name in COMMANDS if name not in ("predict", "compare", "runs"))],
 )
 def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(argv)
@@ -562,8 +562,8 @@ def test_eval_of_a_directory_above_names_the_newest_run(run_dir: Path, refused: 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("metalearn", {"train", "eval", "reproduce", "data", "bench"}),
-        ("metalearn ", {"train", "eval", "reproduce", "data", "bench"}),
+        ("metalearn", set(COMMANDS)),
+        ("metalearn ", set(COMMANDS)),
         ("metalearn tr", {"train"}),
         ("metalearn train algorithm=prot", {"algorithm=protonet"}),
         ("metalearn train algorithm=maml algorithm.inn", {"algorithm.inner_lr=", "algorithm.inner_steps="}),
@@ -581,6 +581,7 @@ def test_eval_of_a_directory_above_names_the_newest_run(run_dir: Path, refused: 
         ("metalearn data fetch omn", {"omniglot"}),
         ("metalearn data check omniglot dataset.split_", {"dataset.split_seed="}),
         ("metalearn data list ", set()),
+        ("metalearn doctor ", set()),
         ("metalearn nothing x", set()),
         ("metalearn train --mu", set()),
         ("metalearn train 'x task.wa", set()),
