@@ -34,12 +34,18 @@ def compare(argv: list[str]) -> None:
         "tex": lambda: shown.tex_text(found.record, args.skip_unchanged),
     }
     asked = {name: file for name in _FORMATS if (file := getattr(args, name)) is not None}
-    if list(asked.values()).count("-") > 1:
-        raise UserError("only one of --csv, --json, --md and --tex can go to stdout")
-    if "-" not in asked.values():
+    to_stdout = [*asked.values(), args.html].count("-")
+    if to_stdout > 1:
+        raise UserError("only one of --csv, --json, --md, --tex and --html can go to stdout")
+    if not to_stdout:
         shown.show(found.record, args.skip_unchanged)
     for name, file in asked.items():
         write(file, texts[name](), f"--{name}")
+    if args.html is not None:
+        from metalearn.report.page import html_text
+        from metalearn.runs.details import details
+
+        write(args.html, html_text(found.record, details(found.rows), args.skip_unchanged), "--html")
 
 
 def write(file: str, text: str, flag: str) -> None:
@@ -94,6 +100,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top", type=positive)
     parser.add_argument("--skip-unchanged", action="store_true")
     parser.add_argument("--evals", action="store_true")
-    for name in _FORMATS:
+    for name in (*_FORMATS, "html"):
         parser.add_argument(f"--{name}", metavar="FILE")
     return parser

@@ -197,7 +197,7 @@ on the same tasks: the difference with its 95 % interval, the p-value, and a ver
   metalearn compare outputs/multirun/grid
   metalearn compare outputs/multirun/grid --baseline protonet --equal 1
   metalearn compare 'outputs/*/*omniglot*' --filter algorithm=maml 'lr>0.001' --sort -score --top 5
-  metalearn compare outputs --md table.md --csv table.csv
+  metalearn compare outputs --html report.html --md table.md
 
 flags:
   --baseline NAME|PATH  the row to compare with: its name or label, an algorithm, a run of it, or key=value. By default the
@@ -209,6 +209,7 @@ flags:
   --skip-unchanged      leave out columns that say the same in every row
   --evals               evaluations under other conditions (eval-*.json of the runs) as rows of their own
   --csv --json --md --tex FILE   write the table; - for stdout, in place of the table
+  --html FILE           one page with curves, inner steps, tasks, classes and settings; needs no network and no script
 
 docs/compare.md explains a table; docs/statistics.md has the formulas."""
 

@@ -35,7 +35,7 @@ def remarks(record: Mapping[str, Any], shown: bool = False) -> list[str]:
     hidden = [column["name"] for column in record["columns"][_WIDEST:]] if shown else []
     if hidden:
         lines.append(
-            f"not shown: {len(hidden)} more settings that differ ({', '.join(hidden[:6])} ...); --csv and --json have them"
+            f"not shown: {len(hidden)} more settings that differ ({', '.join(hidden[:6])} ...); --csv, --json and --html have them"
         )
     lines += [f"warning: {text}" for text in record["warnings"]]
     lines += [f"note: {text}" for text in record["notes"]]

@@ -275,6 +275,8 @@ def _not_paired(row: Row, base: Row, ours: Sequence[TaskScores], theirs: Sequenc
         return "another split"
     if len({str(run.eval_seed) for run in (*row.scored, *base.scored)}) > 1:
         return "another eval.seed"
+    if row.task != base.task:
+        return "another number of queries"
     if not ours or not theirs:
         return "no scores of single tasks"
     if ours[0].tasks[0] is None and _data(first) != _data(other):

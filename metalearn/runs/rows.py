@@ -78,8 +78,9 @@ class Row:
 
     @functools.cached_property
     def family(self) -> str:
-        """Rows with equal ones were asked the same question: kind of score, data set, shape of test tasks."""
-        return _text([self.kind.record(), self.first.name_of("dataset"), sorted(self.task.items(), key=str)])
+        """Rows with equal ones were asked the same question: kind of score, data set, shape of test tasks but for the number of queries."""
+        shape = sorted((key, str(value)) for key, value in self.task.items() if key != "queries")
+        return _text([self.kind.record(), self.first.name_of("dataset"), shape])
 
     @functools.cached_property
     def label(self) -> str | None:
