@@ -70,7 +70,10 @@ def run(here: Path, trained: Path) -> Path:
 def predicted(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     capsys.readouterr()
     main(["predict", *words, "--json"])
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    found: dict[str, Any] = json.loads(
+        out[out.index("{\n") :]
+    )  # behind what the log of this process's training still prints
     return found
 
 
