@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from metalearn.data.base import TaskSource
 from metalearn.data.classes import ClassId
 from metalearn.engine.embedded import embedded_once
 from metalearn.engine.gradient import together
+from metalearn.engine.reliability import Reliability
 from metalearn.intervals import interval95, interval95_of_classes
 from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import SOURCE, Shape, TaskBatch, padded
@@ -34,6 +37,9 @@ class Scores(NamedTuple):
     about: Mapping[
         str, tuple[Any, ...]
     ] = {}  # what reports group the tasks by: name -> a number or a text for each, [T]
+    calibration: Mapping[str, float] | None = (
+        None  # ece, nll and brier of the probabilities after adaptation (reliability.py); None: not measured, or tasks have no classes
+    )
 
     @property
     def mean(self) -> float:
@@ -72,6 +78,7 @@ class Scores(NamedTuple):
             further={name: values[tasks] for name, values in self.further.items()},
             classes=None if self.classes is None else self.classes[tasks],
             about={name: tuple(values[task] for task in tasks) for name, values in self.about.items()},
+            calibration=None,
         )
 
     @property
@@ -107,13 +114,14 @@ def evaluate(
             each state costs as much as the last one, so this multiplies the time.
         progress: called with the number of tasks done after each chunk.
         answers: called with each chunk of tasks and what was predicted for their queries; examples may be embedded.
-        further: also what else the algorithm's paper reports; None: where `stepwise`.
+        further: also what else the algorithm's paper reports, and how well probabilities are calibrated; None: where `stepwise`.
     """
     asked, was_training = algorithm, algorithm.training
     algorithm.eval()
     algorithm, source = embedded_once(algorithm, source, tasks * task.examples)
     scores, losses, classes = [], [], []
     about: dict[str, list[Any]] = {}
+    reliability: list[Reliability] = []
     others: dict[str, list[Tensor]] = {}
     with_others = stepwise if further is None else further
     for first in range(0, tasks, task_chunk):
@@ -127,6 +135,8 @@ def evaluate(
                 others.setdefault(name, []).append(values)
             for name, of_tasks in batch.about.items():
                 about.setdefault(name, []).extend(of_tasks)
+            if with_others and source.classes:
+                reliability.append(Reliability.of_outputs(outputs, batch.query))
             if answers is not None:
                 answers(batch, outputs)
         progress(first + made.tasks)
@@ -141,6 +151,7 @@ def evaluate(
         torch.cat(padded(classes, -1)).cpu() if source.classes else None,
         source.classes,
         {name: tuple(of_tasks) for name, of_tasks in about.items()},
+        functools.reduce(operator.add, reliability).record() if reliability else None,
     )
 
 

@@ -6,10 +6,14 @@ Of all queries of all tasks together: the expected calibration error (ECE, Guo e
 
 from __future__ import annotations
 
+import functools
+import operator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from metalearn.tasks import Examples
 
 BINS = 15  # of equal width, as in Guo et al.
 
@@ -19,7 +23,7 @@ class Reliability:
     """Sums over queries, so that those of several batches add up.
 
     Attributes:
-        counts: [BINS], queries whose largest probability lies in the bin, float64.
+        counts: [BINS], queries whose largest probability lies in the bin.
         confidence: [BINS], sum of these probabilities.
         right: [BINS], how many of these labels were right.
         nll: sum of the log losses.
@@ -33,22 +37,33 @@ class Reliability:
     brier: Tensor
 
     @classmethod
+    def of_outputs(cls, outputs: Tensor, query: Examples) -> Reliability:
+        """Of logits [T, n, N] for the queries of T tasks, each at its own size."""
+        parts: list[Reliability] = []
+
+        def measured(logits: Tensor, y: Tensor) -> Tensor:
+            parts.append(cls.of(logits.float().softmax(-1), y))
+            return y.new_zeros(y.shape[0])
+
+        query.by_task(measured, outputs)
+        return functools.reduce(operator.add, parts)
+
+    @classmethod
     def of(cls, p: Tensor, y: Tensor) -> Reliability:
         """Of probabilities [..., N] and labels [...]; on their device, without waiting for it."""
-        p, y = p.flatten(0, -2).double(), y.flatten()
+        p, y = p.flatten(0, -2), y.flatten()
         confidence, guess = p.max(-1)
+        # A product with the members of each bin: sums of which the order is always the same, on a GPU too.
         place = (confidence * BINS).long().clamp(0, BINS - 1)
+        members = (place == torch.arange(BINS, device=p.device)[:, None]).to(p.dtype)  # [BINS, queries]
         of_label = p.gather(-1, y[:, None])[:, 0]
-
-        def binned(values: Tensor) -> Tensor:
-            return torch.zeros(BINS, dtype=torch.float64, device=p.device).index_add_(0, place, values)
 
         brier = p.square().sum(-1) - 2 * of_label + 1
         return cls(
-            binned(torch.ones_like(confidence)),
-            binned(confidence),
-            binned((guess == y).double()),
-            -of_label.clamp(min=torch.finfo(torch.float64).tiny).log().sum(),
+            members.sum(1),
+            members @ confidence,
+            members @ (guess == y).to(p.dtype),
+            -of_label.clamp(min=torch.finfo(p.dtype).tiny).log().sum(),
             brier.sum(),
         )
 

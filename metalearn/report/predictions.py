@@ -77,9 +77,14 @@ def _list(numbers: Sequence[int]) -> str:
 def _sets(sets: Record, calibration: Record) -> str:
     where = f"{calibration['tested']:,} test tasks of {calibration['dataset']}"
     every = "; too few validation tasks for this coverage: every label is in the set" if sets["threshold"] >= 2 else ""
+    less = (
+        "; less than asked for: the test classes are harder than the validation classes"
+        if sets["measured"] + sets["ci95"] < sets["coverage"]
+        else ""
+    )
     return (
         f"sets: {100 * sets['coverage']:.4g} % asked for; measured on {where}: {100 * sets['measured']:.2f} ± {100 * sets['ci95']:.2f} % hold the "
-        f"right label, {sets['size']:.2f} labels a set{every}. Guaranteed for tasks like those of {calibration['dataset']} only"
+        f"right label, {sets['size']:.2f} labels a set{every}{less}. Guaranteed for tasks like its validation tasks only"
     )
 
 

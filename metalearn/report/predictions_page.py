@@ -15,7 +15,7 @@ from PIL import Image
 from metalearn.report.predictions import Record, percent, set_text, summary
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --bar: #3b7dd8; --faint: #8888; }
+:root { color-scheme: light dark; --line: #8884; --bar: #3b7dd8; --faint: #757575; }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 img { image-rendering: pixelated; width: 72px; height: 72px; object-fit: contain; border: 1px solid var(--line); }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,9 @@ class TestRecord:
     mean_of_groups: dict[str, Group] = field(
         default_factory=dict
     )  # where groups have names: by what -> all with the same weight
+    calibration: Mapping[str, float] | None = (
+        None  # ece, nll and brier of all queries together; None where tasks have no classes
+    )
     seen_classes: int = 0  # upright test classes that the model was trained on (eval.allow_seen)
     seconds: float | None = None  # of the test; an evaluation does not record it here
 
@@ -93,6 +97,7 @@ class TestRecord:
             chance=scores.chance,
             groups=groups,
             mean_of_groups=means(scores, groups),
+            calibration=scores.calibration,
             seconds=seconds,
             seen_classes=seen_classes,
         )
@@ -135,6 +140,7 @@ class TestRecord:
             "checkpoint": self.checkpoint,
             "adapt_steps": self.scored_steps[-1],
             **({} if self.chance is None else {"chance": self.chance}),
+            **({} if self.calibration is None else {"calibration": dict(self.calibration)}),
             **record,
             "step": self.step,
             **({} if self.seen_classes == 0 else {"seen_classes": self.seen_classes}),

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
+from metalearn.data.base import TaskSource
+from metalearn.data.images import ImageClasses
+from metalearn.engine.build import build_algorithm
+from metalearn.engine.evaluate import evaluate
 from metalearn.engine.reliability import Reliability
+from metalearn.kinds import cross_entropy
 from metalearn.runs.calibration import (
     Answers,
     Calibration,
@@ -19,6 +25,8 @@ from metalearn.runs.calibration import (
     probabilities,
     threshold,
 )
+from metalearn.tasks import Examples, TaskBatch, TaskShape
+from tests.compose import SMALL, compose
 
 
 def answers(tasks: int, seed: int, queries: int = 6, ways: int = 4, sharpness: float = 1.0) -> Answers:
@@ -99,3 +107,38 @@ def test_calibration_numbers_by_hand() -> None:
     assert found["nll"] == pytest.approx(-(math.log(0.9) + math.log(0.4)) / 2)
     assert found["brier"] == pytest.approx((0.02 + 0.72) / 2)
     assert found["ece"] == pytest.approx((0.1 + 0.6) / 2)
+
+
+def test_padding_of_uneven_tasks_counts_for_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 3, generator=generator)
+    logits[1, 3:] = logits[1, :, 2] = 50.0  # padding: the second task has 3 queries and 2 ways
+    query = Examples(torch.zeros(2, 4, 1), torch.tensor([[0, 1, 2, 0], [0, 1, 1, 0]]), 3, (4, 3), (3, 2))
+    found = Reliability.of_outputs(logits, query)
+    alone = Reliability.of(logits[:1].softmax(-1), query.y[:1]) + Reliability.of(
+        logits[1:, :3, :2].softmax(-1), query.y[1:, :3]
+    )
+    assert found.record() == pytest.approx(alone.record())
+    assert float(found.counts.sum()) == 7
+
+
+def test_evaluation_measures_calibration_of_all_queries(easy: ImageClasses, source: Callable[..., TaskSource]) -> None:
+    algorithm = build_algorithm(compose("algorithm=protonet", *SMALL), easy)
+    logits, labels = [], []
+
+    def answers(batch: TaskBatch, outputs: torch.Tensor) -> None:
+        logits.append(outputs)
+        labels.append(batch.query.y)
+
+    found = [
+        evaluate(
+            algorithm, source("val"), TaskShape(5, 1, 3), 8, chunk, False, answers=answers, further=True
+        ).calibration
+        for chunk in (3, 8)
+    ]
+    assert found[0] == pytest.approx(found[1])
+    whole = torch.cat(logits[-1:]), torch.cat(labels[-1:])
+    assert found[1] is not None
+    assert found[1]["nll"] == pytest.approx(float(cross_entropy(*whole).mean()), rel=1e-5)
+    assert found[1] == pytest.approx(Reliability.of(whole[0].softmax(-1), whole[1]).record(), rel=1e-4)
+    assert evaluate(algorithm, source("val"), TaskShape(5, 1, 3), 8, 8, False).calibration is None

@@ -61,6 +61,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+def test_the_test_of_a_run_says_how_well_it_is_calibrated(trained: Path) -> None:
+    test = json.loads((trained / "results.json").read_text())["test"]
+    assert set(test["calibration"]) == {"ece", "nll", "brier"}
+    assert test["calibration"]["nll"] == pytest.approx(test["loss"], rel=1e-4)
+
+
 @pytest.fixture
 def run(here: Path, trained: Path) -> Path:
     shutil.copytree(trained, here / "run")
