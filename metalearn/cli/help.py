@@ -126,7 +126,7 @@ usage: metalearn predict RUN_DIR --support DIR --query FILE|DIR ... [key=value .
        metalearn predict --adapted FILE QUERY ...
 
 A finished run learns your classes from a few images of each and labels other images: a label and a probability for
-each. It need not have seen your classes before. Images become what the run was trained on (size, colours, normalisation).
+each. It need not have seen your classes before. Images become what the run was trained on: size, colours, values.
 
   metalearn predict RUN_DIR --support ./examples --query ./unlabelled
   metalearn predict RUN_DIR --support labels.csv --query a.png b.png --coverage 0.95 --abstain-below 0.8
@@ -140,8 +140,8 @@ each. It need not have seen your classes before. Images become what the run was 
 --json, --csv         print that instead of a table
 --html FILE           write a page with the images and what is predicted for them
 
-how far to trust the probabilities (docs/predict.md). The run's validation tasks with as many classes and images as yours
-fit a temperature, its test tasks measure what comes out; the run directory keeps the numbers for the next call
+how far to trust the probabilities (docs/predict.md). The run's validation tasks with as many classes and images as
+yours fit a temperature, its test tasks measure what comes out; the run directory keeps the numbers for the next call
 --coverage C          also print a set of labels for each image that holds the right one with a probability of C
 --abstain-below P     give no label where the probability is below P
 --tasks N             validation tasks for this, and 2 N test tasks (default: 1000, or 400 where the algorithm takes

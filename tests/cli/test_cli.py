@@ -314,7 +314,7 @@ def test_bad_yaml_of_the_users_own(tmp_path: Path, refused: Refused) -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["-h"], [], *([name, "-h"] for name in COMMANDS if name not in ("predict", "compare", "runs"))],
+    [["--help"], ["-h"], [], *([name, "-h"] for name in COMMANDS if name not in ("compare", "runs"))],
 )
 def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(argv)
@@ -564,6 +564,8 @@ def test_eval_of_a_directory_above_names_the_newest_run(run_dir: Path, refused: 
     [
         ("metalearn", set(COMMANDS)),
         ("metalearn ", set(COMMANDS)),
+        ("metalearn predict ", {"done/"}),
+        ("metalearn predict done --support do", {"done/"}),
         ("metalearn tr", {"train"}),
         ("metalearn train algorithm=prot", {"algorithm=protonet"}),
         ("metalearn train algorithm=maml algorithm.inn", {"algorithm.inner_lr=", "algorithm.inner_steps="}),
