@@ -13,6 +13,17 @@ from metalearn.report.comparison import cells, remarks, setting_text
 from metalearn.report.svg import Line, distributions, line_chart
 
 _IN_RESULTS = 4  # settings beside the results: all are in a table of their own
+_COLOURS = (
+    "blue",
+    "orange",
+    "green",
+    "purple",
+    "gold",
+    "sky",
+    "brown",
+    "grey",
+)  # as the page's style names them c0 ... c7
+NAMES = ("algorithm", "backbone", "dataset")
 _MOST_SETTINGS = 12  # rows that this table has a column for
 
 
@@ -109,7 +120,44 @@ def _charts(rows: Sequence[Mapping[str, Any]], details: Sequence[Mapping[str, An
         kind = scale_of(rows[chosen[0][1]["place"]])
         named = [(rows[one["place"]]["name"], colour, one) for colour, one in chosen]
         charts += _of_kind(named, kind)
-    return [chart for chart in charts if chart["svg"]]
+    return [chart for chart in charts + _by_shape(rows) if chart["svg"]]
+
+
+def _by_shape(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The score against shots and against ways, where rows differ in nothing else, as evaluations of a run do."""
+    charts = []
+    for size, title in (("shots", "shots"), ("ways", "ways")):
+        groups: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            value = row["task"].get(size)
+            if row["score"] is None or not isinstance(value, int):
+                continue
+            kind = scale_of(row)
+            task = " ".join(
+                f"{name}={other}" for name, other in row["task"].items() if name in ("ways", "shots") and name != size
+            )
+            others = " ".join(
+                f"{key.rpartition('.')[2]}={setting_text(of)}"
+                for key, of in row["settings"].items()
+                if key.split(".")[0] not in ("task", *NAMES)
+            )
+            which = " ".join(str(row[name]) for name in NAMES if row[name])
+            groups.setdefault(f"{kind.score}|{which} {task} {others}".strip(), []).append((value, row["score"]))
+        for score in dict.fromkeys(name.partition("|")[0] for name in groups):
+            lines = [
+                (name.partition("|")[2], sorted(points))
+                for name, points in groups.items()
+                if name.startswith(f"{score}|") and len({x for x, _ in points}) > 1
+            ][: len(_COLOURS)]
+            percent = any(row["kind"]["percent"] for row in rows if row["kind"]["score"] == score)
+            drawn = [
+                Line(name, colour, [(x, y, y, y) for x, y in points]) for colour, (name, points) in enumerate(lines)
+            ]
+            key = "; ".join(f"{_COLOURS[line.colour]}: {line.name}" for line in drawn)
+            charts.append(
+                {"title": f"Test {score} by {title}", "svg": line_chart(drawn, title, score, percent), "caption": key}
+            )
+    return charts
 
 
 def _of_kind(named: Sequence[tuple[str, int, Mapping[str, Any]]], kind: Scale) -> list[dict[str, Any]]:

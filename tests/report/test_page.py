@@ -112,6 +112,19 @@ def test_two_kinds_of_score_have_charts_of_their_own(outputs: Path) -> None:
     assert page.text.count("Test tasks") == 2
 
 
+def test_evaluations_with_other_shots_are_a_line(outputs: Path) -> None:
+    run = outputs / "0.9-0"
+    for shots in (5, 10):
+        record = json.loads((run / "results.json").read_text())
+        record |= {"overrides": [f"task.shots={shots}"], "task": {"ways": 5, "shots": shots, "queries": 15}}
+        (run / f"eval-{shots}.json").write_text(json.dumps(record))
+    text, page = page_of(outputs, "--evals")
+    assert "Test accuracy by shots" in page.text
+    assert "Test accuracy by ways" not in page.text
+    chart = text.partition("Test accuracy by shots")[2].partition("</svg>")[0]
+    assert chart.count("<circle") == 3
+
+
 def test_a_line_runs_through_its_points_and_its_band() -> None:
     chart = line_chart([Line("a", 0, [(0, 0.0, 0.0, 0.1), (10, 1.0, 0.8, 1.0)])], "x", "y", False)
     root = ElementTree.fromstring(str(chart))

@@ -99,6 +99,20 @@ def test_another_eval_seed_is_not_paired(tmp_path: Path) -> None:
     )
 
 
+def test_tasks_without_classes_are_paired_where_their_data_are_the_same(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", task_scores(0.1, 1), config_of("a"), kind=MSE)
+    make_run(tmp_path / "b", task_scores(0.2, 2), config_of("b"), kind=MSE)
+    other = config_of("c")
+    other["dataset"]["noise"] = 0.5
+    make_run(tmp_path / "c", task_scores(0.3, 3), other, kind=MSE)
+    rows = rows_of(tmp_path)
+    verdicts = {
+        row["algorithm"]: (row["not_paired"], row["difference"] and row["difference"]["verdict"])
+        for row in rows.values()
+    }
+    assert verdicts == {"a": (None, None), "b": (None, "worse"), "c": ("other settings of the data set", "worse")}
+
+
 def test_a_shorter_test_is_paired_on_the_tasks_that_both_have(tmp_path: Path) -> None:
     make_run(tmp_path / "a", task_scores(0.9, 1, 200), config_of("a"), classes=classes_of(200))
     make_run(tmp_path / "b", task_scores(0.8, 2, 50), config_of("b"), classes=classes_of(200)[:50])
