@@ -51,10 +51,12 @@ def details(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _curve(runs: Iterable[Found], tag: str) -> list[tuple[int, float, float, float]]:
     """Of the steps that every run has which got that far: seeds that ended earlier say nothing of later steps."""
     at: dict[int, list[float]] = defaultdict(list)
-    for run in runs:
-        if run.evaluation is None:
-            for step, value in _logged(run.path / "metrics.csv", tag).items():
-                at[step].append(value)
+    own = list(runs)
+    if all(run.evaluation for run in own):
+        return []  # the curve stands where the runs' own test does
+    for run in own:
+        for step, value in _logged(run.path / "metrics.csv", tag).items():
+            at[step].append(value)
     most = max((len(values) for values in at.values()), default=0)
     return [
         (step, statistics.fmean(values), min(values), max(values))

@@ -227,10 +227,16 @@ def _evaluations(run: Found) -> Iterator[Found]:
         try:
             record = mapping(file, json.loads(read_text(file)))
             scale_of(record)
+            record["overrides"] = [text for text in record.get("overrides", ()) if text != _as_it_was(run)]
             yield Found(run.path, record.get("status", ""), record.get("error"), run.config, record, file, run.label)
         except (ValueError, KeyError, TypeError) as error:  # UserError too
             why = f"{file} cannot be read: {one_line(error)}"
             yield Found(run.path, UNREADABLE, why, run.config, {}, file, run.label, (why,))
+
+
+def _as_it_was(run: Found) -> str:
+    """The override that only says what the run's own test did."""
+    return f"eval.transductive={str(run.test.get('transductive')).lower()}"
 
 
 def quick_config(path: Path) -> dict[str, Any]:

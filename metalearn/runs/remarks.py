@@ -14,7 +14,10 @@ def warnings(rows: Sequence[Row], names: Mapping[Row, str]) -> list[str]:
     found = []
     families = list(dict.fromkeys(row.family for row in scored))
     if len(families) > 1:
-        questions = list(dict.fromkeys(_question(row) for row in scored))
+        kinds = {row.kind.score for row in scored}
+        questions = list(
+            dict.fromkeys(_question(row) + (f" ({row.kind.score})" if len(kinds) > 1 else "") for row in scored)
+        )
         found.append(
             f"the rows answer {len(families)} different questions ({_listed(questions)}): scores of different questions "
             "cannot be ranked, and each question has its own baseline"
@@ -65,11 +68,8 @@ def notes(
             f"one seed alone ({_listed(single)}): such a difference is one of these trained networks, not of the "
             "configurations; sweep.seeds=5 trains several"
         )
-    for row in rows:
-        if row.repeated:
-            found.append(
-                f"{names[row]}: {len(row.repeated)} more with the same seed; the last one counts ({row.scored[-1].path})"
-            )
+    if repeated := [f"{names[row]}: {len(row.repeated)}" for row in rows if row.repeated]:
+        found.append(f"of results with the same settings and seed the last one counts; left out: {_listed(repeated)}")
     found += [f"{names[row]}: differences are of {text}" for row, text in partly.items()]
     versions = _each(scored, lambda row: str((row.first.results.get("environment") or {}).get("metalearn", "unknown")))
     if len(versions) > 1:
@@ -78,7 +78,7 @@ def notes(
 
 
 def _question(row: Row) -> str:
-    return f"{task_text(row.task, row.kind)} on {row.first.name_of('dataset')}, {row.kind.score}"
+    return f"{task_text(row.task, row.kind)} on {row.first.name_of('dataset')}"
 
 
 def _split(row: Row) -> str:

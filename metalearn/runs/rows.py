@@ -111,14 +111,23 @@ def grouped(runs: Sequence[Found]) -> list[Row]:
         groups.setdefault(_text(identity) if identity else str(run.file), (identity, []))[1].append(run)
     rows = []
     for identity, members in groups.values():
-        newest: dict[Any, Found] = {}
+        counting: dict[Any, Found] = {}
         for run in members:
-            if run.score is not None:
-                newest[run.seed] = run
-        counted = list(newest.values())
-        repeated = [run for run in members if run.score is not None and newest[run.seed] is not run]
+            if run.score is not None and (run.seed not in counting or _rather(run, counting[run.seed])):
+                counting[run.seed] = run
+        counted = list(counting.values())
+        repeated = [run for run in members if run.score is not None and counting[run.seed] is not run]
         rows.append(Row(identity, members, counted, repeated))
     return rows
+
+
+def _rather(later: Found, earlier: Found) -> bool:
+    """Whether of two results of one seed the later one counts: not with less to compare by, nor an evaluation that repeats the own test."""
+
+    def quality(run: Found) -> tuple[bool, bool]:
+        return run.tasks_file.exists(), run.evaluation is None
+
+    return quality(later) >= quality(earlier)
 
 
 def _identity(run: Found) -> dict[str, Any]:

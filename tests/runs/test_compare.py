@@ -187,13 +187,22 @@ def test_an_evaluation_is_a_row_of_its_own(tmp_path: Path) -> None:
     assert {name: row["score"] for name, row in rows.items() if row["evaluation"]} == {"shots=5": 0.97}
 
 
+def test_an_evaluation_that_repeats_the_runs_own_test_is_no_row(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", task_scores(0.9, 1), config_of("a"))
+    record = json.loads((run / "results.json").read_text())
+    (run / "eval-1.json").write_text(json.dumps(record | {"overrides": ["eval.transductive=false"]}))
+    rows = rows_of(tmp_path, evaluations=True)
+    assert [row["n"] for row in rows.values()] == [1]
+    assert not next(iter(rows.values()))["evaluation"]
+
+
 def test_the_same_seed_twice_counts_once(tmp_path: Path) -> None:
     make_run(tmp_path / "a", task_scores(0.8, 1), config_of("a"))
     make_run(tmp_path / "b", task_scores(0.9, 1), config_of("a"))
     record = compare(Wanted([tmp_path])).record
     assert [row["n"] for row in record["rows"]] == [1]
     assert record["rows"][0]["score"] == pytest.approx(0.9, abs=0.03)
-    assert any("1 more with the same seed" in text for text in record["notes"])
+    assert any("same settings and seed the last one counts; left out: a: 1" in text for text in record["notes"])
 
 
 def test_filters_sorting_and_top(two: Path) -> None:
