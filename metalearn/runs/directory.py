@@ -68,7 +68,12 @@ def saved_config(run_dir: Path) -> DictConfig:
 
 
 def stored_config(path: Path, plain: dict[str, Any]) -> DictConfig:
-    """A configuration that the file `path` holds; UserError where a value is an interpolation."""
+    """A run's configuration that the file `path` holds; UserError where it is another's, or a value is an interpolation."""
+    missing = [
+        group for group in ("algorithm", "backbone", "dataset", "task") if not isinstance(plain.get(group), dict)
+    ]
+    if missing:
+        raise UserError(f"{path} is not the configuration of a run of metalearn: it has no {missing[0]}")
     # Written resolved; what a stranger put there must not be looked up in this user's environment.
     for key, value in leaves(plain):
         if "${" in str(value):

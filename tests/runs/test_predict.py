@@ -253,6 +253,9 @@ def test_mistakes_are_one_line(run: Path, here: Path, capsys: pytest.CaptureFixt
             "hydra.run.dir=numbers",
         ]
     )
+    for name, text in (("foreign", "model: resnet\n"), ("broken", "a: [1,\n")):
+        (here / name).mkdir()
+        (here / name / "config.yaml").write_text(text)
     support = ("--support", "support", "--query", "query")
     before = sorted(here.rglob("*"))
     for words, message in (
@@ -261,6 +264,8 @@ def test_mistakes_are_one_line(run: Path, here: Path, capsys: pytest.CaptureFixt
         (["run", "--support", "support"], "needs images to label"),
         (["nowhere", *support], "is no directory"),
         (["query", *support], "has no config.yaml"),
+        (["foreign", *support], "is not the configuration of a run of metalearn"),
+        (["broken", *support], "config.yaml cannot be read"),
         (["numbers", *support], "regression run"),
         (["run", "--support", "support", "--query", "note.txt"], "note.txt is not a readable image"),
         (["run", "--support", "support", "--query", "none.png"], "none.png is not there"),
