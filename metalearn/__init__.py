@@ -1,7 +1,7 @@
 """An experiment runner for meta-learning: few-shot tasks, learn2learn's meta-modules, results that can be checked.
 
-`train`, `evaluate`, `predict`, `sweep`, `compare`, `list_runs`, `doctor` and `load` do what the commands do (docs/python.md). Imported when first
-used: `import metalearn` alone takes milliseconds and imports no torch.
+`train`, `evaluate`, `predict`, `sweep`, `compare`, `list_runs`, `explain`, `doctor` and `load` do what the commands do (docs/python.md).
+Imported when first used: `import metalearn` alone takes milliseconds and imports no torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any
 from metalearn.version import __version__
 
 if TYPE_CHECKING:
-    from metalearn.api import Prediction, Run, compare, doctor, evaluate, list_runs, load, predict, sweep, train
+    from metalearn.api import (
+        Prediction,
+        Run,
+        compare,
+        doctor,
+        evaluate,
+        explain,
+        list_runs,
+        load,
+        predict,
+        sweep,
+        train,
+    )
 
 __all__ = [
     "Prediction",
@@ -20,6 +32,7 @@ __all__ = [
     "compare",
     "doctor",
     "evaluate",
+    "explain",
     "list_runs",
     "load",
     "predict",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from metalearn.algorithms.base import Algorithm
+    from metalearn.compose.explain import Setting
     from metalearn.data.base import Dataset
     from metalearn.engine.build import Parts
     from metalearn.engine.settings import Settings
@@ -250,6 +251,18 @@ def sweep(
     if missing:
         run_jobs(directory, [job.name for job in jobs])
     return report(directory)
+
+
+def explain(key: str, *overrides: str, config_dir: str | None = None) -> list[Setting]:
+    """What `metalearn explain` says of a setting, or of all settings below `key`: value, meaning, rule, and who set it.
+
+    Raises:
+        UserError: there is no such setting, or the overrides cannot be composed.
+    """
+    from metalearn.compose.explain import explain as of_key
+
+    with _composing(list(overrides), config_dir, ()) as composing:
+        return of_key(composing, key, list(overrides))
 
 
 def doctor() -> list[Check]:

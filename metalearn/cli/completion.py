@@ -38,6 +38,8 @@ def shell_completion(arguments: list[str], commands: list[str]) -> None:
         from metalearn.bench import BENCHMARKS
 
         return print("\n".join(name for name in BENCHMARKS if name.startswith(current)))
+    if command == "explain" and not given:
+        return _complete_keys(current)
     if command == "data":
         return _complete_data(given, current, arguments)
     if command == "reproduce":
@@ -46,7 +48,16 @@ def shell_completion(arguments: list[str], commands: list[str]) -> None:
 
             return print("\n".join(name for name in choices("experiment") if name.startswith(current)))
         given = [f"experiment={given[0]}", *(word for word in given[1:] if "=" in word)]
-    return _complete_settings([*(given[1:] if command == "eval" else given), current], arguments)
+    return _complete_settings([*(given[1:] if command in ("eval", "explain") else given), current], arguments)
+
+
+def _complete_keys(current: str) -> None:
+    """The settings of the default composition."""
+    from metalearn.compose.composer import composer
+
+    with composer() as composing:
+        known = [key for key in composing.known_keys([]) if not key.startswith("hydra")]
+    print("\n".join(key for key in known if key.startswith(current)))
 
 
 def _complete_data(given: list[str], current: str, arguments: list[str]) -> None:

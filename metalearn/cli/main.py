@@ -52,6 +52,11 @@ COMMANDS = {
     "data": Command(
         "list data sets, fetch their files, check what is here", "metalearn.cli.data:data", texts.data_help
     ),
+    "explain": Command(
+        "what a setting means, may be and is, and who set it",
+        "metalearn.cli.explain:explain_command",
+        help_finding.explain_help,
+    ),
     "doctor": Command(
         "check this machine, Python and packages", "metalearn.cli.doctor:doctor", help_finding.doctor_help
     ),

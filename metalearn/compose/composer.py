@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from hydra import version
@@ -19,19 +19,28 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from metalearn.compose import plugins, wishes  # noqa: F401  # make Hydra grant wishes and find plug-ins' files
 from metalearn.compose.mistakes import GROUPS, MISTAKES, explanation, no_such_setting
 from metalearn.compose.overrides import for_evaluation
+from metalearn.compose.setters import Setter
 from metalearn.compose.sources import resolve_sources
 from metalearn.config.files import conf_dir, slug
 from metalearn.config.limits import check_known, check_limits
 from metalearn.config.moved import with_all_added
 from metalearn.config.plugins import refuse_untrusted, used_by
 from metalearn.config.resume import refuse_changes
-from metalearn.config.tree import dotted_keys, without_limits
+from metalearn.config.tree import container, dotted_keys, plain_without_limits, without_limits
 from metalearn.errors import UserError
+
+
+class Described(NamedTuple):
+    """A composition: its values as a run gets them, the same as written, with `limits`, and who gave each setting its values."""
+
+    values: dict[str, Any]
+    written: dict[str, Any]
+    setters: dict[str, tuple[Setter, ...]]
 
 
 class Composer:
@@ -67,6 +76,22 @@ class Composer:
         """The chosen hydra/job_logging, with the run directory still an interpolation."""
         settings: Any = OmegaConf.to_container(self.compose(overrides).hydra.job_logging, resolve=False)
         return dict(settings)
+
+    def described(self, overrides: list[str]) -> Described:
+        """The composition as `explain` and `config` tell it: unchecked, with the rules and with who set what."""
+        cfg = self.compose(overrides)
+        setters = wishes.setters()
+        HydraConfig.instance().set_config(cfg)
+        own = copy.deepcopy(cfg)
+        with read_write(own), open_dict(own):
+            del own["hydra"]
+        resolve_sources(own, self._dataset_node)
+        written = container(own, resolve=False)
+        try:
+            values = without_limits(own)
+        except OmegaConfBaseException:  # an interpolation leads to a setting that is not set yet
+            values = plain_without_limits(written)
+        return Described(values, written, setters)
 
     def job(self, overrides: list[str], number: int) -> tuple[dict[str, Any], str]:
         """The checked configuration of one job as the job will see it, and its hydra.run.dir."""

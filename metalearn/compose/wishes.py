@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import hydra._internal.hydra as hydra_application
@@ -27,11 +28,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from metalearn.compose.mistakes import GROUPS
-from metalearn.config.tree import dotted_keys
+from metalearn.compose.setters import Setter
+from metalearn.config.comments import stated
+from metalearn.config.tree import dotted_keys, leaves
 from metalearn.errors import UserError, nearest
 
 # `train.lr=0.002` -> `algorithm=protonet`: the granted wishes of the compositions since `forget`, for error messages.
 _origins: dict[str, str] = {}
+# Who gave each setting of the last composition its values, in their order.
+_setters: dict[str, list[Setter]] = {}
 
 
 def with_origins(message: str) -> str:
@@ -39,6 +44,11 @@ def with_origins(message: str) -> str:
     for setting, origin in _origins.items():
         message = re.sub(rf"{re.escape(setting)}(?![\w.])", rf"\g<0> (preferred by {origin})", message)
     return message
+
+
+def setters() -> dict[str, tuple[Setter, ...]]:
+    """Who gave each setting of the last composition its values, in their order: the last one counts. Hydra's own settings are left out."""
+    return {key: tuple(found) for key, found in _setters.items()}
 
 
 def forget() -> None:
@@ -60,13 +70,19 @@ class WishingLoader(ConfigLoaderImpl):
         cfg = super()._load_configuration_impl(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         for override in OverridesParser.create().parse_overrides(overrides):
             self._decided(override.key_or_group)
+            if override.key_or_group not in (*GROUPS, "experiment", "sweep"):
+                self._record(override.key_or_group, Setter(override.value(), "command line"))
+        _setters.clear()
+        _setters.update(self._setters)
         _origins.update({_text(key, value): origin for key, (value, origin) in self._wishes.items()})
         return cfg
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         self._stated: set[str] = set()  # the settings of the files read so far
+        self._setters: dict[str, list[Setter]] = {}
         self._kept: set[str] = set()  # of these, those that no wish may change
         self._wishes: dict[str, tuple[Any, str]] = {}  # key -> (value, origin) of the wishes that nothing has replaced
+        self._wishing: dict[str, Path] = {}  # origin -> its file
         return super()._compose_config_from_defaults_list(defaults, repo)
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
@@ -83,30 +99,58 @@ class WishingLoader(ConfigLoaderImpl):
             if isinstance(node, DictConfig) and key in node:
                 self._kept |= set(node[key]) if key == "keeps" else set()
                 config[group].pop(key)
+        self._record_file(config, _file(loaded.path, path), group, name)
+        if wishes:
+            self._wishing[f"{group}={name}"] = _file(loaded.path, path)
         self._grant(config, wishes, f"{group}={name}" if group in GROUPS else None)
         return loaded
+
+    def _record_file(self, config: DictConfig, file: Path, group: str, name: str) -> None:
+        """Notes what a file states, `limits` apart."""
+        plain: Any = OmegaConf.to_container(config, resolve=False)
+        inside = stated(file)
+        for key, value in leaves({key: node for key, node in plain.items() if key != "hydra"}):
+            if "limits" not in key.split("."):
+                as_written = key if key in inside else key.removeprefix(f"{group}.")
+                self._record(key, Setter(value, "file", f"{group}={name}" if group else "", file, as_written))
+
+    def _record(self, key: str, setter: Setter) -> None:
+        for below in [one for one in self._setters if one.startswith(f"{key}.")]:  # a whole node was replaced
+            if setter.by == "command line":
+                self._setters.setdefault(below, []).append(setter)
+        self._setters.setdefault(key, []).append(setter)
 
     def _grant(self, config: DictConfig, wishes: dict[str, Any], origin: str | None) -> None:
         """Puts this file's wishes, and earlier files' wishes for what this file states, into its settings."""
         plain: Any = OmegaConf.to_container(config, resolve=False)
-        stated = set(dotted_keys(plain))
+        here = set(dotted_keys(plain))
         if origin is None:  # train.yaml, an experiment, a sweep: they decide
-            for key in stated:
+            for key in here:
                 self._decided(key)
-        self._stated |= stated
+        self._stated |= here
         self._wishes |= {key: (value, origin or "") for key, value in wishes.items() if key not in self._kept}
         for key, (value, by) in self._wishes.items():
             if key not in self._stated:
                 if key.partition(".")[0] not in GROUPS:
                     raise UserError(f"{by} prefers {key}: no such setting{nearest(key, self._stated)}")
-            elif key in stated or key in wishes:
+            elif key in here or key in wishes:
                 OmegaConf.update(config, key, value, force_add=True)
+                file = self._wishing[by]
+                written = next(
+                    iter({f"prefers.{key}", f"{by.partition('=')[0]}.prefers.{key}"} & set(stated(file))), ""
+                )
+                self._record(key, Setter(value, "preference", by, file, written))
 
     def _decided(self, key: str) -> None:
         """Forgets the wish for a setting that is stated outright."""
         if key in self._wishes:
             value, _ = self._wishes.pop(key)
             _origins.pop(_text(key, value), None)
+
+
+def _file(provider: str, path: str) -> Path:
+    """The file of a configuration, of the folder that Hydra found it in."""
+    return Path(provider.removeprefix("file://")) / f"{path.removesuffix('.yaml')}.yaml"
 
 
 def _text(key: str, value: Any) -> str:

@@ -77,6 +77,22 @@ def rules(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, re.Pat
             yield from rules(value, f"{prefix}{key}.")
 
 
+def rule_texts(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The path of every rule, and the rule."""
+    for path, rule in (plain.get("limits") or {}).items():
+        yield f"{prefix}{path}", str(rule)
+    for key, value in plain.items():
+        if isinstance(value, dict) and key != "limits":
+            yield from rule_texts(value, f"{prefix}{key}.")
+
+
+def rule_of(plain: dict[str, Any], key: str) -> str | None:
+    """The rule that speaks of a setting; None where there is none."""
+    texts = dict(rule_texts(plain))
+    of_key = (path for path, pattern in rules(plain) if pattern.fullmatch(key) and "?" not in path[-1:])
+    return next((texts[path] for path in of_key if path.count(".") == key.count(".")), None)
+
+
 def allows(rule: str, value: Any) -> bool:
     """Whether `value` keeps to `rule`; ValueError for a rule that is none."""
     # Every alternative is read, so that a slip in a YAML file shows whatever the value.
@@ -143,7 +159,7 @@ def _broken(value: Any, keys: list[str], rule: str, prefix: str) -> Iterator[tup
     name = prefix[:-1]
     if not keys:
         if not allows(rule, value):
-            yield name, f"{name}={_shown(value)} is not allowed ({_explained(rule)}){_hint(rule, value)}"
+            yield name, f"{name}={_shown(value)} is not allowed ({explained_rule(rule)}){_hint(rule, value)}"
     elif not isinstance(value, dict):
         yield name, f"{name}={_shown(value)} is not allowed (a group of settings)"
     else:
@@ -155,7 +171,8 @@ def _broken(value: Any, keys: list[str], rule: str, prefix: str) -> Iterator[tup
                 yield from _broken(value[key], keys[1:], rule, f"{prefix}{key}.")
 
 
-def _explained(rule: str) -> str:
+def explained_rule(rule: str) -> str:
+    """The rule in the words of a message."""
     explained = rule.replace("minutes", "minutes, such as 10min")
     return explained.replace("choices", "a list of names, each alone or with settings: [a, {b: {key: value}}]")
 

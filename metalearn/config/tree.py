@@ -33,12 +33,13 @@ def settings(plain: dict[str, Any]) -> Iterator[str]:
 
 def without_limits(cfg: DictConfig) -> dict[str, Any]:
     """The configuration as a plain mapping, interpolations resolved, without its `limits` nodes."""
-    return _drop_limits(container(cfg, resolve=True))
+    return plain_without_limits(container(cfg, resolve=True))
 
 
-def _drop_limits(plain: dict[str, Any]) -> dict[str, Any]:
+def plain_without_limits(plain: dict[str, Any]) -> dict[str, Any]:
+    """A nested mapping without its `limits` nodes, at any depth."""
     kept = {key: value for key, value in plain.items() if key != "limits"}
-    return {key: _drop_limits(value) if isinstance(value, dict) else value for key, value in kept.items()}
+    return {key: plain_without_limits(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def drop_limits(cfg: DictConfig) -> None:

@@ -587,6 +587,8 @@ def test_eval_of_a_directory_above_names_the_newest_run(run_dir: Path, refused: 
         ("metalearn data check omniglot dataset.split_", {"dataset.split_seed="}),
         ("metalearn data list ", set()),
         ("metalearn doctor ", set()),
+        ("metalearn explain train.lr_", {"train.lr_final"}),
+        ("metalearn explain train.lr algorithm=prot", {"algorithm=protonet"}),
         ("metalearn nothing x", set()),
         ("metalearn train --mu", set()),
         ("metalearn train 'x task.wa", set()),
