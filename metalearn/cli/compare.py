@@ -16,7 +16,7 @@ _FORMATS = ("csv", "json", "md", "tex")
 
 def compare(argv: list[str]) -> None:
     """Reads the runs, prints the table, writes what was asked for."""
-    args = parsed(_parser(), argv)
+    args = parsed(_parser(), with_joined_sort(argv))
     if not args.paths:
         raise UserError("compare needs runs: metalearn compare PATH... (a run, a sweep, a folder with runs, a pattern)")
     from metalearn.report import comparison as shown
@@ -46,6 +46,17 @@ def compare(argv: list[str]) -> None:
         from metalearn.runs.details import details
 
         write(args.html, html_text(found.record, details(found.rows), args.skip_unchanged), "--html")
+
+
+def with_joined_sort(argv: list[str]) -> list[str]:
+    """`--sort=-score` for `--sort -score`, which argparse takes for two flags."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == "--sort" and not word.startswith("--"):
+            joined[-1] = f"--sort={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def write(file: str, text: str, flag: str) -> None:

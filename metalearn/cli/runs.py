@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from metalearn.cli.arguments import parsed
-from metalearn.cli.compare import json_text, write
+from metalearn.cli.compare import json_text, with_joined_sort, write
 from metalearn.errors import UserError
 
 
 def runs(argv: list[str]) -> None:
     """Runs one of the three."""
-    args = parsed(_parser(), argv)
+    args = parsed(_parser(), with_joined_sort(argv))
     action, *rest = args.words or [""]
     if action in ("rm", "mark"):
         if args.filter or args.sort or args.json:
@@ -40,6 +41,8 @@ def _list(args: argparse.Namespace) -> None:
     from metalearn.report.results import runs_table
     from metalearn.runs.housekeeping import listed
 
+    if not args.words and not Path("outputs").is_dir():
+        raise UserError("there is no folder 'outputs' here: metalearn runs PATH names another one")
     rows = listed(args.words or ["outputs"], [text for group in args.filter or [] for text in group], args.sort)
     if args.json != "-":
         runs_table(rows)

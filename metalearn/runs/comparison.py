@@ -313,8 +313,8 @@ def _ordered(
     wanted: Wanted,
     baselines: set[Row],
 ) -> list[Row]:
-    """Families in the order of their first row, the best row first; or as asked. The best `top` of each family, and its baseline."""
-    families = list(dict.fromkeys(row.family for row in rows))
+    """Families in the order of their first row with a score, the best row first; or as asked. The best `top` of each family, and its baseline."""
+    families = list(dict.fromkeys(row.family for row in sorted(rows, key=lambda row: row.score is None)))
 
     def quality(row: Row) -> tuple[int, float]:
         score = row.score if row.score is not None else row.kind.worst

@@ -78,8 +78,8 @@ class Found:
 
     def name_of(self, what: str) -> str | None:
         """The name of its algorithm, dataset, backbone or experiment."""
-        name: str | None = self.results.get(what) or _at(self.config, f"names.{what}")
-        return name
+        name = self.results.get(what) or _at(self.config, f"names.{what}")
+        return None if name is None else str(name)
 
     @property
     def seed(self) -> Any:
@@ -184,15 +184,19 @@ def read_run(path: Path) -> Found:
     if (path / "config.yaml").exists():
         try:
             config = quick_config(path / "config.yaml")
+            _check_sections(
+                path / "config.yaml", config, ("names", "task", "train", "eval", "dataset", "algorithm", "backbone")
+            )
         except UserError as error:
             faults.append(one_line(error))
+            config = {}
     else:
         faults.append(f"there is no {path / 'config.yaml'}")
     readable = True
     if (path / "results.json").exists():
         try:
             results = read_results(path)
-            scale_of(results)  # a kind that lacks something
+            _check_results(path / "results.json", results)
         except (UserError, KeyError, TypeError) as error:
             faults.append(one_line(error) if isinstance(error, UserError) else f"{path / 'results.json'}: no kind")
             readable, results = False, {}
@@ -200,9 +204,26 @@ def read_run(path: Path) -> Found:
     return Found(path, status, why, config, results, label=label_of(path), unreadable=tuple(faults))
 
 
+def _check_results(file: Path, results: Mapping[str, Any]) -> None:
+    """Raises UserError, KeyError or TypeError where a part is not what a run writes: a table must not fail over one damaged file."""
+    _check_sections(file, results, ("task", "test", "train", "split", "environment", "kind"))
+    test = results.get("test") or {}
+    for key in (scale_of(results).score, "ci95", "ci95_classes", "tasks", "seen_classes"):
+        if not isinstance(test.get(key), int | float | None):
+            raise UserError(f"{file}: test.{key} is no number")
+    if not isinstance(results.get("overrides", []), list):
+        raise UserError(f"{file}: overrides is no list")
+
+
+def _check_sections(file: Path, content: Mapping[str, Any], names: Sequence[str]) -> None:
+    for name in names:
+        if not isinstance(content.get(name), Mapping | None):
+            raise UserError(f"{file}: {name} is no mapping")
+
+
 def _status(path: Path, results: Mapping[str, Any]) -> tuple[str, str | None]:
     recorded = results.get("status")
-    if recorded is not None and recorded in set(Status) and Status(recorded).finished:
+    if isinstance(recorded, str) and recorded in set(Status) and Status(recorded).finished:
         return str(recorded), results.get("error")
     told = path.parent / "jobs" / f"{path.name}.error"  # a job of a sweep that could not say so itself
     if told.is_file():
@@ -226,7 +247,7 @@ def _evaluations(run: Found) -> Iterator[Found]:
     for file in sorted(run.path.glob("eval-*.json")):
         try:
             record = mapping(file, json.loads(read_text(file)))
-            scale_of(record)
+            _check_results(file, record)
             record["overrides"] = [text for text in record.get("overrides", ()) if text != _as_it_was(run)]
             yield Found(run.path, record.get("status", ""), record.get("error"), run.config, record, file, run.label)
         except (ValueError, KeyError, TypeError) as error:  # UserError too

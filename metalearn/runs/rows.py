@@ -74,7 +74,8 @@ class Row:
     @property
     def task(self) -> dict[str, Any]:
         """The shape of its test tasks."""
-        return {key: value for key, value in (self.first.results.get("task") or {}).items() if key != "train"}
+        shape = self.first.results.get("task") or self.first.config.get("task") or {}
+        return {key: value for key, value in shape.items() if key != "train"}
 
     @functools.cached_property
     def family(self) -> str:

@@ -78,6 +78,13 @@ def test_mistakes_get_one_line(outputs: Path, capsys: pytest.CaptureFixture[str]
     assert error.count("\n") == 1
 
 
+def test_the_largest_first(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["compare", str(outputs), "--sort", "-name"])
+    assert capsys.readouterr().out.splitlines()[1].startswith("b ")
+    main(["runs", str(outputs), "--sort", "-score"])
+    assert "a_b" in capsys.readouterr().out.splitlines()[1]
+
+
 def test_from_python(outputs: Path) -> None:
     import metalearn
 

@@ -153,6 +153,27 @@ def test_runs_without_a_score_are_named_and_do_no_harm(two: Path) -> None:
     assert good["n"] == 3
 
 
+@pytest.mark.parametrize(
+    "results",
+    [
+        "[]",
+        "nothing",
+        '{"algorithm": "a", "dataset": "b", "status": "done", "task": 5}',
+        '{"status": "done", "test": {"accuracy": "x"}}',
+        '{"status": "done", "kind": {"name": "x"}}',
+        '{"status": ["done"]}',
+    ],
+)
+def test_damaged_results_do_no_harm_to_others(two: Path, results: str) -> None:
+    run = make_run(two / "damaged", task_scores(0.9, 1), config_of("other"))
+    (run / "results.json").write_text(results)
+    record = compare(Wanted([two])).record
+    assert [Path(entry["path"]).name for entry in record["left_out"]] == ["damaged"]
+    assert [row["n"] for row in record["rows"]] == [3, 3, 0]
+    (run / "config.yaml").write_text("names: 3\nalgorithm: {}\ndataset: {}\n")
+    assert len(compare(Wanted([two])).record["left_out"]) == 1
+
+
 def test_damaged_task_scores_are_said_and_the_difference_is_not_paired(tmp_path: Path) -> None:
     make_run(tmp_path / "a", task_scores(0.9, 1), config_of("a"))
     make_run(tmp_path / "b", task_scores(0.8, 2), config_of("b"))
