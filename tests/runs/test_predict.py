@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from metalearn.data.given import Form
 from metalearn.engine import build as engine_build
 from metalearn.engine.build import build_dataset
 from metalearn.runs.calibrate import LikeSupport
-from metalearn.runs.classifier import read_saved
+from metalearn.runs.checkpoint import save
+from metalearn.runs.classifier import Unstorable, _plain, read_saved
 from metalearn.runs.directory import read_config
 from metalearn.tasks import TaskShape
 from tests.runs.test_older_versions import WRITTEN
@@ -124,6 +126,24 @@ def test_a_saved_classifier_is_tensors_and_plain_values(run: Path) -> None:
     main(["predict", "run", "--support", "support", "--save", "mine.pt", "--uncalibrated"])
     torch.load("mine.pt", weights_only=True)
     assert read_saved(Path("mine.pt"))["classes"] == ["left", "middle", "right"]
+
+
+def test_a_saved_file_names_nothing_that_is_imported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["predict", "run", "--support", "support", "--save", "mine.pt", "--uncalibrated"])
+    state = read_saved(Path("mine.pt"))
+    for module, name in (("os", "stat_result"), ("metalearn.algorithms.base", "Algorithm")):
+        save(Path("bad.pt"), state | {"adapted": {"named": [module, name], "fields": []}})
+        with pytest.raises(SystemExit) as left:
+            main(["predict", "--adapted", "bad.pt", "query"])
+        assert left.value.code == 2
+        assert "save the classifier again" in capsys.readouterr().err
+    save(Path("bad.pt"), state | {"config": state["config"] | {"names": {"dataset": "${oc.env:HOME}"}}})
+    with pytest.raises(SystemExit):
+        main(["predict", "--adapted", "bad.pt", "query"])
+    assert "interpolation" in capsys.readouterr().err
+    class_of_nothing = SimpleNamespace()
+    with pytest.raises(Unstorable, match="SimpleNamespace"):
+        _plain({"a": [class_of_nothing]}, set())
 
 
 def test_tables_csv_and_pages(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
