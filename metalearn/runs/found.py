@@ -211,6 +211,8 @@ def _check_results(file: Path, results: Mapping[str, Any]) -> None:
     for key in (scale_of(results).score, "ci95", "ci95_classes", "tasks", "seen_classes"):
         if not isinstance(test.get(key), int | float | None):
             raise UserError(f"{file}: test.{key} is no number")
+    if not isinstance(results.get("status"), str | None):
+        raise UserError(f"{file}: status is no text")
     if not isinstance(results.get("overrides", []), list):
         raise UserError(f"{file}: overrides is no list")
 
