@@ -1,6 +1,6 @@
 """An experiment runner for meta-learning: few-shot tasks, learn2learn's meta-modules, results that can be checked.
 
-`train`, `evaluate`, `predict`, `sweep`, `compare`, `list_runs`, `explain`, `doctor` and `load` do what the commands do (docs/python.md).
+`train`, `evaluate`, `predict`, `sweep`, `compare`, `list_runs`, `choices`, `explain`, `doctor` and `load` do what the commands do (docs/python.md).
 Imported when first used: `import metalearn` alone takes milliseconds and imports no torch.
 """
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from metalearn.api import (
         Prediction,
         Run,
+        choices,
         compare,
         doctor,
         evaluate,
@@ -29,6 +30,7 @@ __all__ = [
     "Prediction",
     "Run",
     "__version__",
+    "choices",
     "compare",
     "doctor",
     "evaluate",

@@ -265,6 +265,19 @@ def explain(key: str, *overrides: str, config_dir: str | None = None) -> list[Se
         return of_key(composing, key, list(overrides))
 
 
+def choices(kind: str) -> list[dict[str, str]]:
+    """Name and summary of each choice, as `metalearn list` shows them; `kind` is algorithms, datasets, backbones, tasks, experiments or sweeps.
+
+    Raises:
+        UserError: `kind` is none of these.
+    """
+    from metalearn.config.offer import KINDS, listed
+
+    if kind not in KINDS:
+        raise UserError(f"nothing to list named '{kind}' (available: {', '.join(KINDS)})")
+    return listed(KINDS[kind])
+
+
 def doctor() -> list[Check]:
     """What `metalearn doctor` reports: (name, state, found, mend) of each check."""
     from metalearn.runs.doctor import checks

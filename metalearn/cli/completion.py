@@ -40,6 +40,8 @@ def shell_completion(arguments: list[str], commands: list[str]) -> None:
         return print("\n".join(name for name in BENCHMARKS if name.startswith(current)))
     if command == "explain" and not given:
         return _complete_keys(current)
+    if command in ("list", "copy"):
+        return _complete_choices(command, given, current)
     if command == "data":
         return _complete_data(given, current, arguments)
     if command == "reproduce":
@@ -49,6 +51,17 @@ def shell_completion(arguments: list[str], commands: list[str]) -> None:
             return print("\n".join(name for name in choices("experiment") if name.startswith(current)))
         given = [f"experiment={given[0]}", *(word for word in given[1:] if "=" in word)]
     return _complete_settings([*(given[1:] if command in ("eval", "explain") else given), current], arguments)
+
+
+def _complete_choices(command: str, given: list[str], current: str) -> None:
+    """What `metalearn list` lists; what `metalearn copy` copies, then a file."""
+    from metalearn.config.files import choices
+    from metalearn.config.offer import KINDS
+
+    if given:
+        return None if command == "list" else print("\n".join(f"{path}" for path in sorted(Path().glob(f"{current}*"))))
+    names = list(KINDS) if command == "list" else [f"{kind}/{one}" for kind in KINDS.values() for one in choices(kind)]
+    return print("\n".join(name for name in names if name.startswith(current)))
 
 
 def _complete_keys(current: str) -> None:

@@ -30,6 +30,7 @@ usage: metalearn COMMAND [key=value ...]
   metalearn runs                                             what ran, and how it ended
   metalearn reproduce snell2017/omniglot_5w1s                trains as a paper did, compares with its numbers
   metalearn data list                                        the data sets, and which files are missing
+  metalearn list algorithms                                  what there is, a line each
   metalearn explain train.lr algorithm=maml                  what a setting means and may be, and who set it
   metalearn doctor                                           what is wrong with this installation, and what mends it
 

@@ -33,3 +33,56 @@ of them counts. Other words choose the composition, as for metalearn train. For 
 flags:
   --json                a list of settings with key, value, meaning, allowed, default, setters
   --config-dir DIR      your own YAML files, as for metalearn train"""
+
+
+def config_help(argv: list[str]) -> str:
+    """`metalearn config --help`."""
+    return """\
+usage: metalearn config [key=value ...] [--json]
+       metalearn config --diff A B [--json]
+       metalearn config --schema
+
+Without a flag: the configuration of a run as YAML, checked as metalearn train checks it; behind each value the file and
+line, the preference or the override that set it. Runs nothing.
+
+  metalearn config algorithm=maml train.lr=0.01
+  metalearn config --diff algorithm=maml "algorithm=maml dataset=omniglot"
+  metalearn config --diff RUN_DIR RUN_DIR
+  metalearn config --schema > settings.json
+
+flags:
+  --diff A B            the settings in which two configurations differ, and what kind of setting each is. A and B are
+                        run directories, or settings in quotes; an empty text stands for the defaults
+  --schema              a JSON schema of all settings, with which editors complete and check experiments' YAML files
+  --json                a list of settings
+  --config-dir DIR      your own YAML files, as for metalearn train"""
+
+
+def list_help(argv: list[str]) -> str:
+    """`metalearn list --help`."""
+    return """\
+usage: metalearn list [algorithms|datasets|backbones|tasks|experiments|sweeps] [--json]
+
+A line for each choice: its name and what it is. Without a word: all groups. metalearn data list says which files of
+data sets are here.
+
+  metalearn list algorithms
+
+flags:
+  --json                a list of {"name", "summary"}; without a word, such a list for each group"""
+
+
+def copy_help(argv: list[str]) -> str:
+    """`metalearn copy --help`."""
+    return """\
+usage: metalearn copy GROUP/NAME FILE [--json]
+
+Copies the YAML file of an experiment, algorithm, backbone, dataset, task or sweep, so that you can edit it, and prints
+the command that uses the copy. The copy must lie in a folder named like its group. A file that is there is never
+replaced.
+
+  metalearn copy experiment/finn2017/omniglot_5w1s mine/experiment/longer.yaml
+  metalearn train --config-dir mine experiment=longer
+
+flags:
+  --json                {"file", "command"}"""

@@ -57,6 +57,19 @@ COMMANDS = {
         "metalearn.cli.explain:explain_command",
         help_finding.explain_help,
     ),
+    "config": Command(
+        "the composed configuration with origins; differences; a schema",
+        "metalearn.cli.config:config",
+        help_finding.config_help,
+    ),
+    "list": Command(
+        "algorithms, data sets, backbones, tasks, experiments, sweeps",
+        "metalearn.cli.choose:list_choices",
+        help_finding.list_help,
+    ),
+    "copy": Command(
+        "copy an experiment or another choice to edit it", "metalearn.cli.choose:copy_choice", help_finding.copy_help
+    ),
     "doctor": Command(
         "check this machine, Python and packages", "metalearn.cli.doctor:doctor", help_finding.doctor_help
     ),

@@ -1,0 +1,72 @@
+"""`metalearn list` and `metalearn copy`: which choices there are, and a copy of one to edit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+
+from metalearn.cli.arguments import parsed
+from metalearn.config.files import choices
+from metalearn.config.offer import KINDS, copy_text, listed, write_new
+from metalearn.errors import UserError, nearest
+
+
+def list_choices(argv: list[str]) -> None:
+    """Prints a line for each choice of a group, or of all groups."""
+    args = _arguments(argv)
+    if len(args.words) > 1:
+        raise UserError(f"list takes one of {', '.join(KINDS)}, '{' '.join(args.words)}' was given")
+    asked = args.words[0] if args.words else None
+    if asked is not None and asked not in KINDS and f"{asked}s" not in KINDS:
+        raise UserError(f"nothing to list named '{asked}'{nearest(asked, KINDS)} (available: {', '.join(KINDS)})")
+    kinds = list(KINDS) if asked is None else [asked if asked in KINDS else f"{asked}s"]
+    found = {kind: listed(KINDS[kind]) for kind in kinds}
+    if args.json:
+        print(json.dumps(found if asked is None else found[kinds[0]], indent=2))
+        return
+    for number, (kind, rows) in enumerate(found.items()):
+        if asked is None:
+            print(f"{chr(10) if number else ''}{kind} ({KINDS[kind]}=NAME)")
+        indent = "  " if asked is None else ""
+        width = max((len(row["name"]) for row in rows), default=0)
+        for row in rows:
+            print(f"{indent}{row['name']:{width}}  {row['summary']}".rstrip())
+
+
+def copy_choice(argv: list[str]) -> None:
+    """Writes a copy of a choice's YAML file, and says how to use it."""
+    args = _arguments(argv)
+    if len(args.words) != 2:
+        raise UserError("copy needs a choice and a file: metalearn copy experiment/NAME FILE")
+    source, target = args.words
+    group, _, name = source.partition("/")
+    if group not in KINDS.values() or not name:
+        raise UserError(
+            f"copy: '{source}' is no choice; write GROUP/NAME, GROUP being one of {', '.join(KINDS.values())}"
+        )
+    known = choices(group)
+    if name not in known:
+        raise UserError(f"no {group} named '{name}'{nearest(name, known)} (metalearn list {group}s shows all)")
+    file = Path(target)
+    if file.suffix != ".yaml":
+        raise UserError(f"copy: '{target}' must end in .yaml")
+    write_new(file, copy_text(group, name))
+    usable = file.parent.name == group
+    command = ["metalearn", "train", "--config-dir", str(file.parent.parent), f"{group}={file.stem}"]
+    if args.json:
+        print(json.dumps({"file": str(file), "command": shlex.join(command) if usable else None}))
+    elif usable:
+        print(f"wrote {file}; it is used by: {shlex.join(command)}")
+    else:
+        print(
+            f"wrote {file}; to be found it must lie in DIR/{group}/: metalearn train --config-dir DIR {group}={file.stem}"
+        )
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("words", nargs="*")
+    return parsed(parser, argv)
