@@ -193,8 +193,9 @@ def compare_help(argv: list[str]) -> str:
 usage: metalearn compare PATH... [flags]
 
 PATH is a run, a sweep, another folder with runs below it, or a pattern. Runs that differ in their seed alone make one
-row: the mean over seeds with its 95 % interval. Each row is compared with a baseline, task by task where both were tested
-on the same tasks: the difference with its 95 % interval, the p-value, and a verdict. Only settings that differ are shown.
+row: the mean over seeds with its 95 % interval. Each row is compared with a baseline, task by task where both were
+tested on the same tasks: the difference with its 95 % interval, the p-value, and a verdict. Only settings that differ
+are shown.
 
   metalearn compare outputs/multirun/grid
   metalearn compare outputs/multirun/grid --baseline protonet --equal 1
@@ -202,10 +203,10 @@ on the same tasks: the difference with its 95 % interval, the p-value, and a ver
   metalearn compare outputs --html report.html --md table.md
 
 flags:
-  --baseline NAME|PATH  the row to compare with: its name or label, an algorithm, a run of it, or key=value. By default the
-                        best row; rows of other tasks or data sets have a baseline of their own
+  --baseline NAME|PATH  the row to compare with: its name or label, an algorithm, a run of it, or key=value. By default
+                        the best row; rows of other tasks or data sets have a baseline of their own
   --equal POINTS        differences below it are practically none: points of accuracy (default 0.5), or --equal mse=0.01
-  --filter KEY=VALUE    only these runs; also !=, <, <=, >, >=; several values a,b and patterns (a*). May stand repeatedly
+  --filter KEY=VALUE    only these runs; also !=, <, <=, >, >=; several values a,b and patterns (a*). May be repeated
   --sort [-]KEY         by score, name, n, difference, p, seconds or a setting; - for the largest first
   --top N               only the N best rows (of each kind of tasks), and the baseline
   --skip-unchanged      leave out columns that say the same in every row
@@ -223,11 +224,11 @@ usage: metalearn runs [PATH...] [--filter KEY=VALUE] [--sort [-]KEY] [--json FIL
        metalearn runs rm RUN... [--yes]
        metalearn runs mark RUN... LABEL
 
-Without a word: lists the runs below PATH (default: outputs), the newest first: status, algorithm, data set, task, score, age,
-size on disk.
+Without a word: lists the runs below PATH (default: outputs), the newest first: status, algorithm, data set, task, score,
+age, size on disk.
 
-rm      removes run directories, after a question or with --yes. Refuses a run that is at work, a folder that is no run, and
-        one that holds files that no run writes
+rm      removes run directories, after a question or with --yes. Refuses a run that is at work, a folder that is no run,
+        and one that holds files that no run writes
 mark    gives runs a label, which compare and runs show and take as a name; '' removes it
 
   metalearn runs outputs --filter status=failed

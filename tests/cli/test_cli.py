@@ -314,7 +314,7 @@ def test_bad_yaml_of_the_users_own(tmp_path: Path, refused: Refused) -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    [["--help"], ["-h"], [], *([name, "-h"] for name in COMMANDS if name not in ("compare", "runs"))],
+    [["--help"], ["-h"], [], *([name, "-h"] for name in COMMANDS)],
 )
 def test_help(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(argv)
