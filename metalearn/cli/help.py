@@ -224,8 +224,8 @@ usage: metalearn runs [PATH...] [--filter KEY=VALUE] [--sort [-]KEY] [--json FIL
        metalearn runs rm RUN... [--yes]
        metalearn runs mark RUN... LABEL
 
-Without a word: lists the runs below PATH (default: outputs), the newest first: status, algorithm, data set, task, score,
-age, size on disk.
+Without a word: lists the runs below PATH (default: outputs), the newest first: status, algorithm, data set, task,
+score, age, size on disk.
 
 rm      removes run directories, after a question or with --yes. Refuses a run that is at work, a folder that is no run,
         and one that holds files that no run writes
