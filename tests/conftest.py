@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -30,6 +31,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def interruptible() -> None:
     """A suite that a script started in the background would have SIGINT ignored, and what it starts as well."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def audible() -> None:
+    """A test may run with hydra/job_logging=disabled, which switches loggers off for as long as the process lives."""
+    logging.getLogger("metalearn").disabled = False
 
 
 @pytest.fixture(scope="session")
