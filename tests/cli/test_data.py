@@ -62,6 +62,7 @@ limits: {root: null or str, more: bool}
 """
 
 
+@functools.cache  # a zip holds the time at which it was made
 def squares() -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:

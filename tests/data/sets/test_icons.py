@@ -169,6 +169,7 @@ def test_emoji_that_only_the_complete_package_has_are_missed(emoji_package: Path
         load_emoji(emoji_package, split="names895")
 
 
+@pytest.mark.slow
 def test_real_package_gives_the_counts_that_the_page_states() -> None:
     root = Path(os.environ.get("METALEARN_DATA", "no-such-folder")) / "icons"
     if not root.is_dir():
