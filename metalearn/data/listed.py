@@ -136,6 +136,12 @@ def _check_classes(name: str, split: ClassSplit, there: Sequence[str], asked: As
         )
 
 
+def by_number(name: str, split: str) -> dict[int, str]:
+    """The classes of a shipped split whose names begin with the number that annotations call them by: 12 -> `012.colt's foot`."""
+    classes = read_split(name, split).classes
+    return {int(each.partition(".")[0]): each for part in SPLITS for each in classes[part]}
+
+
 def by_path(pattern: str) -> Callable[[tuple[Path, ...]], Labels]:
     r"""Labels of images that lie in a folder of their class: the first group of `pattern`, as in `by_path(r"images/([^/]+)/[^/]+\.jpg")`.
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metalearn.data.classes import SPLITS, read_split
 from metalearn.data.images import ImageClasses
-from metalearn.data.listed import Asked, Label, Labels, load_listed
+from metalearn.data.listed import Asked, Label, Labels, by_number, load_listed
 from metalearn.data.published import About, PublishedFile
 from metalearn.errors import UserError, one_line
 
@@ -61,8 +60,7 @@ def load(
 
 def _labels(places: tuple[Path, ...]) -> Labels:
     """The k-th number in `imagelabels.mat` is the class of `image_<k>.jpg`, both counted from 1."""
-    classes = read_split("flowers", "metadataset").classes
-    name_of = {int(name[:3]): name for part in SPLITS for name in classes[part]}
+    name_of = by_number("flowers", "metadataset")
     class_of = _numbers(places[1])
     if not set(class_of.tolist()) <= set(name_of):
         raise UserError(f"{places[1]}: the classes are numbered from 1 to {len(name_of)}, {class_of.max()} is there")

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from metalearn.data.annotations import texts
-from metalearn.data.classes import SPLITS, read_split
 from metalearn.data.images import ImageClasses
-from metalearn.data.listed import Asked, Label, Labels, load_listed
+from metalearn.data.listed import Asked, Label, Labels, by_number, load_listed
 from metalearn.data.published import About, PublishedFile
 from metalearn.errors import UserError, one_line
 
@@ -56,8 +55,7 @@ def load(
 
 def _labels(places: tuple[Path, ...]) -> Labels:
     """Two files of annotations in COCO's form, whose images together are the data set; species that share a name differ by number."""
-    classes = read_split("fungi", "metadataset").classes
-    name_of = {int(name[:4]): name for part in SPLITS for name in classes[part]}
+    name_of = by_number("fungi", "metadataset")
     class_of: dict[str, str] = {}
     # Unpacked, the two files lie beside the folder of images.
     place = places[1].parent if places[1].name in _ANNOTATIONS else places[1]
