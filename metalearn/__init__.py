@@ -1,30 +1,22 @@
 """An experiment runner for meta-learning: few-shot tasks, learn2learn's meta-modules, results that can be checked.
 
-`train`, `evaluate`, `predict`, `sweep`, `compare`, `list_runs`, `choices`, `explain`, `doctor` and `load` do what the commands do (docs/python.md).
-Imported when first used: `import metalearn` alone takes milliseconds and imports no torch.
+The functions do what the commands do (docs/python.md). Each is imported when it is first used: `import metalearn` alone takes milliseconds and
+imports no torch.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from metalearn.version import __version__
 
 if TYPE_CHECKING:
-    from metalearn.api import (
-        Prediction,
-        Run,
-        choices,
-        compare,
-        doctor,
-        evaluate,
-        explain,
-        list_runs,
-        load,
-        predict,
-        sweep,
-        train,
-    )
+    from metalearn.api.finding import choices, doctor, explain
+    from metalearn.api.records import compare, list_runs
+    from metalearn.api.run import Prediction, Run, load
+    from metalearn.api.trained import evaluate, predict
+    from metalearn.api.training import sweep, train
 
 __all__ = [
     "Prediction",
@@ -42,12 +34,20 @@ __all__ = [
     "train",
 ]
 
+# Module of metalearn/api -> what it offers; the same as the imports above, which only type checkers read.
+_OFFERED = {
+    "finding": ("choices", "doctor", "explain"),
+    "records": ("compare", "list_runs"),
+    "run": ("Prediction", "Run", "load"),
+    "trained": ("evaluate", "predict"),
+    "training": ("sweep", "train"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from metalearn import api
-
-        return getattr(api, name)
+    for module, names in _OFFERED.items():
+        if name in names:
+            return getattr(importlib.import_module(f"metalearn.api.{module}"), name)
     raise AttributeError(f"module 'metalearn' has no attribute '{name}'")
 
 

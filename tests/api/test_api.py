@@ -103,3 +103,13 @@ def test_the_import_is_light() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)})
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         metalearn.trian  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_everything_that_is_offered_can_be_imported_and_says_what_it_does() -> None:
+    for name in set(metalearn.__all__) - {"__version__"}:
+        assert getattr(metalearn, name).__doc__, name
+
+
+def test_reading_runs_imports_no_torch() -> None:
+    program = "import sys, metalearn as m; m.compare, m.list_runs, m.doctor; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)})

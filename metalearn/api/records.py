@@ -1,0 +1,49 @@
+"""What finished runs wrote: `compare` and `list_runs`. Neither imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def compare(
+    *paths: str | Path,
+    baseline: str | None = None,
+    equal: float | dict[str, float] | None = None,
+    sort: str | None = None,
+    filters: Sequence[str] = (),
+    top: int | None = None,
+    evaluations: bool = False,
+) -> dict[str, Any]:
+    """Runs side by side, as `metalearn compare` does; prints nothing and writes nothing.
+
+    Args:
+        paths: runs, sweeps, folders with runs, patterns.
+        baseline: the name, label or path of the row to compare with; None: the best.
+        equal: the band of "practically equal": points of accuracy, or a mapping from a score's name to its band.
+        sort, filters, top, evaluations: as `--sort`, `--filter`, `--top`, `--evals`.
+
+    Returns:
+        What `--json` writes: `rows`, each with its `score`, `interval`, `difference`, ...; `warnings`, `notes`, `left_out`.
+
+    Raises:
+        UserError: a path holds no run, or a filter, the key to sort by or the baseline fits nothing.
+    """
+    from metalearn.runs.comparison import Wanted
+    from metalearn.runs.comparison import compare as compared
+
+    bands = equal if isinstance(equal, dict) else {} if equal is None else {None: equal}
+    given: dict[str | None, float] = {score: band for score, band in bands.items()}  # noqa: C416  # keys may be None
+    return compared(Wanted(paths, baseline, given, sort, filters, top, evaluations)).record
+
+
+def list_runs(*paths: str | Path, filters: Sequence[str] = (), sort: str | None = None) -> list[dict[str, Any]]:
+    """The runs at or below the paths (default: outputs), as `metalearn runs --json` lists them.
+
+    Raises:
+        UserError: a path holds no run, or a filter or the key to sort by is not known.
+    """
+    from metalearn.runs.housekeeping import listed
+
+    return listed(paths or ("outputs",), filters, sort)

@@ -1,0 +1,128 @@
+"""A finished run as an object: its settings and parts, and predictions from tensors."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from metalearn.api.composing import settings_composer
+from metalearn.errors import UserError
+from metalearn.runs.directory import saved_config
+from metalearn.runs.record import read_results
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metalearn.algorithms.base import Algorithm
+    from metalearn.data.base import Dataset
+    from metalearn.engine.build import Parts
+    from metalearn.engine.settings import Settings
+
+
+class Prediction(NamedTuple):
+    """Of Q query examples: the predicted labels [Q], and the probability [Q, N] of each of `classes` [N]."""
+
+    labels: Tensor
+    probabilities: Tensor
+    classes: Tensor
+
+
+class Run:
+    """A finished run. Its parts are built when they are first used.
+
+    Attributes:
+        directory: the run directory.
+        config: the configuration as a nested mapping, like config.yaml.
+        results: what results.json holds.
+    """
+
+    def __init__(self, directory: Path, config: dict[str, Any]) -> None:
+        self.directory = directory
+        self.config = config
+        self.results = read_results(directory)
+
+    def __repr__(self) -> str:
+        return f"Run('{self.directory}', {self.results['status']})"
+
+    @property
+    def settings(self) -> Settings:
+        """The settings as typed objects: `run.settings.train.lr`."""
+        return self._parts.settings
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset that the run was trained on."""
+        return self._parts.dataset
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The trained algorithm, from the checkpoint that `eval.checkpoint` names, in evaluation mode.
+
+        Raises:
+            UserError: there is no such checkpoint, or it is damaged.
+        """
+        return self._trained
+
+    @functools.cached_property
+    def _parts(self) -> Parts:
+        from metalearn.engine.build import assemble
+
+        return assemble(self.config)
+
+    @functools.cached_property
+    def _trained(self) -> Algorithm:
+        from metalearn.runs import checkpoint
+
+        parts = self._parts
+        state = checkpoint.load(self.directory / f"{parts.settings.eval.checkpoint}.pt", parts.device)
+        parts.algorithm.load_state_dict(state["model"])
+        parts.be_transductive()
+        return parts.algorithm.eval()
+
+    def predict(self, support_x: Any, support_y: Any, query_x: Any) -> Prediction:
+        """Adapts to labelled examples and labels others.
+
+        Args:
+            support_x: [n, ...], N classes with one or more examples each, shaped and scaled like the dataset's examples (images: float in 0..1,
+                ink is 1). Where the algorithm takes classes of one size only, examples of smaller ones are repeated.
+            support_y: [n] integers; any N different values.
+            query_x: [Q, ...].
+
+        Raises:
+            UserError: the shapes do not fit the run's dataset or each other.
+        """
+        import torch
+
+        from metalearn.runs.adapt import outputs_of, support_of
+
+        device, shape = self._parts.device, tuple(self.dataset.input_shape)
+        x, query = (torch.as_tensor(value).to(device, torch.float32) for value in (support_x, query_x))
+        y = torch.as_tensor(support_y).to(device)
+        for name, value in (("support_x", x), ("query_x", query)):
+            if tuple(value.shape[1:]) != shape:
+                raise UserError(
+                    f"{name} has the shape {list(value.shape)}; needed: [examples, {str(list(shape))[1:-1]}]"
+                )
+        if y.shape != x.shape[:1] or not len(y) or y.is_floating_point():
+            raise UserError(
+                f"support_y has the shape {list(y.shape)}; needed: {len(x)} whole numbers, one for each example"
+            )
+        classes, labels, counts = torch.unique(y, return_inverse=True, return_counts=True)
+        order = labels.argsort(stable=True)  # class by class, as the tasks that the run was trained on
+        algorithm = self.algorithm
+        adapted = algorithm.adapt(support_of(x[order], counts.tolist(), algorithm.uneven))
+        probabilities = outputs_of(algorithm, adapted, query, len(classes)).softmax(-1)
+        classes = classes.cpu()
+        return Prediction(classes[probabilities.argmax(-1)], probabilities, classes)
+
+
+def load(run_dir: str | Path, plugins: tuple[str, ...] = ()) -> Run:
+    """A finished run from its directory.
+
+    Raises:
+        UserError: there is no run, or it needs a plug-in that is not named.
+    """
+    with settings_composer([], None, plugins) as composing:
+        config = composing.evaluation(saved_config(Path(run_dir)), [])
+    return Run(Path(run_dir), config)

@@ -1,0 +1,74 @@
+"""What is done with a finished run: `evaluate` and `predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metalearn.api.composing import errors_name_wishes, settings_composer, written
+from metalearn.runs.directory import saved_config
+
+
+def evaluate(
+    run_dir: str | Path, *overrides: str, config_dir: str | None = None, plugins: tuple[str, ...] = (), **settings: Any
+) -> dict[str, Any]:
+    """Tests a finished run again, as `metalearn eval` does; returns what the file eval-<time>.json holds. Arguments and errors as for `train`."""
+    asked = [*overrides, *written(settings)]
+    with settings_composer(asked, config_dir, plugins) as composing:
+        config = composing.evaluation(saved_config(Path(run_dir)), asked)
+    from metalearn.runs.evaluation import evaluate_run
+
+    with errors_name_wishes():
+        return evaluate_run(Path(run_dir), config, asked)
+
+
+def predict(
+    run_dir: str | Path,
+    support: str | Path,
+    queries: str | Path | Sequence[str | Path],
+    *overrides: str,
+    coverage: float | None = None,
+    abstain_below: float | None = None,
+    calibrated: bool = True,
+    tasks: int | None = None,
+    invert: str = "auto",
+    fit: str = "auto",
+    save: str | Path | None = None,
+    plugins: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Labels images as `metalearn predict` does; returns what `--json` prints.
+
+    Args:
+        run_dir: of a finished run.
+        support: a folder with a folder for each class, an archive of such, or a CSV file of paths and labels.
+        queries: images, folders, archives.
+        overrides: as for `evaluate`; without `device=...` the GPU where there is one, else the CPU.
+        coverage: of prediction sets, in (0, 1); None: no sets.
+        abstain_below: no label is given where the largest probability is below it.
+        calibrated: whether a temperature is fitted; sets need it.
+        tasks: validation tasks for that, 10 or more; None: as many as the algorithm affords.
+        invert: "auto", "yes" or "no": whether ink and paper change places.
+        fit: "auto", "crop", "squash" or "pad".
+        save: where the adapted classifier is kept.
+        plugins: packages of your own to trust.
+
+    Raises:
+        UserError: the run or the images cannot be used.
+    """
+    from metalearn.data.given import check_queries
+    from metalearn.runs.loaded import load_run, results_of
+    from metalearn.runs.predict import Asked, answers, check_target, learn, record
+
+    words = [str(one) for one in ([queries] if isinstance(queries, str | Path) else queries)]
+    check_queries(words)
+    file = check_target(None if save is None else str(save), "save")
+    with settings_composer(list(overrides), None, plugins) as composing:
+        config = composing.evaluation(saved_config(Path(run_dir)), list(overrides), "predict")
+    if not any(word.startswith("device=") for word in overrides):
+        config["device"] = "auto"
+    asked = Asked(coverage, abstain_below, calibrated, tasks, invert, fit)
+    learned = learn(load_run(Path(run_dir), config, results_of(Path(run_dir))), str(support), asked)
+    if file is not None:
+        learned.classifier.save(file)
+    return record(learned, list(answers(learned.classifier, words, asked)), asked, None)
