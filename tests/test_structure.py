@@ -16,7 +16,20 @@ MODULES = {".".join(file.relative_to(PACKAGE).with_suffix("").parts): file for f
 
 # What each part may import of the package's others; every part may import errors.
 ENGINE = {
-    *("algorithms", "backbones", "data", "nn", "config", "kinds", "tasks", "atomic", "locks", "status", "intervals"),
+    *(
+        "algorithms",
+        "backbones",
+        "data",
+        "nn",
+        "config",
+        "kinds",
+        "places",
+        "tasks",
+        "atomic",
+        "locks",
+        "status",
+        "intervals",
+    ),
 }
 RUNS = {"engine", "report", "version"} | ENGINE
 SWEEPS = {"runs", "compose"} | RUNS
@@ -25,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "locks": set(),
     "atomic": set(),
     "kinds": set(),
+    "places": set(),
     "intervals": set(),
     "tasks": set(),
     "status": set(),
@@ -32,8 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "report": {"kinds", "status"},
     "nn": {"kinds"},
-    "backbones": {"nn"},
-    "data": {"tasks", "kinds", "atomic", "locks"},
+    "backbones": {"nn", "places"},
+    "data": {"tasks", "kinds", "atomic", "locks", "places"},
     "algorithms": {"backbones", "nn", "kinds", "tasks"},
     "compose": {"config"},
     "engine": ENGINE,

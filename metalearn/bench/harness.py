@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from metalearn.data.places import cache_dir
+from metalearn.places import cache_dir
 
 Config = dict[str, Any]
 Record = dict[str, Any]

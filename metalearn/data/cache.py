@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from metalearn.data.alone import alone
 from metalearn.data.classes import TURNED
 from metalearn.data.container import FlatImages
-from metalearn.data.places import cache_dir
 from metalearn.errors import UserError
+from metalearn.places import cache_dir
 
 log = logging.getLogger("metalearn")
 

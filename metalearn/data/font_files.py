@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metalearn.data.archives import fingerprint
-from metalearn.data.places import data_dir, expanded
 from metalearn.errors import UserError
+from metalearn.places import data_dir, expanded
 
 
 def folders(root: str | None) -> list[Path]:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn.data.archives import fingerprint, is_archive, members
-from metalearn.data.places import data_dir, expanded
 from metalearn.data.published import PublishedFile
 from metalearn.errors import UserError, one_line
+from metalearn.places import data_dir, expanded
 
 log = logging.getLogger("metalearn")
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from metalearn.data.archives import ARCHIVES, fingerprint, folders, is_archive, listed, members, opened
 from metalearn.data.labels import SPLIT_NAMES, is_labels, read_labels
-from metalearn.data.places import expanded
 from metalearn.errors import UserError, one_line
+from metalearn.places import expanded
 
 # What Pillow reads, and HEIC, which it may read with an addition and whose files are photographs in any case.
 _IMAGES = (

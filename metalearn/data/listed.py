@@ -23,9 +23,9 @@ from metalearn.data.classes import SPLITS, TEST_ONLY, ClassSplit, random_split, 
 from metalearn.data.images import ImageClasses
 from metalearn.data.normalize import Normalize
 from metalearn.data.pixels import decode, in_channels, opened_image, resized
-from metalearn.data.places import cache_dir
 from metalearn.data.published import About, find, folder_of
 from metalearn.errors import UserError
+from metalearn.places import cache_dir
 
 log = logging.getLogger("metalearn")
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metalearn.data.places import data_dir, expanded
 from metalearn.errors import UserError
+from metalearn.places import data_dir, expanded
 
 _PIECE = 2**20  # bytes read at a time
 

@@ -15,8 +15,8 @@ import torch
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.config.identity import config_hash
-from metalearn.data.places import cache_dir
 from metalearn.engine.memory import MIB, bytes_taken, fitting_tasks, free_bytes, is_out_of_memory
+from metalearn.places import cache_dir
 from metalearn.tasks import TaskBatch
 
 log = logging.getLogger("metalearn")

@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from metalearn.data.places import cache_dir, data_dir
 from metalearn.errors import UserError, nearest, one_line
 from metalearn.nn.l2l import INSTALL
+from metalearn.places import cache_dir, data_dir
 from metalearn.version import __version__
 
 _DISTRIBUTION = "metalearn-runner"

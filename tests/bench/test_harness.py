@@ -13,8 +13,8 @@ import torch
 from metalearn.bench import command, harness
 from metalearn.bench.accuracy import reached
 from metalearn.bench.harness import Table, compared, exponent, interleave, spread
-from metalearn.data.places import cache_dir
 from metalearn.errors import UserError
+from metalearn.places import cache_dir
 
 CPU = torch.device("cpu")
 

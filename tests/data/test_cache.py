@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from metalearn.data import cache
 from metalearn.data.cache import Classes, Stored, load_or_make
-from metalearn.data.places import cache_dir, data_dir
 from metalearn.errors import UserError
+from metalearn.places import cache_dir, data_dir
 
 
 @pytest.fixture(autouse=True)

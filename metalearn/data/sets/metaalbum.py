@@ -17,9 +17,9 @@ from metalearn.data.archives import fingerprint
 from metalearn.data.cache import load_or_make
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked, Label, divided, images_by_class
-from metalearn.data.places import expanded
 from metalearn.data.published import About, PublishedFile, find, folder_of
 from metalearn.errors import UserError
+from metalearn.places import expanded
 
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 _LABELS, _INFO = "labels.csv", "info.json"
