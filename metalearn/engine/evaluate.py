@@ -37,8 +37,8 @@ class Scores(NamedTuple):
     about: Mapping[
         str, tuple[Any, ...]
     ] = {}  # what reports group the tasks by: name -> a number or a text for each, [T]
-    calibration: Mapping[str, float] | None = (
-        None  # ece, nll and brier of the probabilities after adaptation (reliability.py); None: not measured, or tasks have no classes
+    calibration: Mapping[str, Any] | None = (
+        None  # ece, nll, brier and bins of the probabilities after adaptation (reliability.py); None: not measured, or tasks have no classes
     )
 
     @property
@@ -151,8 +151,15 @@ def evaluate(
         torch.cat(padded(classes, -1)).cpu() if source.classes else None,
         source.classes,
         {name: tuple(of_tasks) for name, of_tasks in about.items()},
-        functools.reduce(operator.add, reliability).record() if reliability else None,
+        _calibration(reliability),
     )
+
+
+def _calibration(parts: list[Reliability]) -> dict[str, Any] | None:
+    if not parts:
+        return None
+    whole = functools.reduce(operator.add, parts)
+    return {**whole.record(), "bins": whole.bins}
 
 
 def _score_states(

@@ -76,6 +76,12 @@ class Reliability:
             self.brier + other.brier,
         )
 
+    @property
+    def bins(self) -> list[list[float]]:
+        """Of each bin that holds queries, the least confident first: how many, their mean largest probability, the share of right ones."""
+        rows = zip(self.counts.tolist(), self.confidence.tolist(), self.right.tolist(), strict=True)
+        return [[int(count), confidence / count, right / count] for count, confidence, right in rows if count]
+
     def record(self) -> dict[str, float]:
         """ece, nll and brier."""
         count = float(self.counts.sum())

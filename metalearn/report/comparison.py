@@ -185,7 +185,17 @@ def settle_text(found: Mapping[str, Any]) -> str:
 def csv_text(record: Mapping[str, Any]) -> str:
     """One line for each row, numbers as they are: scores are fractions."""
     columns = record["columns"]
-    numbers = ("n", "score", "std", "interval", "interval_over", "ci95_classes", "test_tasks", "seconds")
+    numbers = (
+        "n",
+        "score",
+        "std",
+        "interval",
+        "interval_over",
+        "ci95_classes",
+        "test_tasks",
+        "transductive",
+        "seconds",
+    )
     of_difference = ("value", "half_width", "p", "p_holm", "paired", "verdict", "more_seeds", "more_tasks")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from metalearn.kinds import Scale, scale_of
 from metalearn.report.comparison import cells, remarks, setting_text
-from metalearn.report.svg import Line, distributions, line_chart
+from metalearn.report.svg import Line, distributions, line_chart, reliability_diagram
 
 _IN_RESULTS = 4  # settings beside the results: all are in a table of their own
 _COLOURS = (
@@ -190,5 +190,10 @@ def _of_kind(named: Sequence[tuple[str, int, Mapping[str, Any]]], kind: Scale) -
                 [(name, colour, one["tasks"]) for name, colour, one in named], kind.score, kind.percent
             ),
             "caption": "How many test tasks have which score, each the mean over seeds. The line marks their mean.",
+        },
+        {
+            "title": "Calibration",
+            "svg": reliability_diagram([(name, colour, one["reliability"]) for name, colour, one in named]),
+            "caption": "Below the dashed line probabilities are too high, above it too low. Larger dots stand for more queries.",
         },
     ]

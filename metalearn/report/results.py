@@ -105,7 +105,8 @@ def runs_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         kind = scale_of(row)
         score = "" if row["score"] is None else kind.text(row["score"], row["ci95"])
-        seen = f" ({row['seen_classes']} CLASSES SEEN)" if row["seen_classes"] else ""
+        seen = " (transductive)" if score and row["transductive"] else ""
+        seen += f" ({row['seen_classes']} CLASSES SEEN)" if row["seen_classes"] else ""
         words = [
             row["algorithm"] or "",
             row["dataset"] or "",
@@ -131,7 +132,16 @@ def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> li
     lines += [_grouped(kind, what, groups, test) for what, groups in several.items()]
     for name, score in test.get("further", {}).items():
         lines.append(f"{name.replace('_', ' ')}: {kind.text(score['mean'], score['ci95'])}{_over_classes(kind, score)}")
+    if test.get("calibration"):
+        lines.append(f"calibration of the probabilities: {calibration_text(test['calibration'])}")
     return lines
+
+
+def calibration_text(calibration: dict[str, Any]) -> str:
+    """`ECE 1.20 %, NLL 0.0830, Brier 0.0410`; a number that is not finite is left out."""
+    ways = (("ece", "ECE {:.2%}"), ("nll", "NLL {:.4f}"), ("brier", "Brier {:.4f}"))
+    texts = [form.format(value) for name, form in ways if (value := calibration.get(name)) is not None]
+    return ", ".join(texts).replace("%", " %")
 
 
 def _image_size(shape: list[int]) -> str:

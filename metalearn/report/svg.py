@@ -1,4 +1,6 @@
-"""Charts as SVG texts, drawn without a library: lines with bands, and distributions. Colours are classes of the page's style (`c0` ... `c7`)."""
+"""Charts as SVG texts, drawn without a library: lines with bands, distributions, reliability diagrams.
+
+Colours are classes of the page's style (`c0` ... `c7`)."""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+_PROBABILITY = "largest probability of an answer"
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 620, 280, 58, 38, 12, 26
 
 
@@ -83,6 +86,37 @@ def distributions(
     return _svg(parts, height, title)
 
 
+def reliability_diagram(lines: Sequence[tuple[str, int, Sequence[tuple[int, float, float]]]]) -> Markup:
+    """The share of right answers against the probability that they were given with; the dashed diagonal is perfect calibration.
+
+    Args:
+        lines: name, colour and bins: (queries in the bin, mean of their largest probabilities, share of right ones). A dot's area says how many.
+    """
+    lines = [line for line in lines if line[2]]
+    if not lines:
+        return Markup("")
+    least = min(min(confidence, right) for _, _, bins in lines for _, confidence, right in bins)
+    across, up = _Axis.of(least, 1.0, _LEFT, _WIDTH - _RIGHT), _Axis.of(least, 1.0, _HEIGHT - _BOTTOM, _TOP)
+    parts = [_frame(across, up, _PROBABILITY, "share of right answers", True, percent_across=True)]
+    first, last = max(across.first, up.first), min(across.last, up.last)
+    parts.append(
+        f'<line class="axis" stroke-dasharray="4 4" x1="{across.at(first):.1f}" y1="{up.at(first):.1f}" '
+        f'x2="{across.at(last):.1f}" y2="{up.at(last):.1f}"/>'
+    )
+    for name, colour, bins in lines:
+        path = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for _, x, y in bins)
+        parts.append(f'<polyline class="line c{colour}" points="{path}"/>')
+        whole = sum(count for count, _, _ in bins)
+        for count, x, y in bins:
+            told = f"{escape(name)}: of {count:,} answers given with {_number(x, True)}, {_number(y, True)} are right"
+            radius = 1.5 + 7 * math.sqrt(count / whole)
+            parts.append(
+                f'<circle class="dot c{colour}" cx="{across.at(x):.1f}" cy="{up.at(y):.1f}" r="{radius:.1f}" opacity="0.8">'
+                f"<title>{told}</title></circle>"
+            )
+    return _svg(parts, _HEIGHT, f"share of right answers against {_PROBABILITY}")
+
+
 class _Axis(NamedTuple):
     first: float
     last: float
@@ -110,8 +144,8 @@ class _Axis(NamedTuple):
         return [self.first + n * self.step for n in range(round((self.last - self.first) / self.step) + 1)]
 
 
-def _frame(across: _Axis, up: _Axis, x_title: str, y_title: str, percent: bool) -> str:
-    parts = [_x_axis(across, _HEIGHT, x_title, False)]
+def _frame(across: _Axis, up: _Axis, x_title: str, y_title: str, percent: bool, percent_across: bool = False) -> str:
+    parts = [_x_axis(across, _HEIGHT, x_title, percent_across)]
     for tick in up.ticks:
         y = up.at(tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')

@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from metalearn.runs.rows import Row
 
 SHOWN = 8  # rows that charts have a colour for
 _HARDEST = 8
+_BINS = 15  # as the test's own
 
 
 def details(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -32,6 +33,8 @@ def details(rows: Sequence[Row]) -> list[dict[str, Any]]:
         curve, train_curve: [(outer step, mean over seeds, lowest, highest)] of the validation's and of the training tasks' score.
         steps: [(inner steps done, mean over seeds)] of the test.
         tasks: the scores of the test tasks, each the mean over seeds.
+        reliability: [(queries, mean of their largest probabilities, share of right ones)] of each bin, all seeds together; results of earlier
+            versions lack it.
         classes: the hardest ones, each with its name, accuracy, queries, and what it was most often taken for.
     """
     chosen = [(place, row) for place, row in enumerate(rows) if row.score is not None][:SHOWN]
@@ -42,6 +45,7 @@ def details(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "train_curve": _curve(row.scored, f"train/{row.kind.score}"),
             "steps": _inner_steps(row.scored),
             "tasks": _tasks(row.scored),
+            "reliability": bins_of([run.test for run in row.scored]),
             "classes": _hardest(row.scored),
         }
         for place, row in chosen
@@ -98,6 +102,20 @@ def _tasks(runs: Sequence[Found]) -> list[float]:
             continue
     n = min((len(scores) for scores in files), default=0)
     return [float(sum(scores[task] for scores in files) / len(files)) for task in range(n)]
+
+
+def bins_of(tests: Iterable[Mapping[str, Any]]) -> list[tuple[int, float, float]]:
+    """The bins of a reliability diagram of several tests together; none where one of them has none."""
+    sums: dict[int, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
+    for test in tests:
+        bins = (test.get("calibration") or {}).get("bins")
+        if not bins:
+            return []
+        for count, confidence, right in bins:
+            place = min(int(confidence * _BINS), _BINS - 1)
+            for of, value in enumerate((count, count * confidence, count * right)):
+                sums[place][of] += value
+    return [(int(n), confidence / n, right / n) for _, (n, confidence, right) in sorted(sums.items())]
 
 
 def _hardest(runs: Sequence[Found]) -> list[dict[str, Any]]:

@@ -28,8 +28,8 @@ def listed(paths: Sequence[str | Path], filters: Sequence[str] = (), sort: str |
     """A mapping for each run at or below the paths, the newest first.
 
     Returns:
-        path, status, error, algorithm, dataset, backbone, task, seed, kind, score and ci95 (as in results.json), label, age (seconds since its last
-        file was written), size (bytes on disk).
+        path, status, error, algorithm, dataset, backbone, task, seed, kind, score, ci95 and transductive (as in results.json), label, age (seconds
+        since its last file was written), size (bytes on disk).
 
     Raises:
         UserError: a path holds no run, or a filter or the key to sort by is not known.
@@ -60,6 +60,7 @@ def _row(run: Found) -> dict[str, Any]:
         "kind": run.kind.record(),
         "score": run.score,
         "ci95": run.test.get("ci95"),
+        "transductive": run.test.get("transductive"),
         "seen_classes": run.test.get("seen_classes", 0),
         "label": run.label,
         "age": max(time.time() - changed, 0.0),

@@ -51,8 +51,8 @@ class TestRecord:
     mean_of_groups: dict[str, Group] = field(
         default_factory=dict
     )  # where groups have names: by what -> all with the same weight
-    calibration: Mapping[str, float] | None = (
-        None  # ece, nll and brier of all queries together; None where tasks have no classes
+    calibration: Mapping[str, Any] | None = (
+        None  # ece, nll, brier and bins of all queries together; None where tasks have no classes
     )
     seen_classes: int = 0  # upright test classes that the model was trained on (eval.allow_seen)
     seconds: float | None = None  # of the test; an evaluation does not record it here

@@ -71,6 +71,8 @@ def notes(
     if repeated := [f"{names[row]}: {len(row.repeated)}" for row in rows if row.repeated]:
         found.append(f"of results with the same settings and seed the last one counts; left out: {_listed(repeated)}")
     found += [f"{names[row]}: differences are of {text}" for row, text in partly.items()]
+    if scored and all(row.first.test.get("transductive") for row in scored):
+        found.append("all evaluations are transductive: the queries of a task influence each other's predictions")
     versions = _each(scored, lambda row: str((row.first.results.get("environment") or {}).get("metalearn", "unknown")))
     if len(versions) > 1:
         found.append(f"the runs are of different versions of metalearn ({_listed(versions)})")

@@ -107,8 +107,7 @@ class Row:
 def grouped(runs: Sequence[Found]) -> list[Row]:
     """The rows, in the order of their first run."""
     groups: dict[str, tuple[dict[str, Any], list[Found]]] = {}
-    for run in runs:
-        identity = _identity(run)
+    for run, identity in zip(runs, _identities(runs), strict=True):
         groups.setdefault(_text(identity) if identity else str(run.file), (identity, []))[1].append(run)
     rows = []
     for identity, members in groups.values():
@@ -129,6 +128,27 @@ def _rather(later: Found, earlier: Found) -> bool:
         return run.tasks_file.exists(), run.evaluation is None
 
     return quality(later) >= quality(earlier)
+
+
+_TRANSDUCTIVE = "eval.transductive"
+
+
+def _identities(runs: Sequence[Found]) -> list[dict[str, Any]]:
+    """Of each run, what makes its number what it is; `eval.transductive` as its test was, for null means another thing for each network.
+
+    A run without a test is taken for what runs with the same settings turned out to be, so that it stays in their row.
+    """
+    said = [_identity(run) for run in runs]
+    known = [run.test.get("transductive") for run in runs]
+    of_others = {_text(identity): found for identity, found in zip(said, known, strict=True) if isinstance(found, bool)}
+    meant = [
+        found if isinstance(found, bool) else of_others.get(_text(identity))
+        for identity, found in zip(said, known, strict=True)
+    ]
+    return [
+        identity if found is None or not identity else identity | {_TRANSDUCTIVE: found}
+        for identity, found in zip(said, meant, strict=True)
+    ]
 
 
 def _identity(run: Found) -> dict[str, Any]:

@@ -73,11 +73,12 @@ def report(sweep: SweepDir) -> list[dict[str, Any]]:
 
 
 def score_text(row: dict[str, Any]) -> str:
-    """`95.20 ± 0.31 %`, or nothing for a job without a result."""
+    """`95.20 ± 0.31 %`, or nothing for a job without a result; transductive ones say so."""
     kind = _scale(row)
     score = row[kind.score]
+    transductive = " (transductive)" if row["transductive"] else ""
     seen = f" ({row['seen_classes']} test classes seen in training)" if row.get("seen_classes") else ""
-    return "" if score is None else kind.text(score, row["ci95"]) + seen
+    return "" if score is None else kind.text(score, row["ci95"]) + transductive + seen
 
 
 def val_text(row: dict[str, Any]) -> str:
@@ -149,6 +150,7 @@ def _job_row(
         kind.score: test.get(kind.score),
         "ci95": test.get("ci95"),
         "ci95_classes": test.get("ci95_classes"),
+        "transductive": test.get("transductive"),
         "seen_classes": test.get("seen_classes", 0),
         f"val_{kind.score}": (results.get("val") or {}).get(kind.score),
         "steps": train.get("steps"),
@@ -177,6 +179,7 @@ def _seed_row(group: list[dict[str, Any]]) -> dict[str, Any]:
         "ci95": None if std is None else interval95(scores),
         "std": std,
         "seeds": len(scores),
+        "transductive": any(row["transductive"] for row in group),
         "seen_classes": max(row["seen_classes"] for row in group),
     }
 
@@ -189,6 +192,7 @@ def _csv(rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:
     varied = list(dict.fromkeys(key for row in rows for key in row["choices"]))
     score = _score_name(rows)
     columns = [score, "ci95", "ci95_classes", "std", "seeds", f"val_{score}", "steps", "seconds", "directory", "error"]
+    columns += ["transductive"] if any(row["transductive"] for row in rows) else []
     columns += ["seen_classes"] if any(row.get("seen_classes") for row in rows) else []
     text = io.StringIO()
     writer = csv.DictWriter(text, ["kind", "job", *varied, "status", *columns], extrasaction="ignore")

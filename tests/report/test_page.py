@@ -91,6 +91,17 @@ def test_the_page_shows_results_charts_classes_and_runs(outputs: Path) -> None:
     assert page.text.count("done") - page.text.count("steps done") == 4  # the axis of inner steps says it once
 
 
+def test_probabilities_of_all_seeds_are_in_one_reliability_diagram(outputs: Path) -> None:
+    for seed, right in enumerate((0.5, 1.0)):
+        file = outputs / f"0.9-{seed}" / "results.json"
+        record = json.loads(file.read_text())
+        record["test"]["calibration"] = {"ece": 0.2, "nll": 1.0, "brier": 0.4, "bins": [[30, 0.9, right]]}
+        file.write_text(json.dumps(record))
+    text, page = page_of(outputs)
+    assert text.count("<svg") == 5
+    assert "of 60 answers given with 90 %, 75 % are right" in page.text
+
+
 def test_names_are_text_not_markup(outputs: Path) -> None:
     text, page = page_of(outputs)
     assert "<b>" not in text

@@ -107,6 +107,7 @@ def test_calibration_numbers_by_hand() -> None:
     assert found["nll"] == pytest.approx(-(math.log(0.9) + math.log(0.4)) / 2)
     assert found["brier"] == pytest.approx((0.02 + 0.72) / 2)
     assert found["ece"] == pytest.approx((0.1 + 0.6) / 2)
+    assert np.asarray((first + second).bins) == pytest.approx(np.array([[1, 0.6, 0.0], [1, 0.9, 1.0]]))
 
 
 def test_padding_of_uneven_tasks_counts_for_nothing() -> None:
@@ -136,9 +137,15 @@ def test_evaluation_measures_calibration_of_all_queries(easy: ImageClasses, sour
         ).calibration
         for chunk in (3, 8)
     ]
+    assert found[0] is not None
+    assert found[1] is not None
+    bins = [one.pop("bins") for one in found if one]
+    assert np.asarray(bins[0]) == pytest.approx(np.asarray(bins[1]))
+    assert sum(count for count, _, _ in bins[0]) == 8 * 5 * 3
+    right = float((logits[-1].softmax(-1).max(-1).indices == labels[-1]).sum())
+    assert sum(count * share for count, _, share in bins[0]) == pytest.approx(right)
     assert found[0] == pytest.approx(found[1])
     whole = torch.cat(logits[-1:]), torch.cat(labels[-1:])
-    assert found[1] is not None
     assert found[1]["nll"] == pytest.approx(float(cross_entropy(*whole).mean()), rel=1e-5)
     assert found[1] == pytest.approx(Reliability.of(whole[0].softmax(-1), whole[1]).record(), rel=1e-4)
     assert evaluate(algorithm, source("val"), TaskShape(5, 1, 3), 8, 8, False).calibration is None

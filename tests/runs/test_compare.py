@@ -217,6 +217,28 @@ def test_an_evaluation_that_repeats_the_runs_own_test_is_no_row(tmp_path: Path) 
     assert not next(iter(rows.values()))["evaluation"]
 
 
+def test_null_and_what_it_means_for_a_network_are_one_row_and_a_failed_run_stays_in_it(tmp_path: Path) -> None:
+    for seed, asked in enumerate((None, False, True)):
+        config = config_of("a", seed)
+        config["eval"]["transductive"] = asked
+        make_run(tmp_path / f"{asked}", task_scores(0.9, seed), config, transductive=bool(asked))
+    failed = config_of("a", 3)
+    failed["eval"]["transductive"] = None
+    make_run(tmp_path / "failed", None, failed, status="failed")
+    record = compare(Wanted([tmp_path])).record
+    assert {row["settings"]["eval.transductive"]: row["status"] for row in record["rows"]} == {
+        False: {"done": 2, "failed": 1},
+        True: {"done": 1},
+    }
+    assert any("transductive evaluations, which see other queries" in text for text in record["warnings"])
+
+
+def test_a_table_of_transductive_numbers_alone_says_so(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        make_run(tmp_path / name, task_scores(0.9, seed), config_of(name), transductive=True)
+    assert any("all evaluations are transductive" in text for text in compare(Wanted([tmp_path])).record["notes"])
+
+
 def test_the_same_seed_twice_counts_once(tmp_path: Path) -> None:
     make_run(tmp_path / "a", task_scores(0.8, 1), config_of("a"))
     make_run(tmp_path / "b", task_scores(0.9, 1), config_of("a"))
