@@ -1,4 +1,4 @@
-"""Stands in for metalearn.runs.run in tests of sweeps: a run whose seed says how it ends, in this process or in a worker's."""
+"""Stands in for the checks and the run of metalearn.runs in tests of sweeps: a run whose seed says how it ends, here or in a worker."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import yaml
 
 from metalearn.errors import Pruned, UserError
@@ -88,10 +89,18 @@ def _hang() -> None:
     time.sleep(60)
 
 
-def module() -> ModuleType:
-    made = ModuleType("metalearn.runs.run")
-    made.preflight, made.run = preflight, run  # type: ignore[attr-defined]
+def modules() -> dict[str, ModuleType]:
+    """What stands in for which modules: import name -> module."""
+    made = {f"metalearn.runs.{name}": ModuleType(f"metalearn.runs.{name}") for name in ("preflight", "run")}
+    made["metalearn.runs.preflight"].preflight = preflight  # type: ignore[attr-defined]
+    made["metalearn.runs.run"].run = run  # type: ignore[attr-defined]
     return made
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts them in place for one test."""
+    for name, module in modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
 
 
 def calls(sweep_dir: Path) -> list[dict[str, Any]]:
@@ -103,5 +112,5 @@ if __name__ == "__main__":
     # A worker of a parallel sweep, without torch.
     import runpy
 
-    sys.modules["metalearn.runs.run"] = module()
+    sys.modules.update(modules())
     runpy.run_module("metalearn.sweeps.job", run_name="__main__")

@@ -31,7 +31,8 @@ def train(*overrides: str, config_dir: str | None = None, plugins: tuple[str, ..
     asked = [*overrides, *written(settings)]
     with settings_composer(asked, config_dir, plugins) as composing:
         config, default_dir = composing.job(asked, 0)
-    from metalearn.runs.run import preflight, run
+    from metalearn.runs.preflight import preflight
+    from metalearn.runs.run import run
 
     with errors_name_wishes():
         preflight(config)
@@ -52,7 +53,7 @@ def sweep(
     Raises:
         UserError: a setting of the sweep or of a job is wrong, or the sweep is a search (`sweep.search`: use the command line).
     """
-    from metalearn.runs.run import preflight
+    from metalearn.runs.preflight import preflight
     from metalearn.sweeps.ask import asked_sweep, composed_jobs, shared_config
     from metalearn.sweeps.directory import SweepDir
     from metalearn.sweeps.launchers import runner

@@ -41,7 +41,7 @@ def preflight(configs: Iterable[dict[str, Any]]) -> None:
     Raises:
         UserError: with one line about the first fault.
     """
-    from metalearn.runs.run import preflight as check
+    from metalearn.runs.preflight import preflight as check
 
     for config in configs:
         check(config)

@@ -12,7 +12,9 @@ from typing import Any
 
 from metalearn.errors import UserError
 from metalearn.runs.directory import in_use, write_text
-from metalearn.runs.found import LABEL, Found, found, kept, read_run
+from metalearn.runs.filters import kept
+from metalearn.runs.finding import LABEL, found, read_run
+from metalearn.runs.found import Found
 from metalearn.runs.rows import task_text
 from metalearn.status import Status
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,64 +11,34 @@ from typing import Any
 
 import torch
 
-from metalearn.config.identity import compared, config_hash
-from metalearn.config.plugins import with_plugins
 from metalearn.config.resume import refuse_changes
 from metalearn.data.base import Split
-from metalearn.engine.build import Parts, assemble, build_algorithm, build_dataset, check_tasks
-from metalearn.engine.classes import ClassCounts
+from metalearn.engine.build import Parts, assemble
 from metalearn.engine.device import choose_device
-from metalearn.engine.evaluate import evaluate
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.engine.interrupts import Interrupts
 from metalearn.engine.loop import OuterLoop
-from metalearn.engine.optimizer import check_schedule
-from metalearn.engine.placement import Placement, placed
+from metalearn.engine.placement import Placement
 from metalearn.engine.progress import Outcome
-from metalearn.engine.ranks import Ranks, check_share, joined, launched
-from metalearn.engine.settings import Names, Settings
-from metalearn.errors import Diverged, Pruned, RunFailed, UserError
+from metalearn.engine.ranks import Ranks, joined, launched
+from metalearn.engine.settings import Settings
+from metalearn.errors import UserError
 from metalearn.kinds import Scale
 from metalearn.report import results as shown
-from metalearn.report import terminal
-from metalearn.report.progress import Progress, TaskProgress
+from metalearn.report.progress import Progress
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
-from metalearn.runs.environment import environment, peak_memory_mib
+from metalearn.runs.ending import error_text, no_results, report_failure, status_of, train_record, write_or_say
+from metalearn.runs.final_test import check_best, final_test
+from metalearn.runs.header import describe
 from metalearn.runs.hparams import hparams
 from metalearn.runs.initial import read_initial, start_from
-from metalearn.runs.per_task import write_tasks
-from metalearn.runs.record import RunResults, TestRecord, TrainRecord, is_done, write_results
-from metalearn.runs.seen import refuse_seen_classes, seen_classes
+from metalearn.runs.record import RunResults, TestRecord, is_done
 from metalearn.runs.tracking import Tracker
 from metalearn.runs.training import Listener, ShouldPrune, train
 from metalearn.status import Status
-from metalearn.tasks import shape_of
 
 log = logging.getLogger("metalearn")
-
-
-def preflight(config: dict[str, Any]) -> None:
-    """Everything that can be known to be wrong before a file is written: device, schedule, dataset, task, algorithm.
-
-    Raises:
-        UserError: with one line for the user. Any other exception is a fault in the program or in a plug-in.
-    """
-    device, settings = choose_device(config), Settings.of(config)
-    check_schedule(settings.train)
-    check_share(launched(), settings.train.meta_batch_size)
-    dataset = build_dataset(config)
-    placed(dataset, settings.images, device)
-    dataset.check_augment(settings.train.augment)
-    algorithm = build_algorithm(config, dataset)  # first: an algorithm for another kind of task may have set task.train
-    check_tasks(dataset, config["task"], "train", "val", "test")
-    if settings.eval.transductive is not None:
-        algorithm.set_transductive(settings.eval.transductive)
-    if settings.train.init is not None:
-        earlier = read_initial(settings.train.init)
-        start_from(algorithm, earlier, settings.train.init)
-        tested = tuple(map(str, dataset.classes("test")))
-        refuse_seen_classes(earlier["train_classes"], tested, settings.eval.allow_seen)
 
 
 @dataclass
@@ -117,7 +86,7 @@ def run(
         record = results.to_json()
         if failure is None:  # before it is written: a disk that is full by now must not cost the number
             shown.result_panel({**record, "run_dir": str(run_dir)})
-        _write_results(run_dir, results, failure)
+        write_or_say(run_dir, results, failure)
         if failure is not None:
             raise failure
         checkpoint.drop(run_dir, Settings.of(config).train.keep)
@@ -129,7 +98,7 @@ def _attempted(
 ) -> tuple[RunResults, BaseException | None]:
     """The results of training and testing, and what ended them early, which the console and run.log have said."""
     config, run_dir, outcome = attempt.config, attempt.run_dir, attempt.outcome
-    results, failure = _no_results(config, device), None
+    results, failure = no_results(config, device), None
     try:
         with attempt.interrupts.watched():
             if resume:
@@ -141,9 +110,9 @@ def _attempted(
     except BaseException as error:
         failure = error
         step = getattr(error, "step", outcome.steps)
-        results = replace(results, status=_status(error), error=_error_text(error), step=step)
-        _report_failure(results, run_dir, error)
-    val, trained = outcome.best or None, _train_record(outcome, config, device)
+        results = replace(results, status=status_of(error), error=error_text(error), step=step)
+        report_failure(results, run_dir, error)
+    val, trained = outcome.best or None, train_record(outcome, config, device)
     results = replace(results, kind=attempt.kind, placement=attempt.placement, notes=attempt.notes)
     return replace(results, val=val, train=trained), failure
 
@@ -176,16 +145,16 @@ def _train_and_test(
         torch.cuda.reset_peak_memory_stats(device)  # of the jobs before this one in a sweep
     parts = _assembled(config)
     attempt.kind, attempt.placement, attempt.notes = parts.dataset.kind, parts.placement, parts.dataset.notes
-    log.info(_describe(config, parts))
+    log.info(describe(config, parts))
     if parts.placement is not None:
         log.info("%s", parts.placement)
     reported = state["outcome"]["reported"] if state else None
     if state is not None:
         log.info("going on after step %d", state["step"])
-        _check_best(attempt.run_dir, state)
+        check_best(attempt.run_dir, state)
     with Tracker(attempt.run_dir, hparams(config), reported) as tracker:
         _train(attempt, parts, tracker, should_prune)
-        tested = _test(attempt, parts)
+        tested = final_test(attempt.run_dir, outcome, parts)
         tracker.log(outcome.steps, tested.tags)
     times = [f"{name} {seconds:.1f} s" for name, seconds in _times(outcome, tested).items()]
     log.info("time: %s", ", ".join(times))
@@ -266,143 +235,12 @@ def _assembled(config: dict[str, Any]) -> Parts:
     return assemble(config)
 
 
-def _test(attempt: _Attempt, parts: Parts) -> TestRecord:
-    """Test classes are touched here for the first time."""
-    settings, test_tasks = parts.settings, parts.source("test")
-    chosen = checkpoint.load(attempt.run_dir / f"{settings.eval.checkpoint}.pt", parts.device)
-    parts.algorithm.load_state_dict(chosen["model"])
-    if settings.eval.checkpoint == "best":
-        attempt.outcome.best = chosen["outcome"]["best"]  # also where the resumed checkpoint said otherwise
-    parts.be_transductive()
-    by_class, counts = bool(test_tasks.classes), ClassCounts(test_tasks.class_names)
-    started = time.perf_counter()
-    with (
-        contextlib.closing(test_tasks),
-        TaskProgress(settings.eval.tasks, "test", settings.train.log_seconds) as progress,
-    ):
-        scores = evaluate(
-            parts.algorithm,
-            test_tasks,
-            settings.task,
-            settings.eval.tasks,
-            settings.eval.task_chunk,
-            stepwise=True,
-            progress=progress.update,
-            answers=counts.add if by_class else None,
-        )
-    record = TestRecord.of(
-        scores,
-        transductive=parts.algorithm.transductive,
-        checkpoint=settings.eval.checkpoint,
-        step=chosen["step"],
-        seconds=time.perf_counter() - started,
-        seen_classes=len(seen_classes(chosen["train_classes"], test_tasks.class_names)),
-    )
-    write_tasks(attempt.run_dir / "test_tasks.npz", scores)
-    if by_class:
-        files.write_json(attempt.run_dir / "test_classes.json", counts.record())
-    return record
-
-
 def _times(outcome: Outcome, tested: TestRecord) -> dict[str, float]:
     seconds = {"training": outcome.seconds, "validation": outcome.validation_seconds}
     return seconds if tested.seconds is None else seconds | {"test": tested.seconds}
-
-
-def _check_best(run_dir: Path, state: dict[str, Any]) -> None:
-    """Forgets the best validation so far where its checkpoint is damaged or gone, so that another becomes the best."""
-    if not state["outcome"]["best"]:
-        return
-    try:
-        checkpoint.load(run_dir / "best.pt", torch.device("cpu"))
-    except UserError as error:
-        log.warning("%s; the best validation so far is forgotten", error)
-        state["outcome"]["best"] = {}
-
-
-def _no_results(config: dict[str, Any], device: torch.device) -> RunResults:
-    """Of a run that has not begun."""
-    task = {**shape_of(config["task"])._asdict(), "train": config["task"]["train"]}
-    return RunResults(
-        status=Status.FAILED,
-        error=None,
-        names=Names.of(config["names"]),
-        seed=config["seed"],
-        config_hash=config_hash(compared(config)),
-        split=None,
-        kind=None,
-        task=task,
-        test=None,
-        environment=environment(str(device)),
-    )
-
-
-def _train_record(outcome: Outcome, config: dict[str, Any], device: torch.device) -> TrainRecord:
-    tasks = outcome.steps * config["train"]["meta_batch_size"]
-    return TrainRecord(
-        steps=outcome.steps,
-        seconds=outcome.seconds,
-        validation_seconds=outcome.validation_seconds,
-        tasks_per_second=tasks / outcome.seconds if outcome.seconds else 0.0,
-        data_wait_fraction=outcome.data_seconds / outcome.seconds if outcome.seconds else 0.0,
-        task_chunk=outcome.task_chunk,
-        peak_memory_mib=peak_memory_mib(device),
-    )
-
-
-def _describe(config: dict[str, Any], parts: Parts) -> str:
-    task, parameters = config["task"], sum(p.numel() for p in parts.algorithm.parameters())
-    classes, train_task = len(parts.dataset.classes("train")), task["train"]
-    origin = f"{classes} classes of {config['names']['dataset']}" if classes else config["names"]["dataset"]
-
-    def ways(shape: dict[str, Any]) -> str:
-        return f"{shape['ways']}-way, " if classes else ""
-
-    return (
-        f"{config['names']['algorithm']} with {config['names']['backbone']} ({parameters:,} parameters) on {parts.device}; train: "
-        f"{ways(train_task)}{train_task['shots']} support + {train_task['queries']} query {'per class, ' if classes else ''}from "
-        f"{origin}, {config['train']['meta_batch_size']} tasks a step; test: {ways(task)}{task['shots']} + {task['queries']}"
-    )
 
 
 def _set_precision(precision: str) -> None:
     # tf32 concerns products of float32 matrices and convolutions on NVIDIA GPUs; elsewhere torch ignores it.
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-
-
-def _write_results(run_dir: Path, results: RunResults, failure: BaseException | None) -> None:
-    try:
-        write_results(run_dir, results)
-    except OSError as error:
-        terminal.error_line(f"{results.status}, and results.json cannot be written: {error} ({run_dir})")
-        if failure is None or isinstance(failure, Exception):
-            raise RunFailed(str(failure or error)) from (failure or error)
-
-
-def _report_failure(results: RunResults, run_dir: Path, error: BaseException) -> None:
-    where = f"{results.status} at step {results.step}: {results.error} ({run_dir})"
-    if isinstance(error, KeyboardInterrupt):
-        log.info("%s", where)
-        log.info("to go on: %s", with_plugins(["metalearn", "train", "--resume", str(run_dir)]))
-    elif isinstance(error, Pruned):
-        log.info("%s", where)
-    else:
-        terminal.file_log.error("%s: %s", results.status, results.error, exc_info=error)
-        terminal.error_line(where)
-
-
-def _error_text(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return str(error) or "stopped at once"
-    if isinstance(error, Pruned):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
-
-
-def _status(error: BaseException) -> Status:
-    if isinstance(error, Diverged):
-        return Status.DIVERGED
-    if isinstance(error, Pruned):
-        return Status.PRUNED
-    return Status.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Status.FAILED

@@ -63,9 +63,10 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Calls:
             raise RuntimeError("boom")
         return {}
 
-    stub = ModuleType("metalearn.runs.run")
-    stub.preflight, stub.run = preflight, run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "metalearn.runs.run", stub)
+    for name, function in (("preflight", preflight), ("run", run)):
+        stub = ModuleType(f"metalearn.runs.{name}")
+        setattr(stub, name, function)
+        monkeypatch.setitem(sys.modules, stub.__name__, stub)
     return calls
 
 
@@ -619,9 +620,9 @@ def test_a_fault_in_the_program_shows_its_traceback(monkeypatch: pytest.MonkeyPa
     def preflight(config: dict[str, Any]) -> None:
         _one, _two = [1, 2, 3]
 
-    stub = ModuleType("metalearn.runs.run")
+    stub = ModuleType("metalearn.runs.preflight")
     stub.preflight = preflight  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "metalearn.runs.run", stub)
+    monkeypatch.setitem(sys.modules, "metalearn.runs.preflight", stub)
     with pytest.raises(ValueError, match="too many values to unpack"):
         main(["train"])
     assert not list(empty_directory.iterdir())

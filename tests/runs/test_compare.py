@@ -14,7 +14,8 @@ import pytest
 
 from metalearn.errors import UserError
 from metalearn.runs.comparison import Wanted, compare
-from metalearn.runs.found import found, quick_config
+from metalearn.runs.finding import found
+from metalearn.runs.quick_config import quick_config
 from tests.runs.made_runs import MSE, classes_of, config_of, make_run, task_scores
 
 OLD = Path(__file__).parent / "of_version_0_1_0"

@@ -12,7 +12,8 @@ from metalearn.engine.build import build_algorithm, build_dataset
 from metalearn.errors import UserError
 from metalearn.runs import checkpoint
 from metalearn.runs.initial import read_initial, start_from
-from metalearn.runs.run import preflight, run
+from metalearn.runs.preflight import preflight
+from metalearn.runs.run import run
 from tests.compose import compose
 from tests.runs.test_resume import CPU, TINY
 

@@ -24,8 +24,7 @@ from metalearn.engine import gradient as gradient_module
 from metalearn.engine import loop as train_module
 from metalearn.engine.progress import Outcome
 from metalearn.errors import Diverged, Interrupted, UserError
-from metalearn.runs import checkpoint
-from metalearn.runs import run as run_module
+from metalearn.runs import checkpoint, final_test
 from metalearn.runs.run import run
 from metalearn.runs.tracking import read_metrics
 from tests import killing
@@ -302,7 +301,7 @@ def test_a_signal_while_it_is_tested_ends_it_at_once(
     config: dict[str, Any], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(run_module, "evaluate", lambda *a, **k: send(signal.SIGTERM)())
+        patched.setattr(final_test, "evaluate", lambda *a, **k: send(signal.SIGTERM)())
         with pytest.raises(Interrupted):
             run(config, tmp_path)
     run(config, tmp_path, resume=True)
@@ -503,14 +502,14 @@ def test_test_tasks_that_are_not_finite_fail_the_run(
 ) -> None:
     shutil.copytree(straight, tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
-    real = run_module.evaluate
+    real = final_test.evaluate
 
     def lost(*arguments: Any, **more: Any) -> Any:
         scores = real(*arguments, **more)
         scores.score[-1, 0] = torch.nan
         return scores
 
-    monkeypatch.setattr(run_module, "evaluate", lost)
+    monkeypatch.setattr(final_test, "evaluate", lost)
     monkeypatch.setattr("metalearn.runs.evaluation.evaluate", lost)
     assert leaves_with("train", "--resume", "run") == 1
     found = results(Path("run"))

@@ -45,7 +45,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cwd.mkdir()
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", ["metalearn"])
-    monkeypatch.setitem(sys.modules, "metalearn.runs.run", fake_run.module())
+    fake_run.install(monkeypatch)
     monkeypatch.setattr(sweeps, "_WORKER", (sys.executable, "-m", "tests.fake_run"))
     monkeypatch.setattr(sweeps, "_POLL", 0.01)
     monkeypatch.setattr(queue, "_WAIT", 0.05)
@@ -404,7 +404,7 @@ def test_a_search_begun_in_a_database_continues_there(monkeypatch: pytest.Monkey
 RUNNER = """
 import sys
 from tests import fake_run
-sys.modules["metalearn.runs.run"] = fake_run.module()
+sys.modules.update(fake_run.modules())
 from metalearn.sweeps import pool, queue, slots
 queue._WAIT = 0.05
 pool._WORKER = (sys.executable, "-m", "tests.fake_run")

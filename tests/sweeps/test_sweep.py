@@ -47,7 +47,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cwd.mkdir()
     monkeypatch.chdir(cwd)
     monkeypatch.setattr(sys, "argv", ["metalearn"])
-    monkeypatch.setitem(sys.modules, "metalearn.runs.run", fake_run.module())
+    fake_run.install(monkeypatch)
     monkeypatch.setattr(sweeps, "_WORKER", (sys.executable, "-m", "tests.fake_run"))
     monkeypatch.setattr(sweeps, "_POLL", 0.01)
     monkeypatch.setattr(queue, "_WAIT", 0.05)
@@ -489,7 +489,7 @@ RUNNER = """
 import sys
 from pathlib import Path
 from tests import fake_run
-sys.modules["metalearn.runs.run"] = fake_run.module()
+sys.modules.update(fake_run.modules())
 from metalearn.sweeps import pool, queue, slots
 from metalearn.sweeps.directory import SweepDir
 queue._WAIT = 0.05
@@ -532,7 +532,7 @@ def test_a_runner_takes_over_from_one_that_is_killed(places: int) -> None:
 @pytest.mark.slow
 def test_twenty_simultaneous_starts_make_twenty_directories(elsewhere: Path) -> None:
     code = (
-        "import sys; from tests import fake_run; sys.modules['metalearn.runs.run'] = fake_run.module()\n"
+        "import sys; from tests import fake_run; sys.modules.update(fake_run.modules())\n"
         "from metalearn.cli.main import main; import os, time; os.environ['CUDA_VISIBLE_DEVICES'] = ''\n"
         "import metalearn.sweeps.slots; metalearn.sweeps.slots.visible_gpus = list\n"
         "import metalearn.compose.composer; time.sleep(max(0, float(sys.argv[1]) - time.time()))\n"

@@ -1,0 +1,23 @@
+"""The line at the head of a run's log: what is trained on what, with which tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metalearn.engine.build import Parts
+
+
+def describe(config: dict[str, Any], parts: Parts) -> str:
+    """`maml with conv4 (111,936 parameters) on cpu; train: 5-way, 1 support + 15 query per class from ...`."""
+    task, parameters = config["task"], sum(p.numel() for p in parts.algorithm.parameters())
+    classes, train_task = len(parts.dataset.classes("train")), task["train"]
+    origin = f"{classes} classes of {config['names']['dataset']}" if classes else config["names"]["dataset"]
+
+    def ways(shape: dict[str, Any]) -> str:
+        return f"{shape['ways']}-way, " if classes else ""
+
+    return (
+        f"{config['names']['algorithm']} with {config['names']['backbone']} ({parameters:,} parameters) on {parts.device}; train: "
+        f"{ways(train_task)}{train_task['shots']} support + {train_task['queries']} query {'per class, ' if classes else ''}from "
+        f"{origin}, {config['train']['meta_batch_size']} tasks a step; test: {ways(task)}{task['shots']} + {task['queries']}"
+    )
