@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from metalearn.compose.composer import Composer, Described
@@ -41,9 +42,15 @@ def explain(composing: Composer, key: str, overrides: list[str]) -> list[Setting
         UserError: there is none in this composition; the message says which choice has it, or what was meant.
     """
     described = composing.described(overrides)
-    found = [one for one in _keys(described) if one == key or one.startswith(f"{key}.")]
+    found = below(described, key)
     if not found:
         raise UserError(no_such_setting(key, [*dotted_keys(described.values), *dotted_keys(described.written)]))
+    return found
+
+
+def below(described: Described, key: str) -> list[Setting]:
+    """The setting of that dotted path, or all settings below it; none where the composition has no such key."""
+    found = (one for one in _keys(described) if one == key or one.startswith(f"{key}."))
     return [_setting(described, one) for one in found]
 
 
@@ -80,14 +87,20 @@ def _meaning(key: str, setters: tuple[Setter, ...]) -> str:
         return "the class or function that is built from the settings beside it"
     for one in setters:
         if one.by == "file" and one.file is not None and one.choice.partition("=")[0] in ("", *GROUPS):
-            found = stated(one.file).get(one.key)
-            if found and found.comment:
-                return found.comment
+            said = _comment(one.file, one.key)
+            if said:
+                return said
     file, name = conf_dir() / "train.yaml", key
     if (source := re.fullmatch(r"dataset\.sources\.([^.]+)\.(.+)", key)) and source[1] in choices("dataset"):
         file, name = choice_file("dataset", source[1]), source[2]
-    found = stated(file).get(name)
-    return found.comment if found else ""
+    return _comment(file, name)
+
+
+def _comment(file: Path, key: str) -> str:
+    """The comment beside a setting, else that of the node that holds it: `rotations:` speaks for `rotations.train`."""
+    there = stated(file)
+    said = (there[one].comment for one in (key, key.rpartition(".")[0]) if one in there)
+    return next((text for text in said if text), "")
 
 
 def _at(plain: dict[str, Any], key: str) -> Any:
