@@ -18,7 +18,6 @@ from metalearn.cli.own_images import CHOICE, check_path, check_settings, is_path
 from metalearn.data.published import (
     About,
     PublishedFile,
-    bytes_text,
     folder_of,
     found,
     is_unpacked,
@@ -27,6 +26,7 @@ from metalearn.data.published import (
     verify,
 )
 from metalearn.errors import RunFailed, UserError, nearest, one_line
+from metalearn.sizes import bytes_text
 
 
 def data(argv: list[str]) -> None:

@@ -52,8 +52,8 @@ def _list(args: argparse.Namespace) -> None:
 
 def _remove(paths: list[str], yes: bool) -> None:
     from metalearn.report import terminal
-    from metalearn.report.text import bytes_text
     from metalearn.runs.housekeeping import listed, removable, remove
+    from metalearn.sizes import bytes_text
 
     if not paths:
         raise UserError("runs rm needs runs: metalearn runs rm RUN... [--yes]")

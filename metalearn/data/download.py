@@ -25,8 +25,9 @@ from urllib.error import HTTPError, URLError
 
 from metalearn import atomic
 from metalearn.data.alone import alone
-from metalearn.data.published import PublishedFile, Tally, bytes_text
+from metalearn.data.published import PublishedFile, Tally
 from metalearn.errors import UserError, one_line
+from metalearn.sizes import bytes_text
 
 log = logging.getLogger("metalearn")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from metalearn.errors import UserError
 from metalearn.places import data_dir, expanded
+from metalearn.sizes import bytes_text
 
 _PIECE = 2**20  # bytes read at a time
 
@@ -194,16 +195,6 @@ def verify(path: Path, file: PublishedFile, progress: Callable[[int], None] = la
             tally.add(piece)
             progress(tally.size)
     return tally.fault()
-
-
-def bytes_text(size: int) -> str:
-    """`502 bytes`, `15.0 kB`, `94.3 MB`, `2.8 GB`: decimal units, as browsers and servers show them."""
-    if size < 1000:
-        return f"{size} bytes"
-    for unit, power in (("kB", 1), ("MB", 2), ("GB", 3)):
-        if size < 999.95 * 1000**power or unit == "GB":
-            return f"{size / 1000**power:.1f} {unit}"
-    raise AssertionError(size)
 
 
 def total_text(files: Sequence[PublishedFile]) -> str:

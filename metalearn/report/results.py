@@ -13,7 +13,8 @@ from rich.text import Text
 
 from metalearn.kinds import Scale, scale_of
 from metalearn.report import terminal
-from metalearn.report.text import age_text, bytes_text
+from metalearn.report.text import age_text
+from metalearn.sizes import bytes_text
 from metalearn.status import Status
 
 _COMPARED = ("paper", "ours", "difference", "band", "verdict")  # in percent

@@ -20,16 +20,6 @@ def age_text(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def bytes_text(size: int) -> str:
-    """`4.2 MB`, of bytes."""
-    amount = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000 or unit == "GB":
-            break
-        amount /= 1000
-    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 10 else f"{amount:.1f} {unit}"
-
-
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], to_the_right: Sequence[bool] = ()) -> list[str]:
     """The lines of a Markdown table; line breaks and bars in its cells do not break it.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metalearn.data.published import About, PublishedFile, bytes_text, find, folder_of, verify
+from metalearn.data.published import About, PublishedFile, find, folder_of, verify
 from metalearn.errors import UserError
 
 CONTENT = bytes(range(256)) * 20
@@ -85,8 +85,3 @@ def test_a_file_is_verified_by_size_first_and_by_the_strongest_checksum(tmp_path
     assert "its sha256 is" in str(verify(path, both))
     path.write_bytes(CONTENT[:-1])
     assert verify(path, IMAGES) == f"it has {len(CONTENT) - 1} bytes, {len(CONTENT)} were expected"
-
-
-def test_sizes_read_well() -> None:
-    shown = [bytes_text(size) for size in (0, 502, 14_989, 94_280_567, 999_960_000, 12_900_000_000)]
-    assert shown == ["0 bytes", "502 bytes", "15.0 kB", "94.3 MB", "1.0 GB", "12.9 GB"]

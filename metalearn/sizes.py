@@ -1,0 +1,13 @@
+"""How a number of bytes is written, in every message and table."""
+
+from __future__ import annotations
+
+
+def bytes_text(size: int) -> str:
+    """`502 bytes`, `15.0 kB`, `94.3 MB`, `2.8 GB`: decimal units, as browsers and servers show them."""
+    if size < 1000:
+        return f"{size} bytes"
+    for unit, power in (("kB", 1), ("MB", 2), ("GB", 3)):
+        if size < 999.95 * 1000**power or unit == "GB":
+            return f"{size / 1000**power:.1f} {unit}"
+    raise AssertionError(size)
