@@ -62,6 +62,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": ENGINE | {"engine", "compose"},
     "__init__": {"api", "version"},
 }
+# The rooms of `data`, and which of them each may use; `data` is what lies in none.
+DATA_ROOMS = {
+    "data.files": set[str](),
+    "data.pictures": {"data.files"},
+    "data": {"data.files", "data.pictures"},
+    "data.own": {"data.files", "data.pictures", "data"},
+    "data.sets": {"data.files", "data.pictures", "data", "data.own"},
+}
 # Libraries that only these may import, wherever in a file.
 KEPT_TO = {
     "hydra": {"compose", "sweeps.ask", "sweeps.launchers", "sweeps.effects", "cli.application", "cli.arguments"},
@@ -98,6 +106,16 @@ def test_a_module_uses_only_what_lies_below_it(name: str) -> None:
     own = part(name)
     used = {part(module) for module in imports(MODULES[name])}
     assert used <= MAY_IMPORT[own] | {own, "errors"}
+
+
+def test_a_room_of_data_uses_only_rooms_below_it() -> None:
+    names = {name.removesuffix(".__init__"): file for name, file in MODULES.items()}
+    inside = {name for name in names if part(name) == "data" and name not in DATA_ROOMS}
+    rooms = {name: name.rpartition(".")[0] for name in inside}
+    assert set(rooms.values()) == set(DATA_ROOMS)
+    for name, room in rooms.items():
+        used = {rooms[other] for other in _modules(imports(names[name]), names, names[name]) & inside}
+        assert used <= DATA_ROOMS[room] | {room}, name
 
 
 def test_no_two_modules_need_each_other() -> None:

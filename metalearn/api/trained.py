@@ -56,7 +56,7 @@ def predict(
     Raises:
         UserError: the run or the images cannot be used.
     """
-    from metalearn.data.given import check_queries
+    from metalearn.data.own.given import check_queries
     from metalearn.runs.loaded import load_run, results_of
     from metalearn.runs.predict import Asked, answers, check_target, learn, record
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from metalearn.cli.arguments import parsed, with_quoted_home
 from metalearn.cli.own_images import CHOICE, check_path, check_settings, is_path
-from metalearn.data.published import (
+from metalearn.data.files.published import (
     About,
     PublishedFile,
     folder_of,
@@ -100,7 +100,7 @@ def _list(words: list[str], config_dir: str | None) -> None:
 
     from metalearn.config.files import choice_file, choices, target_of
     from metalearn.data.cache import entries, size_of
-    from metalearn.data.catalogue import about_of
+    from metalearn.data.files.catalogue import about_of
     from metalearn.report.terminal import table
 
     rows = []
@@ -152,7 +152,7 @@ def _state(name: str, about: About, settings: Mapping[str, Any]) -> str:
 
 def _fetch(words: list[str], config_dir: str | None) -> None:
     chosen = _chosen("fetch", words, config_dir)
-    from metalearn.data.download import fetch
+    from metalearn.data.files.download import fetch
     from metalearn.report import terminal
     from metalearn.report.progress import BytesProgress
 
@@ -256,7 +256,7 @@ def _chosen(action: str, words: list[str], config_dir: str | None) -> _Chosen:
     """The data set that is named, under its composed and checked settings."""
     from metalearn.compose.composer import composer, explained
     from metalearn.config.files import choices
-    from metalearn.data.catalogue import about_of
+    from metalearn.data.files.catalogue import about_of
 
     if not words or "=" in words[0]:
         raise UserError(f"data {action} needs a data set: metalearn data {action} NAME [dataset.key=value ...]")

@@ -37,8 +37,8 @@ def check_path(root: str, overrides: list[str], sheet: str | None, config_dir: s
         RunFailed: something is wrong with the images; it was printed.
     """
     from metalearn.compose.composer import composer, explained
-    from metalearn.data.check import Asked, check_images
-    from metalearn.data.layout import checked_root, short_name
+    from metalearn.data.own.check import Asked, check_images
+    from metalearn.data.own.layout import checked_root, short_name
     from metalearn.report import terminal
     from metalearn.report.progress import TaskProgress
 

@@ -24,7 +24,7 @@ def predict(argv: list[str]) -> None:
     _check(args, words)
     if not is_first_rank():  # of torchrun's processes one is enough
         return
-    from metalearn.data.given import check_queries
+    from metalearn.data.own.given import check_queries
     from metalearn.report import terminal
     from metalearn.runs.predict import Asked, answers, check_target, covered, record
 

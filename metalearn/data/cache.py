@@ -26,9 +26,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from metalearn.data.alone import alone
 from metalearn.data.classes import TURNED
 from metalearn.data.container import FlatImages
+from metalearn.data.files.alone import alone
 from metalearn.errors import UserError
 from metalearn.places import cache_dir
 

@@ -7,33 +7,29 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from metalearn.data.archives import fingerprint, members
 from metalearn.data.cache import Stored, load_or_make
 from metalearn.data.classes import SPLITS, TEST_ONLY, ClassSplit, random_split, read_split, test_only
+from metalearn.data.files.archives import fingerprint, members
+from metalearn.data.files.published import About, find, folder_of
+from metalearn.data.files.scratch import by_class
 from metalearn.data.images import ImageClasses
 from metalearn.data.normalize import Normalize
-from metalearn.data.pixels import decode, in_channels, opened_image, resized
-from metalearn.data.published import About, find, folder_of
+from metalearn.data.pictures.pixels import decode, in_channels, opened_image, resized
 from metalearn.errors import UserError
-from metalearn.places import cache_dir
 
 log = logging.getLogger("metalearn")
 
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 _READ = (".jpg", ".jpeg", ".png", ".txt", ".csv", ".json", ".mat")  # a folder has changed when one of these files has
-_SECONDS = 30.0  # between two lines about a long conversion
 
-Item = TypeVar("Item")
 Box = tuple[float, float, float, float]  # left, top, right, bottom: pixels from the upper left corner
 
 
@@ -168,41 +164,6 @@ def images_by_class(place: Path, label: Labels, size: int) -> Iterator[tuple[str
     return by_class(images())
 
 
-def by_class(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Puts (class, path, pixels [c, H, W]) that come in any order together: (class, [n, c, H, W]), by the names of classes, then by paths.
-
-    Pixels wait in a temporary file in the cache directory, so memory holds one class at a time.
-
-    Raises:
-        UserError: that file cannot be written.
-    """
-    places: dict[str, list[tuple[str, int]]] = {}
-    shape: tuple[int, ...] = ()
-    count = 0
-    with _scratch() as file:
-        for count, (name, path, pixels) in enumerate(counted(images, "images"), 1):
-            shape = shape or pixels.shape
-            assert pixels.shape == shape, path
-            _write(file, pixels)
-            places.setdefault(name, []).append((path, count - 1))
-        if not count:
-            return
-        _write(file, None)
-        whole = np.memmap(file, np.uint8, "r", shape=(count, *shape))
-        for name in sorted(places):
-            yield name, np.asarray(whole[[number for _, number in sorted(places[name])]])
-
-
-def counted(items: Iterable[Item], what: str) -> Iterator[Item]:
-    """The same items; of a long conversion, a line every half minute says how many have come."""
-    due = time.monotonic() + _SECONDS
-    for count, item in enumerate(items, 1):
-        yield item
-        if time.monotonic() > due:
-            log.info("%d %s are converted so far", count, what)
-            due = time.monotonic() + _SECONDS
-
-
 def distinct(classes: Iterable[tuple[str, NDArray[np.uint8]]], place: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """The same classes; UserError naming `place` where one comes twice, as when a file was copied under another's name."""
     seen: set[str] = set()
@@ -247,27 +208,3 @@ def _pixels(content: bytes, path: str, size: int, box: Box | None) -> NDArray[np
 
 def _square(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(resized(image, size, "squash")).transpose(2, 0, 1))
-
-
-def _scratch() -> IO[bytes]:
-    try:
-        return tempfile.TemporaryFile(dir=cache_dir())
-    except OSError as error:
-        raise _unwritable(error) from error
-
-
-def _write(file: IO[bytes], pixels: NDArray[np.uint8] | None) -> None:
-    """Adds pixels; None: all that was added reaches the file."""
-    try:
-        if pixels is None:
-            file.flush()
-        else:
-            file.write(np.ascontiguousarray(pixels).data)
-    except OSError as error:
-        raise _unwritable(error) from error
-
-
-def _unwritable(error: OSError) -> UserError:
-    return UserError(
-        f"cannot write to the cache directory {cache_dir()}: {error} (set METALEARN_CACHE to a directory with enough space)"
-    )

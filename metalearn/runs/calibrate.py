@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metalearn.data.base import Dataset, TaskSource
 from metalearn.data.normalize import Normalize
-from metalearn.data.paper import paper_of
+from metalearn.data.pictures.paper import paper_of
 from metalearn.engine.evaluate import evaluate
 from metalearn.errors import UserError, one_line
 from metalearn.runs.adapt import examples_of, rows_of

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.data.base import TrainedOn
-from metalearn.data.given import Form
+from metalearn.data.own.given import Form
 from metalearn.engine.device import choose_device
 from metalearn.errors import UserError
 from metalearn.runs import checkpoint

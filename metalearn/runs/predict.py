@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metalearn.data.given import Form, Query, Support, read_queries, read_support
+from metalearn.data.own.given import Form, Query, Support, read_queries, read_support
 from metalearn.errors import UserError
 from metalearn.runs.calibrate import calibrate, paper_of_run, why_not
 from metalearn.runs.calibration import Covered, in_set

@@ -21,8 +21,8 @@ from PIL import Image
 
 from metalearn.cli.main import main
 from metalearn.config.files import choices, target_of
-from metalearn.data.catalogue import about_of
-from metalearn.data.published import About
+from metalearn.data.files.catalogue import about_of
+from metalearn.data.files.published import About
 from metalearn.engine.build import _dataset
 from tests.data.small_sets import SMALL_SETS
 
@@ -31,7 +31,7 @@ import torch  # a module of a data set may import anything; the table must not
 
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked, by_path, load_listed
-from metalearn.data.published import About, PublishedFile
+from metalearn.data.files.published import About, PublishedFile
 
 URL = "{url}"
 def _more(settings, files):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from metalearn.cli.main import main
-from tests.data.own_images import classes, odd_folder, written
+from tests.data.own.own_images import classes, odd_folder, written
 
 
 @pytest.fixture(autouse=True)

@@ -18,10 +18,10 @@ from scipy.io import savemat
 from metalearn.data.classes import SPLITS, read_split
 from metalearn.data.sets.fonts import read_characters
 from metalearn.data.sets.icons import families as icon_families
-from tests.data.iconify_package import bar, icon_set, pack
-from tests.data.iconify_package import files as iconify_files
+from tests.data.pictures.iconify_package import bar, icon_set, pack
+from tests.data.pictures.iconify_package import files as iconify_files
+from tests.data.pictures.tiny_fonts import write as write_typeface
 from tests.data.small_files import classes_of, idx, picture, write_tar, write_zip
-from tests.data.tiny_fonts import write as write_typeface
 
 EACH = 16  # images of a class
 JPEGS = [picture(k, 8, 6) for k in range(97)]

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from metalearn.data import listed
+from metalearn.data.files import scratch
+from metalearn.data.files.published import About, PublishedFile
+from metalearn.data.files.scratch import by_class, counted
 from metalearn.data.images import ImageClasses
-from metalearn.data.listed import Asked, Label, by_class, by_path, counted, load_listed
-from metalearn.data.published import About, PublishedFile
+from metalearn.data.listed import Asked, Label, by_path, load_listed
 from metalearn.errors import UserError
 from tests.data.small_files import ONE_EACH, picture, pixels, write_folder, write_tar, write_zip
 
@@ -163,6 +165,6 @@ def test_a_long_conversion_says_how_far_it_is(
     with caplog.at_level(logging.INFO, "metalearn"):
         assert list(counted("abc", "letters")) == ["a", "b", "c"]
         assert not caplog.records, "a short one says nothing"
-        monkeypatch.setattr(listed, "_SECONDS", -1.0)
+        monkeypatch.setattr(scratch, "_SECONDS", -1.0)
         assert list(counted("abc", "letters")) == ["a", "b", "c"]
     assert caplog.records[1].getMessage() == "2 letters are converted so far"

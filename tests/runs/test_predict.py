@@ -17,7 +17,7 @@ from PIL import Image
 import metalearn
 from metalearn.cli.main import main
 from metalearn.config.files import choices
-from metalearn.data.given import Form
+from metalearn.data.own.given import Form
 from metalearn.engine import build as engine_build
 from metalearn.engine.build import build_dataset
 from metalearn.runs.calibrate import LikeSupport

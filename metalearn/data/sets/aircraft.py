@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from metalearn.data.annotations import numbers, table, texts
+from metalearn.data.files.annotations import numbers, table, texts
+from metalearn.data.files.published import About, PublishedFile
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked, Box, Label, Labels, load_listed
-from metalearn.data.published import About, PublishedFile
 
 ABOUT = About(
     "FGVC-Aircraft",

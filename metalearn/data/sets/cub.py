@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from metalearn.data.annotations import numbers, table, texts
+from metalearn.data.files.annotations import numbers, table, texts
+from metalearn.data.files.published import About, PublishedFile
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked, Box, Label, Labels, by_path, load_listed
-from metalearn.data.published import About, PublishedFile
 
 ABOUT = About(
     "Caltech-UCSD Birds-200-2011",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from metalearn.data.files.published import About, PublishedFile
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked, by_path, load_listed
-from metalearn.data.published import About, PublishedFile
 
 ABOUT = About(
     "Describable Textures Dataset",

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from metalearn.data.archives import LIMITS, fingerprint, opened
 from metalearn.data.cache import load_or_make
-from metalearn.data.idx import Pair, labelled
+from metalearn.data.files.archives import LIMITS, fingerprint, opened
+from metalearn.data.files.idx import Pair, labelled
+from metalearn.data.files.published import About, PublishedFile, find, folder_of
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked, divided
-from metalearn.data.published import About, PublishedFile, find, folder_of
 
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 ABOUT = About(

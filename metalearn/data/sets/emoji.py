@@ -8,13 +8,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from metalearn.data import iconify
 from metalearn.data.cache import load_or_make
 from metalearn.data.classes import SPLITS, read_split
-from metalearn.data.iconify import Credit, Icon
+from metalearn.data.files.published import About
 from metalearn.data.images import ImageClasses
-from metalearn.data.published import About
-from metalearn.data.svg import DRAWING, drawn
+from metalearn.data.pictures import iconify
+from metalearn.data.pictures.iconify import Credit, Icon
+from metalearn.data.pictures.svg import DRAWING, drawn
 
 _COLOURED = (
     *("emojione", "emojione-v1", "fluent-emoji-flat", "fxemoji", "noto", "noto-v1", "openmoji", "streamline-emojis"),

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metalearn.data.archives import fingerprint
 from metalearn.data.cache import load_or_make
+from metalearn.data.files.archives import fingerprint
+from metalearn.data.files.published import About, PublishedFile, find, folder_of
 from metalearn.data.halves import halved, with_turned
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked, by_path, images_by_class
-from metalearn.data.published import About, PublishedFile, find, folder_of
 from metalearn.errors import UserError
 
 log = logging.getLogger("metalearn")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from metalearn.data.archives import fingerprint
 from metalearn.data.cache import load_or_make
+from metalearn.data.files.archives import fingerprint
+from metalearn.data.files.idx import Pair, labelled
+from metalearn.data.files.published import About, PublishedFile, find, folder_of
 from metalearn.data.halves import halved, with_turned
-from metalearn.data.idx import Pair, labelled
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked
-from metalearn.data.published import About, PublishedFile, find, folder_of
 
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 # In the order of the labels.

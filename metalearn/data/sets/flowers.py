@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from metalearn.data.files.published import About, PublishedFile
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked, Label, Labels, by_number, load_listed
-from metalearn.data.published import About, PublishedFile
 from metalearn.errors import UserError, one_line
 
 _FROM = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from metalearn.data.cache import Classes, Stored, load_or_make
 from metalearn.data.container import FlatImages
-from metalearn.data.division import divided
+from metalearn.data.files.published import About
+from metalearn.data.files.scratch import by_class
 from metalearn.data.images import ImageClasses
-from metalearn.data.layout import Layout, checked_root, layout_of, short_name, state_of
-from metalearn.data.listed import by_class
 from metalearn.data.normalize import Normalize
-from metalearn.data.pixels import UnreadableImage, decode, header
-from metalearn.data.published import About
+from metalearn.data.own.division import divided
+from metalearn.data.own.layout import Layout, checked_root, layout_of, short_name, state_of
+from metalearn.data.pictures.pixels import UnreadableImage, decode, header
 from metalearn.errors import UserError
 
 log = logging.getLogger("metalearn")

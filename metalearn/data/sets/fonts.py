@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from metalearn.data.cache import load_or_make
 from metalearn.data.classes import SPLITS, ClassSplit, random_split
-from metalearn.data.font_files import folders, state
+from metalearn.data.files.published import About
 from metalearn.data.images import ImageClasses
-from metalearn.data.published import About
-from metalearn.data.typefaces import DRAWING, Typeface, draw, find_typefaces
+from metalearn.data.pictures.font_files import folders, state
+from metalearn.data.pictures.typefaces import DRAWING, Typeface, draw, find_typefaces
 from metalearn.errors import UserError, nearest, one_line
 from metalearn.places import cache_dir, expanded
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metalearn.data.annotations import texts
+from metalearn.data.files.annotations import texts
+from metalearn.data.files.published import About, PublishedFile
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked, Label, Labels, by_number, load_listed
-from metalearn.data.published import About, PublishedFile
 from metalearn.errors import UserError, one_line
 
 ABOUT = About(

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from metalearn.data.cache import Classes, load_or_make
 from metalearn.data.classes import SPLITS, random_split
+from metalearn.data.files.published import About
 from metalearn.data.images import ImageClasses
 from metalearn.data.normalize import Normalize
 from metalearn.data.numbers import unit
-from metalearn.data.published import About
 from metalearn.errors import UserError
 
 ABOUT = About("characters that the program draws", homepage="", licence="MIT, as the program")

@@ -10,13 +10,13 @@ import re
 from functools import partial
 from pathlib import Path
 
-from metalearn.data import iconify
 from metalearn.data.cache import load_or_make
 from metalearn.data.classes import SPLITS, random_split, read_split
-from metalearn.data.iconify import Credit, Icon, IconSet
+from metalearn.data.files.published import About
 from metalearn.data.images import ImageClasses
-from metalearn.data.published import About
-from metalearn.data.svg import DRAWING, drawn
+from metalearn.data.pictures import iconify
+from metalearn.data.pictures.iconify import Credit, Icon, IconSet
+from metalearn.data.pictures.svg import DRAWING, drawn
 
 _LICENCES = frozenset({"MIT", "Apache-2.0", "CC0-1.0", "CC-BY-4.0", "ISC", "OFL-1.1"})  # SPDX
 _STYLES = (

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metalearn.data.annotations import texts
-from metalearn.data.archives import fingerprint
 from metalearn.data.cache import load_or_make
+from metalearn.data.files.annotations import texts
+from metalearn.data.files.archives import fingerprint
+from metalearn.data.files.published import About, PublishedFile, find, folder_of
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked, Label, divided, images_by_class
-from metalearn.data.published import About, PublishedFile, find, folder_of
 from metalearn.errors import UserError
 from metalearn.places import expanded
 

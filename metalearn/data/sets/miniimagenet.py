@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metalearn.data.archives import LIMITS, fingerprint, listed
 from metalearn.data.cache import load_or_make
 from metalearn.data.classes import SPLITS
+from metalearn.data.files.archives import LIMITS, fingerprint, listed
+from metalearn.data.files.pickles import load_arrays
+from metalearn.data.files.published import About, PublishedFile, find, folder_of, found
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked, Label, distinct, divided, fitted, images_by_class
-from metalearn.data.pickles import load_arrays
-from metalearn.data.published import About, PublishedFile, find, folder_of, found
 from metalearn.errors import UserError
 
 _ZENODO = "https://zenodo.org/record/7978538/files"

@@ -20,10 +20,10 @@ from torch import Tensor
 from metalearn.data.ahead import Ahead, Request
 from metalearn.data.base import Dataset, TaskSource, TrainedOn
 from metalearn.data.classes import SPLITS, ClassId
+from metalearn.data.files.published import About
 from metalearn.data.fit import can_fit
 from metalearn.data.normalize import Normalize
 from metalearn.data.numbers import Stream, unit
-from metalearn.data.published import About
 from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import SOURCE, Shape, TaskBatch, VaryingShape, joined

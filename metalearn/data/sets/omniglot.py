@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from metalearn.data.archives import LIMITS, fingerprint, members
 from metalearn.data.cache import Classes, load_or_make
 from metalearn.data.classes import ClassSplit, random_split, read_split
-from metalearn.data.download import fetch
+from metalearn.data.files.archives import LIMITS, fingerprint, members
+from metalearn.data.files.download import fetch
+from metalearn.data.files.published import About, PublishedFile, find, folder_of, found, has_some
 from metalearn.data.images import ImageClasses
-from metalearn.data.pixels import opened_image
-from metalearn.data.published import About, PublishedFile, find, folder_of, found, has_some
+from metalearn.data.pictures.pixels import opened_image
 from metalearn.errors import UserError
 
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes

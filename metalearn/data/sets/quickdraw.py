@@ -9,13 +9,13 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from metalearn.data.archives import fingerprint
 from metalearn.data.cache import load_or_make
 from metalearn.data.classes import SPLITS, read_split
-from metalearn.data.idx import resized
+from metalearn.data.files.archives import fingerprint
+from metalearn.data.files.idx import resized
+from metalearn.data.files.published import About, PublishedFile, find, folder_of
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked, divided
-from metalearn.data.published import About, PublishedFile, find, folder_of
 from metalearn.errors import UserError, one_line
 
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from metalearn.data.base import Dataset, TaskSource
+from metalearn.data.files.published import About
 from metalearn.data.numbers import Stream, unit
-from metalearn.data.published import About
 from metalearn.errors import UserError
 from metalearn.kinds import REGRESSION
 from metalearn.tasks import Examples, Shape, TaskBatch, TaskShape

@@ -16,16 +16,17 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metalearn.data.annotations import texts
-from metalearn.data.archives import LIMITS, fingerprint, opened
 from metalearn.data.cache import load_or_make
 from metalearn.data.classes import SPLITS, read_split
+from metalearn.data.files.annotations import texts
+from metalearn.data.files.archives import LIMITS, fingerprint, opened
+from metalearn.data.files.pickle_stream import stream_list
+from metalearn.data.files.pickles import load_arrays
+from metalearn.data.files.published import About, PublishedFile, find, folder_of, found
+from metalearn.data.files.scratch import counted
 from metalearn.data.images import ImageClasses
-from metalearn.data.listed import Asked, counted, distinct, divided
-from metalearn.data.pickle_stream import stream_list
-from metalearn.data.pickles import load_arrays
-from metalearn.data.pixels import decode
-from metalearn.data.published import About, PublishedFile, find, folder_of, found
+from metalearn.data.listed import Asked, distinct, divided
+from metalearn.data.pictures.pixels import decode
 from metalearn.errors import UserError
 
 _ZENODO = "https://zenodo.org/record/7978538/files"

@@ -15,8 +15,8 @@ import torch
 
 from metalearn.data.cache import entries, size_of
 from metalearn.data.classes import SPLITS
+from metalearn.data.files.published import found, verify
 from metalearn.data.overview import overview
-from metalearn.data.published import found, verify
 from metalearn.data.sets import fashionmnist
 from metalearn.errors import UserError
 from metalearn.tasks import TaskShape

@@ -18,7 +18,7 @@ from metalearn.data.sets import folder
 from metalearn.errors import UserError
 from metalearn.tasks import TaskShape
 from tests.compose import compose
-from tests.data.own_images import classes, odd_folder, picture, png, saved, written
+from tests.data.own.own_images import classes, odd_folder, picture, png, saved, written
 
 FORMS = ["", ".zip", ".tar", ".tar.gz"]
 

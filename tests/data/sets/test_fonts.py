@@ -12,9 +12,9 @@ from metalearn.data.classes import SPLITS, random_split
 from metalearn.data.images import ImageClasses
 from metalearn.data.sets import fonts
 from metalearn.errors import UserError
-from tests.data import tiny_fonts
+from tests.data.pictures import tiny_fonts
+from tests.data.pictures.tiny_fonts import Box
 from tests.data.small_files import section
-from tests.data.tiny_fonts import Box
 
 CHARACTERS = "".join(map(chr, range(0x4E00, 0x4E00 + 50)))
 FACES = 10

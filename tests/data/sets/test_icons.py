@@ -12,7 +12,7 @@ from metalearn.data.classes import random_split, read_split
 from metalearn.data.images import ImageClasses
 from metalearn.data.sets import emoji, icons
 from metalearn.errors import UserError
-from tests.data.iconify_package import BAR, bar, files, icon_set, pack
+from tests.data.pictures.iconify_package import BAR, bar, files, icon_set, pack
 from tests.data.small_files import section
 
 

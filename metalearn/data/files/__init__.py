@@ -1,0 +1,1 @@
+"""The files of data sets: published, fetched, packed. Knows nothing of splits and tasks."""

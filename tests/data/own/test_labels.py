@@ -1,0 +1,65 @@
+"""CSV files of paths and labels, as spreadsheets and scripts write them."""
+
+from __future__ import annotations
+
+import pytest
+
+from metalearn.data.own.labels import Row, is_labels, read_labels
+from metalearn.errors import UserError
+
+PLAIN = [Row("a/1.png", "cat", ""), Row("b.png", "dog, big", "")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'path,label\na/1.png,cat\nb.png,"dog, big"\n',
+        'label,size,path\r\ncat,3,a/1.png\r\n"dog, big",4,b.png\r\n',
+        "path;label\na/1.png;cat\nb.png;dog, big\n",
+        "FILE_NAME\tCATEGORY\na/1.png\tcat\nb.png\tdog, big\n\n\n",
+        '\ufeffPath , Label\n a/1.png , cat \n\n,\nb.png,"dog, big"',
+        'a/1.png,cat\nb.png,"dog, big"\n',
+        "path,label\na\\1.png,cat\nb.png,'dog'\n",
+    ],
+)
+def test_rows_are_read_however_they_are_written(text: str) -> None:
+    rows = read_labels(text.encode(), "labels.csv")
+    assert rows[0] == PLAIN[0]
+    assert rows[1] in (PLAIN[1], Row("b.png", "'dog'", ""))
+
+
+def test_splits_have_their_usual_names() -> None:
+    text = "path,label,split\n1.png,a,Train\n2.png,b,validation\n3.png,c,TEST\n"
+    assert [row.split for row in read_labels(text.encode(), "x.csv")] == ["train", "val", "test"]
+    assert read_labels(b"1.png,a,val\n", "x.csv") == [Row("1.png", "a", "val")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "x.csv lists no image"),
+        (b"path,label\n", "x.csv lists no image"),
+        (b"name,colour\n1.png,red\n", "the first line must name the columns path,label"),
+        (b"path,label\n1.png\n", r"x\.csv, line 2 has 1 cells \(needed: 2\)"),
+        (b"path,label\n1.png,\n", "line 2 has an empty label"),
+        (b"path,label\n,cat\n", "line 2 has an empty path"),
+        (b"path,label,split\n1.png,a,trian\n", "line 2: no split 'trian'; did you mean 'train'"),
+        (b"path,label,split\n1.png,a,train\n2.png,a,test\n", "the label 'a' is in the splits train and test"),
+        (b"path,label,split\n1.png,a,train\n2.png,b,\n", "names no split for '2.png'"),
+        (b"path,label\n1.png,a\n1.png,a\n", "lists '1.png' twice"),
+        (b"path,label\n1.png,a\n1.png,b\n", "lists '1.png' as 'a' and as 'b'"),
+        (b"path,label\n\xe9.png,a\n", "is not UTF-8"),
+        (b'path,label\n"1.png,a\n', "is not a CSV file"),
+    ],
+)
+def test_mistakes_are_one_line(text: bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        read_labels(text, "x.csv")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_list_of_images_is_told_from_other_tables() -> None:
+    assert is_labels(b"path,label\n\xc3")
+    assert is_labels(b"\xef\xbb\xbfimage;class;x\n")
+    for other in (b"a,b\n", b"", b"\xff\xfe", b"path\n", b'"label'):
+        assert not is_labels(other)
