@@ -22,7 +22,6 @@ from metalearn.nn.task_batched import (
     loss_task_by_task,
     recomputed,
     refuse_dropping,
-    refuse_running_statistics,
     resized_head,
     with_parameters,
 )
@@ -48,7 +47,7 @@ class InnerLoopLearner(Algorithm):
     def __init__(self, backbone: Backbone, ways: int) -> None:
         super().__init__()
         if self.adapts_backbone:
-            refuse_running_statistics(backbone)
+            backbone.refuse_inner_loop()
         refuse_dropping(backbone)
         self.ways = ways
         self._transductive = bool(backbone.uses_batch_statistics)

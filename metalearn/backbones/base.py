@@ -8,19 +8,50 @@ depend on the others: `uses_batch_statistics` says so, and evaluation reports it
 
 from __future__ import annotations
 
+import hashlib
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from metalearn.errors import UserError
 from metalearn.nn.memory_format import channels_last
+from metalearn.nn.task_batched import refuse_running_statistics
+
+
+class PretrainedOn(NamedTuple):
+    """The data that weights come from which were not learned in the run at hand."""
+
+    name: str  # of the data, for people
+    origin: str = ""  # as in the identities of classes (metalearn/data/classes.py); empty where `classes` is None
+    classes: dict[str, tuple[str, ...]] | None = None  # identity within `origin` -> the class's names; None: nobody knows which classes it saw
 
 
 class Backbone(nn.Module):
-    """What an algorithm may know of its backbone."""
+    """What an algorithm, and whoever builds it, may know of its backbone."""
 
     feature_dim: int  # D
     uses_batch_statistics: bool
     map_shape: tuple[int, int, int] | None = None  # (C, h, w) where the D features are a feature map, flattened
+    normalizes: bool = False  # whether it brings images from 0..1 to the values that it knows by itself: data sets then leave that to it
+    pretrained_on: PretrainedOn | None = None  # None: its weights start at random
+
+    @property
+    def frozen(self) -> bool:
+        """Whether training leaves it as it is: the features of an image are the same at every outer step."""
+        return False
+
+    def fingerprint(self) -> str:
+        """Of all that makes features of an image: the layers, their settings and their weights. 32 hexadecimal digits."""
+        digest = hashlib.blake2b(f"{type(self).__qualname__} {self!r}".encode(), digest_size=16)
+        for name, tensor in self.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def refuse_inner_loop(self) -> None:
+        """Raises UserError where its parameters cannot be adapted to each task."""
+        refuse_running_statistics(self)
 
 
 def embed_tasks(backbone: nn.Module, x: Tensor, training: bool, mask: Tensor | None = None) -> Tensor:

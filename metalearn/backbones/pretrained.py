@@ -1,0 +1,225 @@
+"""Networks of a library, with weights that were learned elsewhere, as backbones: what such libraries have in common.
+
+A library's module (from_torchvision.py, from_timm.py) makes the network without its last layer and says how it takes its images. Here images
+are brought to that, and the network is frozen, in part or whole, or given low-rank adapters.
+
+Departures from the networks as their authors train them: an image is resized to the network's size as a whole, nothing is cut off; no dropout
+and no stochastic depth, so that a task's loss depends on nothing but the task.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metalearn.backbones.base import Backbone, PretrainedOn
+from metalearn.backbones.low_rank import add_adapters
+from metalearn.errors import UserError, one_line
+
+UNKNOWN = PretrainedOn("data that nobody stated")
+_INTERPOLATIONS = ("bilinear", "bicubic")
+_DROPPING = ("p", "drop_prob")  # of dropout, and of stochastic depth
+
+
+class Recipe(NamedTuple):
+    """How a network takes its images."""
+
+    size: int  # height and width in pixels
+    mean: tuple[float, ...]  # of red, green and blue, in 0..1
+    std: tuple[float, ...]
+    interpolation: str  # "bilinear" or "bicubic"
+
+
+class Pretrained(Backbone):
+    """A network that knows colour images of a size of its own.
+
+    Args:
+        name: of the network, for messages.
+        body: [n, 3, size, size] -> [n, D].
+        recipe: how it takes its images.
+        image_shape: (channels, height, width) of the images at hand, one channel or three.
+        train: what training changes: "none", "last_block" or "all".
+        lora_rank: above 0: with train="none", adapters of this rank are trained instead.
+        pretrained_on: None: its weights start at random.
+
+    Raises:
+        UserError: the images have another number of channels, the network cannot take images of this size, or `train` and `lora_rank` exclude
+            each other.
+    """
+
+    normalizes = True
+    uses_batch_statistics = False
+    mean: Tensor
+    std: Tensor
+    known: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        body: nn.Module,
+        recipe: Recipe,
+        image_shape: tuple[int, int, int],
+        train: str,
+        lora_rank: int,
+        pretrained_on: PretrainedOn | None,
+    ) -> None:
+        super().__init__()
+        if image_shape[0] not in (1, 3):
+            raise UserError(f"backbone.name={name} takes grey or colour images, these have {image_shape[0]} channels")
+        if lora_rank and train != "none":
+            raise UserError(f"backbone.lora_rank={lora_rank} trains adapters instead of weights: it needs backbone.train=none, not {train}")
+        self.name, self.changes, self.lora_rank = name, train, lora_rank
+        self.recipe, self.pretrained_on = recipe, pretrained_on
+        _never_drop(body)
+        self.feature_dim = _feature_dim(name, body, recipe.size)
+        self.body = body
+        self._trained = _choose(body, train)
+        if lora_rank:
+            add_adapters(body, lora_rank)
+        self.register_buffer("mean", torch.tensor(recipe.mean, dtype=torch.float32).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(recipe.std, dtype=torch.float32).view(3, 1, 1))
+        # With these a checkpoint is whole: it can be used where the file of weights is not.
+        known = [None, imagenet1k(), UNKNOWN].index(pretrained_on)
+        self.register_buffer("known", torch.tensor([recipe.size, _INTERPOLATIONS.index(recipe.interpolation), known]))
+        self.register_load_state_dict_post_hook(Pretrained._as_loaded)
+        self.train()
+
+    def _as_loaded(self, _: object) -> None:
+        """What a checkpoint says of the weights replaces what the configuration made of them."""
+        size, interpolation, known = self.known.tolist()
+        mean, std = (tuple(buffer.flatten().tolist()) for buffer in (self.mean, self.std))
+        self.recipe = Recipe(size, mean, std, _INTERPOLATIONS[interpolation])
+        self.pretrained_on = [None, imagenet1k(), UNKNOWN][known]
+
+    @property
+    def frozen(self) -> bool:
+        return self.changes == "none" and not self.lora_rank
+
+    def train(self, mode: bool = True) -> Pretrained:
+        """Only what is trained is ever in training mode: the running statistics of the rest stay as they are."""
+        super().train(False)
+        self.training = mode
+        for module in self._trained:
+            module.train(mode)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, {self.recipe}"
+
+    def refuse_inner_loop(self) -> None:
+        if self.changes != "all":
+            how = f"backbone.lora_rank={self.lora_rank}" if self.lora_rank else f"backbone.train={self.changes}"
+            raise UserError(
+                f"{how} leaves weights of the backbone fixed, this algorithm adapts all of them to each task: backbone.train=all, or an "
+                "algorithm that adapts the head alone"
+            )
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules()):
+            raise UserError(
+                f"backbone.name={self.name} has batch normalisation: an inner loop cannot use running statistics, they fit no task's own "
+                "parameters; take a network with layer normalisation (vit_*, swin_*, convnext_*), or an algorithm that adapts the head alone"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [n, c, H, W] from 0 to 1 -> [n, D]."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features: Tensor = self.body(self.taken(x))
+        return features
+
+    def taken(self, x: Tensor) -> Tensor:
+        """Images [n, c, H, W] from 0 to 1 as the network knows them: [n, 3, size, size]."""
+        height, width = x.shape[-2:]
+        if (height, width) != (self.recipe.size, self.recipe.size):
+            # Interpolation is linear in the pixels: two products of matrices do it, under vmap too, and grey images once for all channels.
+            down, across = (
+                _resizing(edge, self.recipe.size, self.recipe.interpolation).to(x) for edge in (height, width)
+            )
+            x = (down @ x @ across.T).clamp(0, 1)
+        return (x - self.mean) / self.std
+
+
+def _never_drop(body: nn.Module) -> None:
+    for module in body.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in ("StochasticDepth", "DropPath"):
+            for name in _DROPPING:
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, 0.0)
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+
+
+def _choose(body: nn.Module, train: str) -> list[nn.Module]:
+    """Makes the parameters that `train` names the only ones that change; returns the modules that hold them."""
+    chosen = {"none": [], "last_block": last_block(body), "all": [body]}[train]
+    body.requires_grad_(False)
+    for module in chosen:
+        module.requires_grad_(True)
+    return chosen
+
+
+def last_block(body: nn.Module) -> list[nn.Module]:
+    """The last of the blocks that a network is a sequence of, and the layers behind it.
+
+    The sequence is a Sequential or ModuleList of two blocks or more; of several the one that is least deep, and of those the last. A network that
+    has none among its own parts, but more than three parts with matrices, is itself the sequence.
+    """
+    sequences = [
+        (name.count("."), -number, name)
+        for number, (name, module) in enumerate(body.named_modules())
+        if isinstance(module, nn.Sequential | nn.ModuleList) and len(_blocks(module)) > 1
+    ]
+    depth, _, sequence = min(sequences, default=(1, 0, ""))
+    if depth > 0 and len(_blocks(body)) > 3:
+        sequence = ""
+    blocks = _blocks(body.get_submodule(sequence))
+    if not blocks:
+        return [body]
+    found, way = [], f"{sequence}.{blocks[-1]}".lstrip(".").split(".")
+    for level, own in enumerate(way):  # at each level above the block: what stands behind it
+        parent = body.get_submodule(".".join(way[:level]))
+        names = [name for name, _ in parent.named_children()]
+        found += [parent.get_submodule(name) for name in names[names.index(own) + 1 :]]
+    return [body.get_submodule(".".join(way)), *found]
+
+
+def _blocks(module: nn.Module) -> list[str]:
+    """The names of the parts that hold matrices."""
+    return [name for name, part in module.named_children() if any(weight.dim() > 1 for weight in part.parameters())]
+
+
+def _feature_dim(name: str, body: nn.Module, size: int) -> int:
+    """D, from the shapes alone."""
+    try:
+        features: Tensor = copy.deepcopy(body).to("meta").eval()(torch.empty(2, 3, size, size, device="meta"))
+    except Exception as error:  # each network has words of its own for a size that it cannot take
+        raise UserError(f"backbone.size={size}: {name} cannot take images of {size}x{size} pixels: {one_line(error)[:200]}") from error
+    if features.dim() != 2:
+        raise UserError(f"backbone.name={name} returns {list(features.shape)}, not one vector for each image")
+    return features.shape[1]
+
+
+@functools.lru_cache(maxsize=16)
+def _resizing(edge: int, size: int, interpolation: str) -> Tensor:
+    """[size, edge]: what interpolation does to a column of pixels; where it becomes shorter, with averages over all that is covered."""
+    columns = functional.interpolate(
+        torch.eye(edge).view(1, 1, edge, edge), (size, edge), mode=interpolation, align_corners=False, antialias=size < edge
+    )
+    return columns[0, 0]
+
+
+@functools.cache
+def imagenet1k() -> PretrainedOn:
+    """The 1,000 classes of ILSVRC 2012 by their WordNet identities; names are those of WordNet (https://wordnet.princeton.edu)."""
+    lines = Path(__file__).with_name("imagenet1k.txt").read_text(encoding="utf-8").splitlines()
+    named = dict(line.split("\t") for line in lines)
+    return PretrainedOn("ImageNet-1k", "imagenet", {identity: tuple(names.split(", ")) for identity, names in named.items()})
+
+
+def stated(pretrained_on: str, found: PretrainedOn | None) -> PretrainedOn | None:
+    """What `backbone.pretrained_on` says; "auto": what is known of the weights themselves."""
+    return {"auto": found, "imagenet1k": imagenet1k(), "nothing": None, "unknown": UNKNOWN}[pretrained_on]
