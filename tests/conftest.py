@@ -48,6 +48,15 @@ def omniglot_root() -> Path:
     return root.resolve()
 
 
+@pytest.fixture(scope="session")
+def mobilenet_weights() -> Path:
+    """torchvision's file of MobileNetV2's weights, where this machine has it."""
+    file = Path(os.environ.get("METALEARN_DATA", "no-such-folder")) / "weights" / "mobilenet_v2-b0353104.pth"
+    if not file.is_file():
+        pytest.skip("needs mobilenet_v2-b0353104.pth in $METALEARN_DATA/weights")
+    return file.resolve()
+
+
 def easy_classes(
     classes: int = 30, images: int = 20, size: int = 16, noise: float = 0.3, seed: int = 0
 ) -> ImageClasses:

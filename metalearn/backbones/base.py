@@ -24,7 +24,9 @@ class PretrainedOn(NamedTuple):
 
     name: str  # of the data, for people
     origin: str = ""  # as in the identities of classes (metalearn/data/classes.py); empty where `classes` is None
-    classes: dict[str, tuple[str, ...]] | None = None  # identity within `origin` -> the class's names; None: nobody knows which classes it saw
+    classes: dict[str, tuple[str, ...]] | None = (
+        None  # identity within `origin` -> the class's names; None: nobody knows which classes it saw
+    )
 
 
 class Backbone(nn.Module):

@@ -41,7 +41,9 @@ class TimmModel(Pretrained):
     ) -> None:
         timm = _timm()
         if not timm.is_model(name):
-            raise UserError(f"backbone.name={name}: timm has no model of this name{nearest(name.partition('.')[0], timm.list_models())}")
+            raise UserError(
+                f"backbone.name={name}: timm has no model of this name{nearest(name.partition('.')[0], timm.list_models())}"
+            )
         fetched = weights == "default" and from_weights
         try:
             body = timm.create_model(name, pretrained=fetched, num_classes=0)
@@ -64,7 +66,7 @@ class TimmModel(Pretrained):
 
 def _timm() -> Any:
     try:
-        import timm
+        import timm  # type: ignore[import-not-found,unused-ignore]
     except ModuleNotFoundError as error:
         raise UserError("backbone=timm needs the package timm: pip install timm") from error
     return timm

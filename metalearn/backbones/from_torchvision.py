@@ -66,19 +66,23 @@ class TorchvisionModel(Pretrained):
             entry, seen = published or entry, imagenet1k() if published else UNKNOWN
             load_into(body, given.tensors, heads, f"backbone.weights={source}")
             if hasattr(body, "transform_input"):
-                body.transform_input = True  # as torchvision does where it loads weights: they were learned with other values
+                body.transform_input = (
+                    True  # as torchvision does where it loads weights: they were learned with other values
+                )
         super().__init__(name, body, _recipe(entry, size), image_shape, train, lora_rank, stated(pretrained_on, seen))
 
 
 def _network(name: str) -> nn.Module:
     """With random weights."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # some announce another initialisation, which weights will overwrite
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # some announce another initialisation, which weights will overwrite
         network: nn.Module = models.get_model(name, weights=None)
     return network
 
 
-def without_head(network: nn.Module) -> tuple[nn.Module, list[str]]:
+def without_head(network: Any) -> tuple[Any, list[str]]:
     """The network up to the features that its last layer takes, and the names of the layers that are gone."""
     gone = [name for name in _AUXILIARY if getattr(network, name, None) is not None]
     for name in gone:
@@ -100,7 +104,9 @@ def _given(weights: str, entries: Any) -> tuple[Weights, str]:
     names = [entry.name for entry in entries]
     if weights != "default" and weights not in names:
         if not Path(weights).suffix:
-            raise UserError(f"backbone.weights={weights} is none of default, none, {', '.join(names)}, and no path of a file")
+            raise UserError(
+                f"backbone.weights={weights} is none of default, none, {', '.join(names)}, and no path of a file"
+            )
         return read_weights(weights, "backbone.weights"), weights
     entry = entries.DEFAULT if weights == "default" else entries[weights]
     file = Path(entry.url).name
@@ -111,9 +117,16 @@ def _given(weights: str, entries: Any) -> tuple[Weights, str]:
             check_sha256(given, _checksum(entry), folder / file, "backbone.weights")
             return given, str(folder / file)
     try:
-        torch.hub.load_state_dict_from_url(entry.url, progress=False, check_hash=True, map_location="cpu", weights_only=True)
+        torch.hub.load_state_dict_from_url(
+            entry.url, progress=False, check_hash=True, map_location="cpu", weights_only=True
+        )
     except (OSError, RuntimeError) as error:
-        others = [f"{one.name} ({folder / Path(one.url).name})" for one in entries for folder in folders if (folder / Path(one.url).name).is_file()]
+        others = [
+            f"{one.name} ({folder / Path(one.url).name})"
+            for one in entries
+            for folder in folders
+            if (folder / Path(one.url).name).is_file()
+        ]
         raise UserError(
             f"backbone.weights={weights}: {entry.url} cannot be fetched ({one_line(error)[:120]}); put the file into {folders[0]}, or name "
             + (f"what is there: {', '.join(others)}" if others else "a file: backbone.weights=FILE")
@@ -129,4 +142,6 @@ def _checksum(entry: Any) -> str:
 def _recipe(entry: Any, size: int | str) -> Recipe:
     """How the network takes its images, by torchvision's own transforms."""
     own = entry.transforms()
-    return Recipe(own.crop_size[0] if size == "auto" else int(size), tuple(own.mean), tuple(own.std), own.interpolation.value)
+    return Recipe(
+        own.crop_size[0] if size == "auto" else int(size), tuple(own.mean), tuple(own.std), own.interpolation.value
+    )

@@ -40,7 +40,9 @@ def add_adapters(body: nn.Module, rank: int) -> None:
         (layer, name)
         for layer in body.modules()
         for name in ("weight", "in_proj_weight")
-        if _is_matrix(layer) and isinstance(weight := getattr(layer, name, None), nn.Parameter) and min(weight.shape[0], weight[0].numel()) > rank
+        if _is_matrix(layer)
+        and isinstance(weight := getattr(layer, name, None), nn.Parameter)
+        and min(weight.shape[0], weight[0].numel()) > rank
     ]
     if not found:
         raise UserError(f"backbone.lora_rank={rank}: no layer of this network has a matrix of a larger rank")

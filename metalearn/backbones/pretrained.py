@@ -70,10 +70,13 @@ class Pretrained(Backbone):
         pretrained_on: PretrainedOn | None,
     ) -> None:
         super().__init__()
+        recipe = recipe._replace(mean=_single(recipe.mean), std=_single(recipe.std))  # as a checkpoint gives them back
         if image_shape[0] not in (1, 3):
             raise UserError(f"backbone.name={name} takes grey or colour images, these have {image_shape[0]} channels")
         if lora_rank and train != "none":
-            raise UserError(f"backbone.lora_rank={lora_rank} trains adapters instead of weights: it needs backbone.train=none, not {train}")
+            raise UserError(
+                f"backbone.lora_rank={lora_rank} trains adapters instead of weights: it needs backbone.train=none, not {train}"
+            )
         self.name, self.changes, self.lora_rank = name, train, lora_rank
         self.recipe, self.pretrained_on = recipe, pretrained_on
         _never_drop(body)
@@ -87,14 +90,14 @@ class Pretrained(Backbone):
         # With these a checkpoint is whole: it can be used where the file of weights is not.
         known = [None, imagenet1k(), UNKNOWN].index(pretrained_on)
         self.register_buffer("known", torch.tensor([recipe.size, _INTERPOLATIONS.index(recipe.interpolation), known]))
-        self.register_load_state_dict_post_hook(Pretrained._as_loaded)
+        self.register_load_state_dict_post_hook(Pretrained._as_loaded)  # type: ignore[no-untyped-call]
         self.train()
 
     def _as_loaded(self, _: object) -> None:
         """What a checkpoint says of the weights replaces what the configuration made of them."""
         size, interpolation, known = self.known.tolist()
-        mean, std = (tuple(buffer.flatten().tolist()) for buffer in (self.mean, self.std))
-        self.recipe = Recipe(size, mean, std, _INTERPOLATIONS[interpolation])
+        mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
+        self.recipe = Recipe(size, tuple(mean), tuple(std), _INTERPOLATIONS[interpolation])
         self.pretrained_on = [None, imagenet1k(), UNKNOWN][known]
 
     @property
@@ -143,9 +146,17 @@ class Pretrained(Backbone):
         return (x - self.mean) / self.std
 
 
+def _single(values: tuple[float, ...]) -> tuple[float, ...]:
+    """In single precision."""
+    return tuple(torch.tensor(values, dtype=torch.float32).tolist())
+
+
 def _never_drop(body: nn.Module) -> None:
     for module in body.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in ("StochasticDepth", "DropPath"):
+        if isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ in (
+            "StochasticDepth",
+            "DropPath",
+        ):
             for name in _DROPPING:
                 if isinstance(getattr(module, name, None), float):
                     setattr(module, name, 0.0)
@@ -197,7 +208,9 @@ def _feature_dim(name: str, body: nn.Module, size: int) -> int:
     try:
         features: Tensor = copy.deepcopy(body).to("meta").eval()(torch.empty(2, 3, size, size, device="meta"))
     except Exception as error:  # each network has words of its own for a size that it cannot take
-        raise UserError(f"backbone.size={size}: {name} cannot take images of {size}x{size} pixels: {one_line(error)[:200]}") from error
+        raise UserError(
+            f"backbone.size={size}: {name} cannot take images of {size}x{size} pixels: {one_line(error)[:200]}"
+        ) from error
     if features.dim() != 2:
         raise UserError(f"backbone.name={name} returns {list(features.shape)}, not one vector for each image")
     return features.shape[1]
@@ -207,7 +220,11 @@ def _feature_dim(name: str, body: nn.Module, size: int) -> int:
 def _resizing(edge: int, size: int, interpolation: str) -> Tensor:
     """[size, edge]: what interpolation does to a column of pixels; where it becomes shorter, with averages over all that is covered."""
     columns = functional.interpolate(
-        torch.eye(edge).view(1, 1, edge, edge), (size, edge), mode=interpolation, align_corners=False, antialias=size < edge
+        torch.eye(edge).view(1, 1, edge, edge),
+        (size, edge),
+        mode=interpolation,
+        align_corners=False,
+        antialias=size < edge,
     )
     return columns[0, 0]
 
@@ -217,7 +234,9 @@ def imagenet1k() -> PretrainedOn:
     """The 1,000 classes of ILSVRC 2012 by their WordNet identities; names are those of WordNet (https://wordnet.princeton.edu)."""
     lines = Path(__file__).with_name("imagenet1k.txt").read_text(encoding="utf-8").splitlines()
     named = dict(line.split("\t") for line in lines)
-    return PretrainedOn("ImageNet-1k", "imagenet", {identity: tuple(names.split(", ")) for identity, names in named.items()})
+    return PretrainedOn(
+        "ImageNet-1k", "imagenet", {identity: tuple(names.split(", ")) for identity, names in named.items()}
+    )
 
 
 def stated(pretrained_on: str, found: PretrainedOn | None) -> PretrainedOn | None:

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from metalearn.errors import UserError, one_line
 from metalearn.places import data_dir, expanded
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "teacher")  # below which training scripts keep the weights
+_WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "teacher",
+)  # below which training scripts keep the weights
 _PREFIXES = ("module.", "backbone.", "_orig_mod.")  # which they put before every name
 
 
@@ -51,7 +57,11 @@ def _read(file: Path, key: str, state: tuple[int, int]) -> Weights:
     with file.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     try:
-        content = _safetensors(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+        content = (
+            _safetensors(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
     except UserError:
         raise
     except Exception as error:  # whatever a reader stumbles over in a damaged file
@@ -110,7 +120,11 @@ def load_into(body: nn.Module, tensors: Mapping[str, Tensor], heads: Collection[
         found = [
             *([f"lacks {len(missing)}, such as {missing[0]}"] if missing else []),
             *([f"has {len(foreign)} more, such as {foreign[0]}"] if foreign else []),
-            *([f"{shapes[0]} has the shape {list(given[shapes[0]].shape)}, not {list(own[shapes[0]].shape)}"] if shapes else []),
+            *(
+                [f"{shapes[0]} has the shape {list(given[shapes[0]].shape)}, not {list(own[shapes[0]].shape)}"]
+                if shapes
+                else []
+            ),
         ]
         raise UserError(f"{source}: not the weights of this network: {'; '.join(found)}")
     body.load_state_dict(own | given)

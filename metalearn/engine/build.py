@@ -14,6 +14,7 @@ import torch
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import Backbone
+from metalearn.backbones.base import PretrainedOn
 from metalearn.config.build import build
 from metalearn.config.files import choices, target_of
 from metalearn.data.base import Dataset, TaskSource, TrainedOn
@@ -35,6 +36,12 @@ class Parts:
     dataset: Dataset
     algorithm: Algorithm  # on the device
     placement: Placement | None = None  # of the data set's images; None: it has none
+
+    @property
+    def pretrained_on(self) -> PretrainedOn | None:
+        """The data that the backbone's weights come from; None: from this run alone."""
+        backbone = backbone_of(self.algorithm)
+        return None if backbone is None else backbone.pretrained_on
 
     def source(self, split: str) -> TaskSource:
         """The tasks of a split: those of training depend on `seed`, the others on `eval.seed`."""
@@ -62,7 +69,21 @@ def assemble(config: Config, trained_on: TrainedOn | None = None) -> Parts:
     dataset, placement = placed(build_dataset(config), settings.images, device)
     if trained_on is not None:
         dataset = dataset.brought_to(trained_on)
-    return Parts(settings, device, dataset, build_algorithm(config, dataset, trained_on).to(device), placement)
+    algorithm = build_algorithm(config, dataset, trained_on).to(device)
+    return Parts(settings, device, left_to(algorithm, dataset), algorithm, placement)
+
+
+def left_to(algorithm: Algorithm, dataset: Dataset) -> Dataset:
+    """The data set; where the backbone normalises images by itself, one that does not."""
+    backbone, form = backbone_of(algorithm), dataset.trained_on
+    if backbone is None or not backbone.normalizes or form.normalize is None:
+        return dataset
+    return dataset.brought_to(form._replace(normalize=None))
+
+
+def backbone_of(algorithm: Algorithm) -> Backbone | None:
+    """The network that turns an example into features."""
+    return next((module for module in algorithm.modules() if isinstance(module, Backbone)), None)
 
 
 def build_dataset(config: Config) -> Dataset:
@@ -110,7 +131,11 @@ def build_algorithm(config: Config, dataset: Dataset, trained_on: TrainedOn | No
             "backbone",
             Backbone,
             "metalearn.backbones",
-            optional={"input_shape": dataset.input_shape, "image_shape": dataset.input_shape},
+            optional={
+                "input_shape": dataset.input_shape,
+                "image_shape": dataset.input_shape,
+                "from_weights": trained_on is None,
+            },
             check=functools.partial(_refuse_what_is_no_image, config, dataset),
         )
         algorithm = build(

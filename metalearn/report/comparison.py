@@ -11,6 +11,7 @@ from typing import Any
 
 from metalearn.kinds import Scale, scale_of
 from metalearn.report import terminal
+from metalearn.report.seen import marks
 from metalearn.report.text import duration, markdown_table
 
 _WIDEST = 7  # columns of settings that a terminal is given; the files have all
@@ -129,8 +130,7 @@ def score_text(row: Mapping[str, Any]) -> str:
     if row["score"] is None:
         return ""
     kind = scale_of(row)
-    seen = f" ({row['seen_classes']} CLASSES SEEN)" if row["seen_classes"] else ""
-    return f"{'' if kind.percent else kind.score + ' '}{kind.text(row['score'], row['interval'])}{seen}"
+    return f"{'' if kind.percent else kind.score + ' '}{kind.text(row['score'], row['interval'])}{marks(row)}"
 
 
 def difference_cells(row: Mapping[str, Any]) -> list[str]:

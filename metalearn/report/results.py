@@ -13,6 +13,7 @@ from rich.text import Text
 
 from metalearn.kinds import Scale, scale_of
 from metalearn.report import terminal
+from metalearn.report.seen import marks, pretraining_text
 from metalearn.report.text import age_text
 from metalearn.sizes import bytes_text
 from metalearn.status import Status
@@ -107,7 +108,7 @@ def runs_table(rows: list[dict[str, Any]]) -> None:
         kind = scale_of(row)
         score = "" if row["score"] is None else kind.text(row["score"], row["ci95"])
         seen = " (transductive)" if score and row["transductive"] else ""
-        seen += f" ({row['seen_classes']} CLASSES SEEN)" if row["seen_classes"] else ""
+        seen += marks(row)
         words = [
             row["algorithm"] or "",
             row["dataset"] or "",
@@ -133,6 +134,8 @@ def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> li
     lines += [_grouped(kind, what, groups, test) for what, groups in several.items()]
     for name, score in test.get("further", {}).items():
         lines.append(f"{name.replace('_', ' ')}: {kind.text(score['mean'], score['ci95'])}{_over_classes(kind, score)}")
+    if test.get("seen_in_pretraining"):
+        lines.append(pretraining_text(test["seen_in_pretraining"]))
     if test.get("calibration"):
         lines.append(f"calibration of the probabilities: {calibration_text(test['calibration'])}")
     return lines

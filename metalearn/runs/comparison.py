@@ -106,6 +106,7 @@ def _entry(row: Row, name: str, columns: Mapping[str, str], tasks: TaskFiles) ->
         "eval_seed": first.eval_seed,
         "transductive": first.test.get("transductive"),
         "seen_classes": max((run.test.get("seen_classes", 0) for run in row.scored), default=0),
+        "seen_in_pretraining": first.test.get("seen_in_pretraining"),
         "evaluation": first.evaluation is not None,
         "n": len(row.scored),
         "score": row.score,

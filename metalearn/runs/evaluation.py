@@ -24,7 +24,7 @@ from metalearn.runs import directory as files
 from metalearn.runs.environment import environment
 from metalearn.runs.per_task import write_tasks
 from metalearn.runs.record import EvalResults, TestRecord
-from metalearn.runs.seen import refuse_seen_classes
+from metalearn.runs.seen import refuse_seen_classes, seen_in_pretraining
 from metalearn.status import Status
 
 
@@ -69,7 +69,12 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str], st
     transductive, name = parts.algorithm.transductive, settings.eval.checkpoint
     try:
         record = TestRecord.of(
-            scores, transductive=transductive, checkpoint=name, step=state["step"], seen_classes=seen
+            scores,
+            transductive=transductive,
+            checkpoint=name,
+            step=state["step"],
+            seen_classes=seen,
+            seen_in_pretraining=seen_in_pretraining(parts.pretrained_on, tested),
         )
         results = replace(results, test=record)
     except NotFinite as error:

@@ -20,7 +20,7 @@ from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
 from metalearn.runs.per_task import write_tasks
 from metalearn.runs.record import TestRecord
-from metalearn.runs.seen import seen_classes
+from metalearn.runs.seen import seen_classes, seen_in_pretraining
 
 log = logging.getLogger("metalearn")
 
@@ -59,6 +59,7 @@ def final_test(run_dir: Path, outcome: Outcome, parts: Parts) -> TestRecord:
         step=chosen["step"],
         seconds=time.perf_counter() - started,
         seen_classes=len(seen_classes(chosen["train_classes"], test_tasks.class_names)),
+        seen_in_pretraining=seen_in_pretraining(parts.pretrained_on, test_tasks.class_names),
     )
     write_tasks(run_dir / "test_tasks.npz", scores)
     if by_class:

@@ -64,6 +64,7 @@ def _row(run: Found) -> dict[str, Any]:
         "ci95": run.test.get("ci95"),
         "transductive": run.test.get("transductive"),
         "seen_classes": run.test.get("seen_classes", 0),
+        "seen_in_pretraining": run.test.get("seen_in_pretraining"),
         "label": run.label,
         "age": max(time.time() - changed, 0.0),
         "size": size,

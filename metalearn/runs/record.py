@@ -55,6 +55,9 @@ class TestRecord:
         None  # ece, nll, brier and bins of all queries together; None where tasks have no classes
     )
     seen_classes: int = 0  # upright test classes that the model was trained on (eval.allow_seen)
+    seen_in_pretraining: dict[str, Any] | None = (
+        None  # those that its backbone was (seen.py); None: it was not pre-trained
+    )
     seconds: float | None = None  # of the test; an evaluation does not record it here
 
     @classmethod
@@ -67,6 +70,7 @@ class TestRecord:
         step: int,
         seconds: float | None = None,
         seen_classes: int = 0,
+        seen_in_pretraining: dict[str, Any] | None = None,
     ) -> TestRecord:
         """Averages over tasks.
 
@@ -100,6 +104,7 @@ class TestRecord:
             calibration=scores.calibration,
             seconds=seconds,
             seen_classes=seen_classes,
+            seen_in_pretraining=seen_in_pretraining,
         )
 
     @property
@@ -144,6 +149,7 @@ class TestRecord:
             **record,
             "step": self.step,
             **({} if self.seen_classes == 0 else {"seen_classes": self.seen_classes}),
+            **({} if self.seen_in_pretraining is None else {"seen_in_pretraining": self.seen_in_pretraining}),
             **({} if self.seconds is None else {"seconds": self.seconds}),
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+from metalearn.report.seen import pretraining_mark, pretraining_text
 from metalearn.runs.rows import Row, task_text
 
 
@@ -43,6 +44,9 @@ def warnings(rows: Sequence[Row], names: Mapping[Row, str]) -> list[str]:
             found.append(
                 f"{names[row]}: {seen} TEST CLASSES WERE TRAINING CLASSES, the score says nothing about new classes"
             )
+        before = row.scored[0].test.get("seen_in_pretraining")
+        if before is not None and pretraining_mark(before):
+            found.append(f"{names[row]}: {pretraining_text(before)}")
     return found
 
 

@@ -14,6 +14,7 @@ from metalearn.intervals import interval95
 from metalearn.kinds import CLASSIFICATION, Scale, scale_of
 from metalearn.report import terminal
 from metalearn.report.results import sweep_table
+from metalearn.report.seen import marks, pretraining_mark
 from metalearn.report.text import duration, markdown_table
 from metalearn.runs import directory as files
 from metalearn.status import Status
@@ -77,8 +78,7 @@ def score_text(row: dict[str, Any]) -> str:
     kind = _scale(row)
     score = row[kind.score]
     transductive = " (transductive)" if row["transductive"] else ""
-    seen = f" ({row['seen_classes']} test classes seen in training)" if row.get("seen_classes") else ""
-    return "" if score is None else kind.text(score, row["ci95"]) + transductive + seen
+    return "" if score is None else kind.text(score, row["ci95"]) + transductive + marks(row)
 
 
 def val_text(row: dict[str, Any]) -> str:
@@ -152,6 +152,7 @@ def _job_row(
         "ci95_classes": test.get("ci95_classes"),
         "transductive": test.get("transductive"),
         "seen_classes": test.get("seen_classes", 0),
+        "seen_in_pretraining": test.get("seen_in_pretraining"),
         f"val_{kind.score}": (results.get("val") or {}).get(kind.score),
         "steps": train.get("steps"),
         "seconds": _seconds(train, test) if train else None,
@@ -181,6 +182,7 @@ def _seed_row(group: list[dict[str, Any]]) -> dict[str, Any]:
         "seeds": len(scores),
         "transductive": any(row["transductive"] for row in group),
         "seen_classes": max(row["seen_classes"] for row in group),
+        "seen_in_pretraining": group[0].get("seen_in_pretraining"),
     }
 
 
@@ -193,13 +195,14 @@ def _csv(rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:
     score = _score_name(rows)
     columns = [score, "ci95", "ci95_classes", "std", "seeds", f"val_{score}", "steps", "seconds", "directory", "error"]
     columns += ["transductive"] if any(row["transductive"] for row in rows) else []
-    columns += ["seen_classes"] if any(row.get("seen_classes") for row in rows) else []
+    columns += [name for name in ("seen_classes", "seen_in_pretraining") if any(row.get(name) for row in rows)]
     text = io.StringIO()
     writer = csv.DictWriter(text, ["kind", "job", *varied, "status", *columns], extrasaction="ignore")
     writer.writeheader()
     for kind, some in (("job", rows), ("seeds", over_seeds)):
         for row in some:
-            writer.writerow({**row, "kind": kind, **row["choices"]})
+            seen = pretraining_mark(row.get("seen_in_pretraining"))
+            writer.writerow({**row, "seen_in_pretraining": seen, "kind": kind, **row["choices"]})
     return text.getvalue()
 
 

@@ -113,7 +113,10 @@ def test_colour_and_larger_images() -> None:
 @pytest.mark.parametrize("name", choices("backbone"))
 def test_every_colour_counts(name: str) -> None:
     image = (3, 84, 84)
+    if name == "timm":
+        pytest.importorskip("timm")
     node, shapes = compose(f"backbone={name}")["backbone"], {"input_shape": image, "image_shape": image}
+    node |= {"weights": "none", "size": 32, "train": "all"} if "weights" in node else {}
     backbone = build(node, "backbone", Backbone, "metalearn.backbones", optional=shapes)
     x = torch.rand(4, *image, requires_grad=True)
     features = backbone(x)

@@ -92,6 +92,11 @@ def test_a_value_that_the_user_gave_is_no_wish() -> None:
     assert with_origins("train.meta_batch_size=16 is") == "train.meta_batch_size=16 is"
 
 
+SMALL_BACKBONES = {
+    "resnet12": ["backbone.filters=[8,8,8,8]"],
+    "torchvision": ["backbone.weights=none", "backbone.size=32"],
+    "timm": ["backbone.weights=none", "backbone.size=32"],
+}
 SMALL_GLYPHS = ("dataset.classes=70", "dataset.val_classes=2", "dataset.test_classes=4", "dataset.drawers=2")
 
 
@@ -108,7 +113,7 @@ def complaint(*overrides: str) -> str | None:
 @pytest.mark.parametrize("algorithm", choices("algorithm"))
 def test_every_pair_is_built_or_refused_in_one_line(algorithm: str) -> None:
     for backbone in choices("backbone"):
-        small = ["backbone.filters=[8,8,8,8]"] if backbone == "resnet12" else []
+        small = SMALL_BACKBONES.get(backbone, [])
         refused = complaint(f"algorithm={algorithm}", f"backbone={backbone}", *SMALL_GLYPHS, *small)
         if refused is not None:
             assert "\n" not in refused
