@@ -28,6 +28,7 @@ usage: metalearn COMMAND [key=value ...]
   metalearn predict RUN_DIR --support DIR --query FILES      labels your own images, from a few examples of each class
   metalearn compare outputs                                  which is better, and how sure is that
   metalearn runs                                             what ran, and how it ended
+  metalearn status outputs/multirun/grid                     how far a sweep is, and how long it still takes
   metalearn reproduce snell2017/omniglot_5w1s                trains as a paper did, compares with its numbers
   metalearn data list                                        the data sets, and which files are missing
   metalearn list algorithms                                  what there is, a line each

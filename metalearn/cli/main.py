@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from metalearn.cli import help as texts
-from metalearn.cli import help_finding
+from metalearn.cli import help_finding, help_sweeps
 from metalearn.cli.completion import shell_completion
 from metalearn.cli.plugins import without_plugins
 from metalearn.errors import Interrupted, RunFailed, UserError, nearest, one_line
@@ -46,6 +46,9 @@ COMMANDS = {
         texts.compare_help,
     ),
     "runs": Command("list runs, remove them, give them a label", "metalearn.cli.runs:runs", texts.runs_help),
+    "status": Command(
+        "how far a sweep or a run is, and how long it still takes", "metalearn.cli.status:status", help_sweeps.status_help
+    ),
     "reproduce": Command(
         "train as a paper did, compare with its numbers", "metalearn.cli.reproduce:reproduce", texts.reproduce_help
     ),

@@ -16,6 +16,7 @@ from metalearn.report import terminal
 from metalearn.report.text import duration
 
 _BYTES_SECONDS = 10.0  # between two lines about a file that comes or is read
+_BAR_SECONDS = 0.25  # between two changes of the bar that no number asks for
 LOG_SECONDS = 60.0  # at least every so many seconds a line, where nothing else is asked for
 
 
@@ -43,7 +44,8 @@ class Progress:
         self._total_steps, self._kind = total_steps, kind
         self._latest: dict[str, float] = {}
         self._names = _names(ways)
-        self._rate = _Rate(done)
+        self._shown = 0.0
+        self._rate = _Rate()
         self._line = _Line(done, total_steps, log_seconds)
         self._bar = _LiveBar(title, total_steps)
 
@@ -55,18 +57,27 @@ class Progress:
         self._bar.end()
 
     def update(self, step: int, values: dict[str, float]) -> None:
-        """Outer step `step` is done, with these values by tag; a tag that is missing keeps its last value on show.
-
-        The time left is counted from the first update on, so that start-up is no part of a step. Call it with `done` and no values
-        when the first step begins, to have the time left as early as possible.
-        """
+        """Outer step `step` is done, with these values by tag; a tag that is missing keeps its last value on show."""
         self._latest |= values
+        left = self._show(step)
         numbers = "  ".join(self._numbers())
-        left = self._rate.left(step, self._total_steps)
-        self._bar.show(step, numbers, left)
         if self._line.is_due(step, by_time=not self._bar.is_open):
             where = f"step {step}/{self._total_steps} ({step * 100 // self._total_steps} %)"
             terminal.log.info("  ".join(part for part in (where, numbers, left) if part))
+
+    def passed(self, step: int) -> None:
+        """Outer step `step` is done, and there is nothing new to say of it.
+
+        The time left is counted from the first call of this or `update` on: start-up, and what an earlier process did, is no part of a step.
+        """
+        if (now := time.monotonic()) - self._shown >= _BAR_SECONDS:
+            self._shown = now
+            self._show(step)
+
+    def _show(self, step: int) -> str:
+        left = self._rate.left(step, self._total_steps)
+        self._bar.show(step, "  ".join(self._numbers()), left)
+        return left
 
     def _numbers(self) -> Iterable[str]:
         latest, kind = self._latest, self._kind
@@ -100,7 +111,7 @@ class TaskProgress:
 
     def __init__(self, total: int, what: str, log_seconds: float = LOG_SECONDS, unit: str = "tasks") -> None:
         self._total, self._what, self._unit = total, what, unit
-        self._rate = _Rate(0)
+        self._rate = _Rate()
         self._line = _Line(0, total, log_seconds, at_tenths=False)
         self._bar = _LiveBar(what, total)
 
@@ -134,7 +145,7 @@ class BytesProgress:
         self._name = name
         self._bar: rich.progress.Progress | None = None
         self._line: _Line | None = None
-        self._rate = _Rate(0)
+        self._rate = _Rate()
 
     def __enter__(self) -> BytesProgress:
         if terminal.on_terminal():
@@ -173,9 +184,8 @@ class BytesProgress:
 class _Rate:
     """Time left, from the time that was taken since the first count."""
 
-    def __init__(self, done: int) -> None:
+    def __init__(self) -> None:
         self._first: tuple[int, float] | None = None
-        self._done = done
 
     def left(self, count: int, total: int) -> str:
         """`1:02 left`; nothing where all is done, or where nothing is known yet."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import IO, TextIO, cast
 
 from rich.console import Console, ConsoleRenderable
 from rich.logging import RichHandler
 from rich.table import Column, Table
 from rich.text import Text
+
+from metalearn.status import Status
 
 log = logging.getLogger("metalearn")
 # What is logged here goes to run.log alone: the console gets one line about a failure, not its traceback.
@@ -67,6 +71,16 @@ class _Stream:
 
 STDOUT, STDERR = _Stream("stdout"), _Stream("stderr")
 CONSOLE = Console(file=cast("IO[str]", STDOUT), highlight=False)
+STATUS_STYLES: dict[str, str] = {
+    Status.DONE: "green",
+    Status.FAILED: "bold red",
+    Status.DIVERGED: "bold red",
+    Status.INTERRUPTED: "yellow",
+    Status.PRUNED: "dim",
+}
+# Of a thread: one that runs a job says nothing while another shows the whole sweep.
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+_views = 0  # live views that other lines are printed above
 
 
 def handler() -> logging.Handler:
@@ -103,11 +117,38 @@ class FileLog(logging.FileHandler):
 def on_terminal() -> bool:
     """Whether stdout is a terminal that can show a live view."""
     # isatty on top of is_terminal, which FORCE_COLOR makes true of a pipe.
-    return STDOUT.isatty() and CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal
+    return not _QUIET.get() and STDOUT.isatty() and CONSOLE.is_terminal and not CONSOLE.is_dumb_terminal
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """While the context lasts, this thread prints nothing on stdout; errors are printed still."""
+    before = _QUIET.set(True)
+    try:
+        yield
+    finally:
+        _QUIET.reset(before)
+
+
+def open_view() -> None:
+    """A live view is on the terminal: other lines go above it until `close_view`."""
+    global _views
+    _views += 1
+
+
+def close_view() -> None:
+    """The live view is gone."""
+    global _views
+    _views -= 1
 
 
 def say(line: str) -> None:
     """Prints a line of a program's, not of a run's: it goes into no log."""
+    if _QUIET.get():
+        return
+    if _views:
+        CONSOLE.print(Text(line), soft_wrap=True)
+        return
     STDOUT.write(f"{line}\n")
     STDOUT.flush()
 
@@ -140,7 +181,9 @@ def close_log() -> None:
 def error_line(message: str) -> None:
     """Prints `message` as one line on stderr, red on a terminal."""
     line = " ".join(part.strip() for part in message.splitlines())
-    if STDERR.isatty():
+    if STDERR.isatty() and _views:
+        CONSOLE.print(Text(line, style="red"), soft_wrap=True)
+    elif STDERR.isatty():
         Console(file=cast("IO[str]", STDERR)).print(Text(line, style="red"), soft_wrap=True)
     else:
         STDERR.write(f"{line}\n")

@@ -20,6 +20,17 @@ def age_text(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Dotted key -> as much of its end as tells it from the others: `filters` of `backbone.filters`."""
+    parts = {key: key.split(".") for key in keys}
+    short = {}
+    for key, words in parts.items():
+        ends = (words[-count:] for count in range(1, len(words) + 1))
+        mine = next(end for end in ends if sum(other[-len(end) :] == end for other in parts.values()) == 1)
+        short[key] = ".".join(mine)
+    return short
+
+
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], to_the_right: Sequence[bool] = ()) -> list[str]:
     """The lines of a Markdown table; line breaks and bars in its cells do not break it.
 

@@ -10,6 +10,7 @@ from metalearn.errors import Interrupted, Pruned
 from metalearn.runs.checkpoint import Keeper
 
 Listener = Callable[[int, dict[str, float]], None]  # (outer step, tag -> value)
+Counter = Callable[[int], None]  # (outer steps done), after every one of them
 ShouldPrune = Callable[[int, float], bool]  # (outer step, validation score) -> whether to stop here
 
 
@@ -19,11 +20,14 @@ def train(
     interrupts: Interrupts,
     listeners: Sequence[Listener] = (),
     should_prune: ShouldPrune | None = None,
+    counters: Sequence[Counter] = (),
 ) -> None:
     """Iterates the loop to its end, passes on what it reports and lets the keeper save.
 
     Args:
+        listeners: called where something was due: losses, a validation.
         should_prune: called after every validation.
+        counters: called after every outer step, before the listeners.
 
     Raises:
         Diverged: as the loop does; last.pt holds the state before that.
@@ -34,6 +38,8 @@ def train(
     try:
         with interrupts.held():
             for reported in loop:
+                for count in counters:
+                    count(reported.step)
                 if reported.values:
                     for listen in listeners:
                         listen(reported.step, reported.values)

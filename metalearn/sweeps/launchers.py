@@ -7,7 +7,8 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +26,10 @@ from metalearn.sweeps.ask import Sweep, is_on_this_machine
 from metalearn.sweeps.directory import SweepDir, unfinished
 from metalearn.sweeps.job import run_job
 from metalearn.sweeps.slots import Slot
+from metalearn.sweeps.slurm import quiet_submitit
+from metalearn.sweeps.status import Watcher
 from metalearn.sweeps.summary import write_summary
+from metalearn.sweeps.view import SweepView
 
 
 def places(settings: dict[str, Any]) -> list[Slot]:
@@ -59,7 +63,11 @@ def _launch(base: DictConfig, sweep: SweepDir, names: list[str]) -> None:
     context = HydraContext(config_loader=_StoredJobs(), callbacks=Callbacks())  # type: ignore[arg-type]  # one method is all they use
     launcher = Plugins.instance().instantiate_launcher(context, stored_job, config)
     try:
-        launcher.launch([[name] for name in names], initial_job_idx=0)
+        with ExitStack() as stack:
+            if find_spec("submitit") and "Slurm" in type(launcher).__name__:
+                stack.enter_context(quiet_submitit())
+            stack.enter_context(SweepView(Watcher(sweep, names)))
+            launcher.launch([[name] for name in names], initial_job_idx=0)
     except Exception as error:  # a job's own failure stands in its results.json; this is about the engine
         details = sweep.path / "launcher.error"
         files.write_text(details, traceback.format_exc())

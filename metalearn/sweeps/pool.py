@@ -23,7 +23,9 @@ from metalearn.sweeps import job as worker
 from metalearn.sweeps.directory import SweepDir
 from metalearn.sweeps.queue import Queue, StoredJobs
 from metalearn.sweeps.slots import Slot
+from metalearn.sweeps.status import Watcher
 from metalearn.sweeps.summary import score_text, seconds_text, write_summary
+from metalearn.sweeps.view import SweepView
 
 _WORKER = (sys.executable, "-m", "metalearn.sweeps.job")
 _POLL = 0.1  # seconds between two looks at the workers
@@ -48,13 +50,20 @@ def run_jobs(sweep: SweepDir, names: list[str], places: list[Slot], retry_failed
 def run_queue(sweep: SweepDir, queue: Queue, places: list[Slot]) -> None:
     """Runs the jobs that the queue gives, until it is empty; raises what `run_jobs` raises."""
     with _sigterm_raises():
-        if len(places) == 1 and places[0].gpu is None:
-            _one_by_one(sweep, queue)
-        else:
-            _Pool(sweep, queue, places).run()
+        here = len(places) == 1 and places[0].gpu is None
+        if here and len(queue) == 1:
+            _one_by_one(sweep, queue, None)
+            return
+        terminal.say(f"{len(queue)} jobs, up to {len(places)} at once; what each does: {sweep.path}/*/run.log")
+        with SweepView(Watcher(sweep, queue.names(), len(places), queue.total)) as view:
+            if here:
+                _one_by_one(sweep, queue, view)
+            else:
+                _Pool(sweep, queue, places, view).run()
 
 
-def _one_by_one(sweep: SweepDir, queue: Queue) -> None:
+def _one_by_one(sweep: SweepDir, queue: Queue, view: SweepView | None) -> None:
+    """In this process; without a view the console shows the run as that of a single one."""
     total, begun = len(queue), 0
     while queue:
         if (name := queue.next()) is None:
@@ -67,29 +76,49 @@ def _one_by_one(sweep: SweepDir, queue: Queue) -> None:
             if sweep.status(name) in (Status.DONE, Status.PRUNED):  # between the queue's look at it and now
                 continue
             begun += 1
-            log_to(sweep.run_dir(name), on_console=True)
-            terminal.log.info("job %d of %d: %s", begun, total, name)
+            log_to(sweep.run_dir(name), on_console=view is None)
+            which = f"job {begun} of {total}: {name}"
+            terminal.log.info("%s", which)
             try:
-                worker.run_job(sweep, name)
+                if view is None:
+                    worker.run_job(sweep, name)
+                else:
+                    view.started(which)
+                    with terminal.quiet():
+                        worker.run_job(sweep, name)
             finally:
                 terminal.close_log()
-        write_summary(sweep)
+        rows = write_summary(sweep)
+        if view is not None:
+            _say_end(sweep, rows, name, f"job {begun} of {total}")
+
+
+def _say_end(sweep: SweepDir, rows: list[dict[str, Any]], name: str, which: str, killed: str | None = None) -> None:
+    """One line about a job that has ended, from the row of the summary."""
+    row = next(row for row in rows if row["job"] == name)
+    said = f"{which}: {name}: {row['status']}"
+    if row["status"] == Status.PRUNED:
+        terminal.say(said)
+    elif row["status"] == Status.DONE:
+        terminal.say("  ".join(filter(None, (said, score_text(row), seconds_text(row)))))
+    else:
+        why = row["error"] or (f"its process was ended by {killed}" if killed else "")
+        terminal.error_line(f"{said}: {why} ({sweep.run_dir(name)})")
 
 
 class _Pool:
     """A worker process for every job, in the slot that it was given."""
 
-    def __init__(self, sweep: SweepDir, queue: Queue, places: list[Slot]) -> None:
+    def __init__(self, sweep: SweepDir, queue: Queue, places: list[Slot], view: SweepView) -> None:
         self._sweep = sweep
         self._queue = queue
+        self._view = view
         self._free = list(places)
         self._running: dict[str, tuple[subprocess.Popen[bytes], Slot]] = {}
-        self._total, self._ended = len(queue), 0
+        self._total = len(queue)
+        self._numbers: dict[str, int] = {}  # job -> which of this command's it is, in the order of their starts
 
     def run(self) -> None:
-        terminal.say(
-            f"{self._total} jobs, up to {len(self._free)} at once; what each does: {self._sweep.path}/*/run.log"
-        )
         try:
             while self._queue or self._running:
                 started = self._start()
@@ -106,9 +135,14 @@ class _Pool:
         started = False
         while self._free and (name := self._queue.next()) is not None:
             slot = self._free.pop(0)
+            self._numbers.setdefault(name, len(self._numbers) + 1)
+            self._view.started(f"{self._which(name)}: {name}")
             self._running[name] = (self._spawn(name, slot), slot)
             started = True
         return started
+
+    def _which(self, name: str) -> str:
+        return f"job {self._numbers[name]} of {self._total}"
 
     def _spawn(self, name: str, slot: Slot) -> subprocess.Popen[bytes]:
         package = str(Path(__file__).resolve().parents[2])
@@ -144,22 +178,13 @@ class _Pool:
                 self._report(name, code)
 
     def _report(self, name: str, code: int) -> None:
-        self._ended += 1
         killed = _signal_name(code)
         if not self._sweep.status(name).finished:
             if killed is None and code != worker.INTERRUPTED:
                 self._sweep.write_error(name, f"its process exited with {code}")
             elif killed is not None and -code not in _ENDED_FROM_OUTSIDE:
                 self._sweep.write_error(name, f"its process died of {killed}")
-        (row,) = [row for row in write_summary(self._sweep) if row["job"] == name]
-        why = row["error"] or (f"its process was ended by {killed}" if killed else "")
-        said = f"job {self._ended} of {self._total}: {name}: {row['status']}"
-        if row["status"] == Status.PRUNED:
-            terminal.say(said)
-        elif row["status"] == Status.DONE:
-            terminal.say(f"{said}  {score_text(row)}  {seconds_text(row)}")
-        else:
-            terminal.error_line(f"{said}: {why} ({self._sweep.run_dir(name)})")
+        _say_end(self._sweep, write_summary(self._sweep), name, self._which(name), killed)
 
     def _stop(self) -> None:
         """Has the workers save and end; a second Ctrl-C kills them."""

@@ -21,6 +21,15 @@ class Queue(ABC):
     def __len__(self) -> int:
         """How many are left: to be given, or another runner's."""
 
+    def names(self) -> list[str] | None:
+        """All jobs that it is about, those that are finished already included; None: all of the sweep, as they come."""
+        return None
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """How many jobs it is about in the end."""
+
     @abstractmethod
     def next(self) -> str | None:
         """A job that nobody runs; None where all that are left are another runner's."""
@@ -40,9 +49,16 @@ class StoredJobs(Queue):
     """Those of the named jobs that are not finished, or are to be run once more."""
 
     def __init__(self, sweep: SweepDir, names: list[str], retry_failed: bool) -> None:
-        self._sweep = sweep
+        self._sweep, self._names = sweep, names
         self._waiting = unfinished(sweep, names, retry_failed)
         self._retry = {name for name in self._waiting if sweep.status(name).finished}
+
+    def names(self) -> list[str]:
+        return self._names
+
+    @property
+    def total(self) -> int:
+        return len(self._names)
 
     def __len__(self) -> int:
         return len(self._waiting)

@@ -68,6 +68,10 @@ class Trials(Queue):
         begun = [trial for trial in trials if _is_open(trial) and trial.user_attrs.get(_JOB) not in self._given]
         return len(begun) + max(0, wanted - len(trials))
 
+    @property
+    def total(self) -> int:
+        return int(self._settings["trials"])
+
     def next(self) -> str | None:
         with self._alone():
             self._tell()
