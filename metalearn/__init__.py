@@ -13,7 +13,7 @@ from metalearn.version import __version__
 
 if TYPE_CHECKING:
     from metalearn.api.finding import choices, doctor, explain
-    from metalearn.api.records import compare, list_runs
+    from metalearn.api.records import compare, list_runs, progress
     from metalearn.api.run import Prediction, Run, load
     from metalearn.api.trained import evaluate, predict
     from metalearn.api.training import sweep, train
@@ -30,6 +30,7 @@ __all__ = [
     "list_runs",
     "load",
     "predict",
+    "progress",
     "sweep",
     "train",
 ]
@@ -37,7 +38,7 @@ __all__ = [
 # Module of metalearn/api -> what it offers; the same as the imports above, which only type checkers read.
 _OFFERED = {
     "finding": ("choices", "doctor", "explain"),
-    "records": ("compare", "list_runs"),
+    "records": ("compare", "list_runs", "progress"),
     "run": ("Prediction", "Run", "load"),
     "trained": ("evaluate", "predict"),
     "training": ("sweep", "train"),

@@ -1,4 +1,4 @@
-"""What finished runs wrote: `compare` and `list_runs`. Neither imports torch."""
+"""What runs wrote: `compare`, `list_runs` and `progress`. None of them imports torch."""
 
 from __future__ import annotations
 
@@ -47,3 +47,17 @@ def list_runs(*paths: str | Path, filters: Sequence[str] = (), sort: str | None 
     from metalearn.runs.housekeeping import listed
 
     return listed(paths or ("outputs",), filters, sort)
+
+
+def progress(path: str | Path) -> dict[str, Any]:
+    """How far a sweep or a run is, as `metalearn status --json` says it; whoever runs it may be another process.
+
+    Returns:
+        `jobs`, `counts`, `total`, `left` (seconds; None: not known), `slurm`, ...: docs/sweeps.md names the keys.
+
+    Raises:
+        UserError: there is neither a sweep nor a run in `path`.
+    """
+    from metalearn.sweeps.status import status_of
+
+    return status_of(Path(path).expanduser())

@@ -47,7 +47,9 @@ COMMANDS = {
     ),
     "runs": Command("list runs, remove them, give them a label", "metalearn.cli.runs:runs", texts.runs_help),
     "status": Command(
-        "how far a sweep or a run is, and how long it still takes", "metalearn.cli.status:status", help_sweeps.status_help
+        "how far a sweep or a run is, and how long it still takes",
+        "metalearn.cli.status:status",
+        help_sweeps.status_help,
     ),
     "reproduce": Command(
         "train as a paper did, compare with its numbers", "metalearn.cli.reproduce:reproduce", texts.reproduce_help

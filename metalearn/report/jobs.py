@@ -16,7 +16,15 @@ from metalearn.report import terminal
 from metalearn.report.text import duration, short_names
 from metalearn.status import Status
 
-_ORDER = (Status.DONE, Status.RUNNING, Status.PENDING, Status.INTERRUPTED, Status.PRUNED, Status.FAILED, Status.DIVERGED)
+_ORDER = (
+    Status.DONE,
+    Status.RUNNING,
+    Status.PENDING,
+    Status.INTERRUPTED,
+    Status.PRUNED,
+    Status.FAILED,
+    Status.DIVERGED,
+)
 _OTHER_LINES = 4  # of the live view and below it: the bar of the whole, what is left out, the prompt
 _NAMED = 4  # jobs that a plain line names at most
 
@@ -118,7 +126,14 @@ def _drawn(record: Mapping[str, Any], lines: int) -> list[Any]:
     names = job_names(record["jobs"])
     running = [row for row in record["jobs"] if row["status"] == Status.RUNNING]
     grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
-    for ratio, justify in ((3, "left"), (2, "left"), (None, "right"), (None, "right"), (None, "right"), (None, "right")):
+    for ratio, justify in (
+        (3, "left"),
+        (2, "left"),
+        (None, "right"),
+        (None, "right"),
+        (None, "right"),
+        (None, "right"),
+    ):
         grid.add_column(ratio=ratio, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
     for row in running[:lines]:
         speed = "" if row["tasks_per_second"] is None else f"{row['tasks_per_second']:,.0f} tasks/s"

@@ -16,7 +16,6 @@ from metalearn.report import terminal
 from metalearn.report.seen import marks, pretraining_text
 from metalearn.report.text import age_text
 from metalearn.sizes import bytes_text
-from metalearn.status import Status
 
 _COMPARED = ("paper", "ours", "difference", "band", "verdict")  # in percent
 _VERDICT_STYLES = {
@@ -25,13 +24,6 @@ _VERDICT_STYLES = {
     "not scored": "bold red",
     "undecided": "yellow",
     "not comparable": "yellow",
-}
-_STATUS_STYLES = {
-    Status.DONE: "green",
-    Status.FAILED: "bold red",
-    Status.DIVERGED: "bold red",
-    Status.INTERRUPTED: "yellow",
-    Status.PRUNED: "dim",
 }
 
 
@@ -84,7 +76,7 @@ def verdict_style(verdict: str) -> str:
 def sweep_table(head: list[str], rows: list[list[str]], status_column: int = 1) -> None:
     """Prints a table of a sweep's jobs; the cells of `status_column` are coloured on a terminal."""
     terminal.table(
-        head, rows, lambda column, cell: _STATUS_STYLES.get(Status(cell), "") if column == status_column else ""
+        head, rows, lambda column, cell: terminal.STATUS_STYLES.get(cell, "") if column == status_column else ""
     )
 
 
@@ -119,7 +111,7 @@ def runs_table(rows: list[dict[str, Any]]) -> None:
         lines.append(
             [row["status"], *label, *words, score + seen, age_text(row["age"]), bytes_text(row["size"]), row["path"]]
         )
-    terminal.table(head, lines, lambda column, cell: dict(_STATUS_STYLES).get(cell, "") if column == 0 else "")  # type: ignore[call-overload]
+    terminal.table(head, lines, lambda column, cell: terminal.STATUS_STYLES.get(cell, "") if column == 0 else "")
 
 
 def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,15 @@ from metalearn.runs.seen import seen_classes, seen_in_pretraining
 log = logging.getLogger("metalearn")
 
 
-def final_test(run_dir: Path, outcome: Outcome, parts: Parts) -> TestRecord:
+def final_test(
+    run_dir: Path, outcome: Outcome, parts: Parts, tell: Callable[[int, int], None] = lambda done, tasks: None
+) -> TestRecord:
     """Tests the checkpoint that `eval.checkpoint` names, and writes the scores of single tasks and classes into `run_dir`.
 
     Test classes are touched here for the first time. `outcome.best` becomes what the best checkpoint says.
+
+    Args:
+        tell: called with the tasks done and all tasks, first when the test begins.
     """
     settings, test_tasks = parts.settings, parts.source("test")
     chosen = checkpoint.load(run_dir / f"{settings.eval.checkpoint}.pt", parts.device)
@@ -42,6 +48,12 @@ def final_test(run_dir: Path, outcome: Outcome, parts: Parts) -> TestRecord:
         contextlib.closing(test_tasks),
         TaskProgress(settings.eval.tasks, "test", settings.train.log_seconds) as progress,
     ):
+        tell(0, settings.eval.tasks)
+
+        def show(done: int) -> None:
+            progress.update(done)
+            tell(done, settings.eval.tasks)
+
         scores = evaluate(
             parts.algorithm,
             test_tasks,
@@ -49,7 +61,7 @@ def final_test(run_dir: Path, outcome: Outcome, parts: Parts) -> TestRecord:
             settings.eval.tasks,
             settings.eval.task_chunk,
             stepwise=True,
-            progress=progress.update,
+            progress=show,
             answers=counts.add if by_class else None,
         )
     record = TestRecord.of(

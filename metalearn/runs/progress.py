@@ -149,7 +149,9 @@ def _of_metrics(path: Path) -> Reach:
         with path.open(encoding="utf-8", newline="", errors="replace") as file:
             rows = list(csv.DictReader(file))
         trained = [row for row in rows if row.get("train/loss")]
-        scores = [tag for tag in (rows[0] if rows else ()) if tag.startswith("val/") and tag[4:] not in ("ci95", "loss")]
+        scores = [
+            tag for tag in (rows[0] if rows else ()) if tag.startswith("val/") and tag[4:] not in ("ci95", "loss")
+        ]
         val = [row[scores[0]] for row in rows if row.get(scores[0])] if scores else []
         speed = [row["time/tasks_per_second"] for row in trained if row.get("time/tasks_per_second")]
         return Reach(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,10 @@ from metalearn.runs.final_test import check_best, final_test
 from metalearn.runs.header import describe
 from metalearn.runs.hparams import hparams
 from metalearn.runs.initial import read_initial, start_from
+from metalearn.runs.progress import ProgressFile
 from metalearn.runs.record import RunResults, TestRecord, is_done
 from metalearn.runs.tracking import Tracker
-from metalearn.runs.training import Listener, ShouldPrune, train
+from metalearn.runs.training import Counter, Listener, ShouldPrune, train
 from metalearn.status import Status
 
 log = logging.getLogger("metalearn")
@@ -152,16 +153,21 @@ def _train_and_test(
     if state is not None:
         log.info("going on after step %d", state["step"])
         check_best(attempt.run_dir, state)
-    with Tracker(attempt.run_dir, hparams(config), reported) as tracker:
-        _train(attempt, parts, tracker, should_prune)
-        tested = final_test(attempt.run_dir, outcome, parts)
+    with (
+        Tracker(attempt.run_dir, hparams(config), reported) as tracker,
+        ProgressFile(attempt.run_dir, parts.settings.train.steps, reported or 0, parts.dataset.kind) as told,
+    ):
+        _train(attempt, parts, tracker, told, should_prune)
+        tested = final_test(attempt.run_dir, outcome, parts, told.tested)
         tracker.log(outcome.steps, tested.tags)
     times = [f"{name} {seconds:.1f} s" for name, seconds in _times(outcome, tested).items()]
     log.info("time: %s", ", ".join(times))
     return parts.dataset.split, tested
 
 
-def _train(attempt: _Attempt, parts: Parts, tracker: Tracker, should_prune: ShouldPrune | None) -> None:
+def _train(
+    attempt: _Attempt, parts: Parts, tracker: Tracker, told: ProgressFile, should_prune: ShouldPrune | None
+) -> None:
     names, done = parts.settings.names, attempt.state["outcome"]["reported"] if attempt.state else 0
     with (
         Progress(
@@ -174,7 +180,8 @@ def _train(attempt: _Attempt, parts: Parts, tracker: Tracker, should_prune: Shou
         ) as progress,
         joined(attempt.ranks, parts.device),
     ):
-        _iterate(attempt, parts, tracker.sync, [tracker.log, progress.update], should_prune)
+        listeners: list[Listener] = [tracker.log, told.reported, progress.update]
+        _iterate(attempt, parts, tracker.sync, listeners, should_prune, [progress.passed, told.passed])
 
 
 def _train_along(attempt: _Attempt, device: torch.device) -> None:
@@ -189,6 +196,7 @@ def _iterate(
     before_saving: Callable[[], None],
     listeners: list[Listener],
     should_prune: ShouldPrune | None,
+    counters: Sequence[Counter] = (),
 ) -> None:
     train_tasks, val_tasks = parts.source("train"), parts.source("val")
     keeper = checkpoint.Keeper(
@@ -215,7 +223,7 @@ def _iterate(
     if attempt.state is not None:
         loop.load_state_dict(attempt.state)
     with contextlib.closing(train_tasks), contextlib.closing(val_tasks):
-        train(loop, keeper, attempt.interrupts, listeners, should_prune)
+        train(loop, keeper, attempt.interrupts, listeners, should_prune, counters)
 
 
 def _trained_classes(attempt: _Attempt, parts: Parts, classes: tuple[str, ...]) -> list[str]:

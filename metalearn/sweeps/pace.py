@@ -44,7 +44,7 @@ def sweep_left(rows: Sequence[Row], at_once: int) -> float | None:
     ends = sorted(row["left"] for row in open_rows if row["status"] == Status.RUNNING)
     places = [*ends, *([0.0] * (at_once - len(ends)))]
     heapq.heapify(places)
-    last = max(places)
+    last: float = max(places)
     for row in open_rows:
         if row["status"] != Status.RUNNING:
             end = heapq.heappop(places) + row["left"]

@@ -7,10 +7,10 @@ submitit makes a folder for each job as soon as it is submitted: ARRAY_TASK, or 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,8 @@ def quiet_submitit() -> Iterator[None]:
     It asks `sacct` for the state of its jobs and warns at each time that this fails. On a cluster without accounting that is every few seconds, so it
     is told once what this means, and `sacct` is not asked.
     """
+    submitit = importlib.import_module("submitit")  # sets the level of its log; it is no dependency
     log = logging.getLogger("submitit")
-    import submitit  # noqa: F401  # it sets the level of its log when it is imported
-
     before = log.level
     log.setLevel(logging.ERROR)
     try:
@@ -73,7 +72,7 @@ def quiet_submitit() -> Iterator[None]:
             f"Slurm keeps no accounts here ({why}): a job that Slurm ends at once, for its memory say, is not noticed; "
             "metalearn status shows it as interrupted (dead)"
         )
-        with _not_asked():
+        with _not_asked(submitit.SlurmJob.watcher):
             yield
     finally:
         log.setLevel(before)
@@ -93,9 +92,8 @@ def _no_accounting() -> str | None:
 
 
 @contextlib.contextmanager
-def _not_asked() -> Iterator[None]:
+def _not_asked(watcher: Any) -> Iterator[None]:
     """Has submitit's watcher make no call; it then takes a job as done when the job's result is there."""
-    watcher = sys.modules["submitit"].SlurmJob.watcher
     watcher._make_command = lambda: None
     try:
         yield

@@ -8,7 +8,7 @@ from typing import Any
 
 from metalearn.errors import UserError
 from metalearn.kinds import Scale, scale_of
-from metalearn.runs.found import read_run
+from metalearn.runs.finding import read_run
 from metalearn.runs.progress import Reach, reach
 from metalearn.runs.quick_config import quick_config
 from metalearn.status import Status
@@ -21,9 +21,10 @@ def status_of(path: Path) -> dict[str, Any]:
     """How far the sweep or the run in `path` is.
 
     Returns:
-        path, sweep (whether it is one), total (of its jobs), jobs (each with job, status, dead, choices, step, steps, phase, val, score, ci95, kind, tasks_per_second,
-        left, seconds, host, slurm, error, directory), counts (status -> jobs), left (seconds until all jobs have ended; None: not known), slurm
-        (each array with id, jobs, logs, squeue), commands (those that continue the sweep). Scores are as in results.json, times are seconds.
+        path, at (Unix time), sweep (whether it is one), total (of its jobs), counts (status -> jobs), left (seconds until all jobs have ended; None:
+        not known), jobs, slurm (each array with id, jobs, logs, squeue), commands (those that continue the sweep). Each of `jobs` has job, status,
+        dead (its process did not live to save), choices, step, steps, phase, val, score, ci95, kind, tasks_per_second, left, seconds, host, slurm,
+        error, directory. Scores are as in results.json, times are seconds.
 
     Raises:
         UserError: it is neither a sweep nor a run.
@@ -94,7 +95,7 @@ class Watcher:
 
 def _undrawn(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """A trial that the search has still to draw: it takes as long as the others do on the average."""
-    row = {"status": Status.PENDING, "phase": None, "per_step": None, "step": None, "choices": {}}
+    row: dict[str, Any] = {"status": Status.PENDING, "phase": None, "per_step": None, "step": None, "choices": {}}
     row["steps"] = max((other["steps"] for other in rows if other["steps"]), default=None)
     return row | {"left": job_left(row, rows)}
 
@@ -168,5 +169,10 @@ def _steps(config: dict[str, Any]) -> int | None:
 
 def _newest_below(path: Path) -> str:
     """A hint: the sweep, or else the run, below `path` that was changed last."""
-    below = [*path.glob("*/sweep.json"), *path.glob("*/*/sweep.json"), *path.glob("*/config.yaml"), *path.glob("*/*/config.yaml")]
+    below = [
+        *path.glob("*/sweep.json"),
+        *path.glob("*/*/sweep.json"),
+        *path.glob("*/config.yaml"),
+        *path.glob("*/*/config.yaml"),
+    ]
     return f"; the newest below it is {max(below, key=lambda file: file.stat().st_mtime).parent}" if below else ""

@@ -111,5 +111,7 @@ def test_everything_that_is_offered_can_be_imported_and_says_what_it_does() -> N
 
 
 def test_reading_runs_imports_no_torch() -> None:
-    program = "import sys, metalearn as m; m.compare, m.list_runs, m.doctor; assert 'torch' not in sys.modules"
+    program = (
+        "import sys, metalearn as m; m.compare, m.list_runs, m.progress, m.doctor; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)})

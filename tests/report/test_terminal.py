@@ -173,6 +173,22 @@ with Progress(10, "x", done=4, log_seconds=1e9) as progress:
     assert on_pipe(run, tmp_path) == "step 5/10 (50 %)  8:20 left\nstep 6/10 (60 %)  6:40 left\n"
 
 
+def test_after_a_resumption_time_left_is_known_from_the_second_step_on(tmp_path: Path) -> None:
+    run = (
+        CLOCK
+        + """
+with Progress(400, "x", done=80, log_seconds=30) as progress:
+    wait(500)  # start-up, as long as it may take
+    for step in range(81, 102):
+        wait(1)
+        progress.passed(step)
+        if step % 20 == 0:
+            progress.update(step, {})
+"""
+    )
+    assert on_pipe(run, tmp_path) == "step 100/400 (25 %)  5:00 left\n"
+
+
 def test_a_pipe_gets_a_line_every_so_many_seconds_as_well(tmp_path: Path) -> None:
     run = (
         CLOCK

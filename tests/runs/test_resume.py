@@ -25,6 +25,7 @@ from metalearn.engine import loop as train_module
 from metalearn.engine.progress import Outcome
 from metalearn.errors import Diverged, Interrupted, UserError
 from metalearn.runs import checkpoint, final_test
+from metalearn.runs.progress import ProgressFile, reach
 from metalearn.runs.run import run
 from metalearn.runs.tracking import read_metrics
 from tests import killing
@@ -788,3 +789,31 @@ def test_a_strange_checkpoint_ends_in_one_line(
 def test_every_field_of_the_outcome_is_saved(straight: Path) -> None:
     saved = checkpoint.load(straight / "last.pt", CPU)["outcome"]
     assert set(saved) == {entry.name for entry in dataclasses.fields(Outcome)}
+
+
+def test_a_run_says_every_step_how_far_it_is_also_when_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, steps, phases = tmp_path / "run", [], []
+    config = compose(*TINY)
+    passed, tested = ProgressFile.passed, ProgressFile.tested
+
+    def at_a_step(file: ProgressFile, step: int) -> None:
+        passed(file, step)
+        steps.append(step)
+        if step == 10:
+            signal.raise_signal(signal.SIGTERM)
+
+    def at_a_task(file: ProgressFile, done: int, tasks: int) -> None:
+        tested(file, done, tasks)
+        phases.append((reach(run_dir).phase, reach(run_dir).step))
+
+    monkeypatch.setattr(ProgressFile, "passed", at_a_step)
+    monkeypatch.setattr(ProgressFile, "tested", at_a_task)
+    with pytest.raises(Interrupted):
+        run(config, run_dir)
+    assert steps == list(range(1, 11))
+    run(config, run_dir, resume=True)
+    assert steps == list(range(1, 25))
+    assert phases[0] == ("test", 24)
+    assert not (run_dir / "progress.json").exists()

@@ -356,6 +356,23 @@ def test_whatever_a_job_raises_fails_that_job_alone(capsys: pytest.CaptureFixtur
         assert (folder / name / "run.log").read_text(), "the log of a job is not empty"
 
 
+@pytest.mark.parametrize("places", [1, 2])
+def test_in_a_pipe_a_job_says_when_it_starts_and_ends(places: int, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = stored(0, FAILS, 1)
+    run_jobs(sweep, ["seed=0", f"seed={FAILS}", "seed=1"], TWO[:places], False)
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == f"3 jobs, up to {places} at once; what each does: stored/*/run.log"
+    said = [
+        "job 1 of 3: seed=0",
+        "job 1 of 3: seed=0: done  50.00 ± 1.00 %  0:02",
+        f"job 2 of 3: seed={FAILS}",
+        "job 3 of 3: seed=1",
+        "job 3 of 3: seed=1: done  51.00 ± 1.00 %  0:02",
+    ]
+    assert sorted(out.splitlines()[1:]) == sorted(said)
+    assert f"job 2 of 3: seed={FAILS}: failed: RuntimeError: boom (stored/seed={FAILS})" in err
+
+
 def test_the_summary_has_jobs_and_seeds_together() -> None:
     main(["train", "-m", "task.ways=5,7", "sweep.seeds=3", "sweep_name=mine"])
     folder = Path("outputs/multirun/mine")
