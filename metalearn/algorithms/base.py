@@ -10,7 +10,7 @@ tasks; `train_classes`, how many classes the training split has, rotations count
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class Algorithm(nn.Module, ABC):
     uneven: ClassVar[bool] = (
         False  # whether it can learn tasks of uneven size: classes with other numbers of examples (tasks.py)
     )
+    trains: ClassVar[bool] = True  # whether outer steps can change it; else train.steps has to be 0
     kind: Kind = CLASSIFICATION  # of the tasks at hand, set by whoever builds it for a data set
     outer_step: int = 0  # outer steps done, set by the outer loop: for what a paper anneals while training
 
@@ -60,6 +61,23 @@ class Algorithm(nn.Module, ABC):
     def adapt_stepwise(self, support: Examples) -> Iterator[Any]:
         """What `adapt` yields before the first inner step and after each; by default only the end, for learners without steps."""
         yield self.adapt(support)
+
+    def fit(self, images: Iterable[Tensor]) -> None:
+        """Takes from the training images what needs no labels and no outer steps, such as their mean feature; by default nothing.
+
+        It is called where `fits` says so: before the first outer step and, as outer steps may change the features, before every validation
+        after one; where there are no outer steps, once. In evaluation mode and without gradients. What it keeps are buffers, which it changes
+        in place: so they are in every checkpoint, and a test finds them there.
+
+        Args:
+            images: every image of the training split once, in chunks [n, ...] of any size, as the network sees them, unchanged by
+                `train.augment`; embedded ones [n, D] where this is the learner of `in_two_steps`.
+        """
+
+    @property
+    def fits(self) -> bool:
+        """Whether `fit` takes anything from the training images."""
+        return False
 
     def further_scores(self, tasks: TaskBatch) -> dict[str, Tensor]:
         """What the paper reports of test tasks beside the accuracy of their queries: name -> [T]; by default nothing."""

@@ -14,10 +14,12 @@ _PACKED = re.compile(r"(.+?)\.(zip|tar|tar\.\w+|tgz|tbz2|txz)", re.IGNORECASE)
 def validation_tasks(train: Mapping[str, Any]) -> int:
     """`train.val_tasks` of a configuration's `train`.
 
-    `auto` is 200; in a short run fewer, down to 20: at most a tenth of the training tasks between two validations.
+    `auto` is 200, also without outer steps; in a short run fewer, down to 20: at most a tenth of the training tasks between two validations.
     """
     if train["val_tasks"] != "auto":
         return int(train["val_tasks"])
+    if train["steps"] == 0:
+        return _MOST
     between = min(train["val_every"], train["steps"]) * train["meta_batch_size"]
     return int(max(_LEAST, min(_MOST, between // 10)))
 

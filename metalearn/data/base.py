@@ -6,7 +6,7 @@ Letters: T tasks in a batch, N ways, K shots, Q queries per class.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -93,6 +93,14 @@ class TaskSource(ABC):
     def embedded(self, embed: Callable[[Tensor], Tensor]) -> TaskSource:
         """The same tasks of examples that went through `embed`, [n, ...] -> [n, D], once; only where `examples` is a number."""
         raise NotImplementedError
+
+    def every_example(self) -> Iterator[Tensor]:
+        """Every example that tasks are made of once, in chunks [n, ...], as a network sees it, but not changed at random.
+
+        Raises:
+            UserError: there is no end of them.
+        """
+        raise UserError(f"{self.name} makes its examples as it goes: there is no mean over all of them")
 
     @property
     def class_names(self) -> tuple[str, ...]:

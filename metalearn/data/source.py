@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -140,10 +140,14 @@ class ImageTasks(TaskSource):
         return None if self.augment else len(self._images)
 
     def embedded(self, embed: Callable[[Tensor], Tensor]) -> ImageTasks:
-        rows = np.array_split(np.arange(len(self._images)), math.ceil(len(self._images) / _TOGETHER))
         made = copy.copy(self)
-        made._keep(Resident(torch.cat([embed(self._values(self._images.find(part), {})) for part in rows])))
+        made._keep(Resident(torch.cat([embed(x) for x in self.every_example()])))
         return made
+
+    def every_example(self) -> Iterator[Tensor]:
+        """See TaskSource."""
+        rows = np.array_split(np.arange(len(self._images)), math.ceil(len(self._images) / _TOGETHER))
+        return (self._values(self._images.find(part), {}) for part in rows)
 
     def _keep(self, images: Store) -> None:
         self._images = images

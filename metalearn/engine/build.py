@@ -120,7 +120,7 @@ def build_algorithm(config: Config, dataset: Dataset, trained_on: TrainedOn | No
         trained_on: what it is trained on; None: `dataset`.
 
     Raises:
-        UserError: neither has a parameter, or one of them cannot deal with the data set's tasks.
+        UserError: there are outer steps and nothing that they could change, or one of the two cannot deal with the data set's tasks.
     """
     classes = (trained_on or dataset.trained_on).classes
     # torch's initialisers know only the global generator: seed a copy of it and leave the original as it was.
@@ -152,12 +152,23 @@ def build_algorithm(config: Config, dataset: Dataset, trained_on: TrainedOn | No
         )
     assert isinstance(algorithm, Algorithm)
     algorithm.kind = dataset.kind
-    if not list(algorithm.parameters()):
-        names = config["names"]
-        raise UserError(
-            f"backbone={names['backbone']} has no parameters and algorithm={names['algorithm']} none of its own: nothing to learn"
-        )
+    if config["train"]["steps"]:
+        _refuse_outer_steps(config, algorithm)
     return algorithm
+
+
+def _refuse_outer_steps(config: Config, algorithm: Algorithm) -> None:
+    """Raises UserError where there is nothing that they could change."""
+    names, asked = config["names"], f"train.steps={config['train']['steps']}"
+    if not algorithm.trains:
+        raise UserError(
+            f"{asked}: algorithm={names['algorithm']} does not train (allowed: 0, with a backbone that is trained already)"
+        )
+    if not any(parameter.requires_grad for parameter in algorithm.parameters()):
+        raise UserError(
+            f"{asked}: backbone={names['backbone']} has no parameters to train and algorithm={names['algorithm']} none of its own: "
+            "nothing to learn (allowed: 0)"
+        )
 
 
 def _refuse_what_is_no_image(config: Config, dataset: Dataset, backbone: Any) -> None:

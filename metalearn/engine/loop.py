@@ -67,13 +67,17 @@ class OuterLoop:
         self._window = Window(self.outcome, self.settings.train.max_loss)
 
     def __iter__(self) -> Iterator[Reported]:
-        """One outer step after the other, from where the outcome stands.
+        """One outer step after the other, from where the outcome stands. Where there are none, the model is validated as it is, at step 0.
 
         Raises:
             Diverged: a loss is no longer a number, or larger than `train.max_loss`, or validation tasks have no score.
             Interrupted: by a signal, after an outer step; several processes stop after the same one.
         """
+        if self.outcome.steps == 0:
+            self.fit()
         self.choose_task_chunk()
+        if self.settings.train.steps == 0 and not self.outcome.best:
+            yield self._report(0)
         while not self.finished:
             step = self.outcome.reported + 1
             if self.outcome.steps < step:  # not so where a resumed run was interrupted in a validation
@@ -100,7 +104,7 @@ class OuterLoop:
 
     def choose_task_chunk(self) -> None:
         """Settles how many tasks share a backward pass, unless that is settled already."""
-        if not self.outcome.task_chunk:
+        if self.settings.train.steps and not self.outcome.task_chunk:
             chosen = choose_task_chunk(self.config, self.algorithm, self.tasks(0), meta_gradient)
             self.outcome.task_chunk = int(self._ranks.broadcast([chosen], self.device)[0])
 
@@ -140,12 +144,21 @@ class OuterLoop:
         self.outcome.steps += 1
         self._window.add(self.outcome.steps, sums, time.perf_counter() - started, made - started)
 
+    @torch.no_grad()
+    def fit(self) -> None:
+        """Has the algorithm take from the training images what it takes without outer steps. Every process does, from the same images."""
+        if not self.algorithm.fits:
+            return
+        self.algorithm.eval()
+        with self._let_through():
+            self.algorithm.fit(self._train_tasks.every_example())
+        self.algorithm.train()
+
     def validate(self) -> Score:
         """Scores the validation tasks: the first process does, and gives the others its numbers."""
         settings, kind = self.settings, self._val_tasks.kind
         numbers = [0.0] * 4
-        # With several processes the others would wait for the one that was interrupted.
-        with self._interrupts.let_through() if self._ranks.count == 1 else contextlib.nullcontext():
+        with self._let_through():
             if self._ranks.first:
                 scores = evaluate(
                     self.algorithm,
@@ -190,8 +203,15 @@ class OuterLoop:
             raise UserError(f"the checkpoint cannot be resumed: {type(error).__name__}: {what}") from error
         self.algorithm.outer_step = max(self.outcome.steps - 1, 0)
 
+    def _let_through(self) -> contextlib.AbstractContextManager[object]:
+        """What takes long ends at once when a signal comes; not with several processes, where the others would wait for the one that ended."""
+        return self._interrupts.let_through() if self._ranks.count == 1 else contextlib.nullcontext()
+
     def _report(self, step: int) -> Reported:
         settings = self.settings.train
+        if step == 0:
+            score, is_best = self._validated(0)
+            return Reported(0, score.values, score, is_best, is_last=True)
         validation_due = step % settings.val_every == 0 or step == settings.steps
         if not (validation_due or step % settings.log_every == 0):
             self.outcome.reported = step
@@ -199,15 +219,17 @@ class OuterLoop:
         # Here, and where something is saved, the host waits for the device.
         values = {f"train/{tag}": value for tag, value in self._window.means().items()}
         values["train/lr"] = float(self.schedule.get_last_lr()[0])
-        score, is_best = self._validated(step) if validation_due else (None, False)
-        values |= self._window.close(settings.meta_batch_size) | (score.values if score else {})
+        reached, is_best = self._validated(step) if validation_due else (None, False)
+        values |= self._window.close(settings.meta_batch_size) | (reached.values if reached else {})
         self.outcome.reported = step
-        return Reported(step, values, score, is_best, self.finished)
+        return Reported(step, values, reached, is_best, self.finished)
 
     def _validated(self, step: int) -> tuple[Score, bool]:
         """The score, and whether it is the best so far."""
         self._before_validating(self)
         started = time.perf_counter()
+        if step:
+            self.fit()
         score = self.validate()
         self.outcome.validation_seconds += time.perf_counter() - started
         if score.not_finite:

@@ -14,7 +14,9 @@ from metalearn.errors import UserError
 
 def make_optimizer(algorithm: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """`train.optimizer`, the outer one."""
-    parameters, rate, decay = algorithm.parameters(), settings.lr, settings.weight_decay
+    # Without outer steps there may be no parameters, of which no optimizer can be made: one without numbers stands in for them.
+    parameters = list(algorithm.parameters()) or [nn.Parameter(torch.empty(0))]
+    rate, decay = settings.lr, settings.weight_decay
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay)
     if settings.optimizer == "adamw":
@@ -26,7 +28,7 @@ def check_schedule(settings: TrainSettings) -> None:
     """Raises UserError where `train.schedule` would raise the rate, or a setting would have no effect."""
     if settings.momentum and settings.optimizer != "sgd":
         raise UserError(f"train.momentum={settings.momentum} goes with train.optimizer=sgd, not {settings.optimizer}")
-    if settings.warmup >= settings.steps:
+    if settings.warmup and settings.warmup >= settings.steps:
         raise UserError(f"train.warmup={settings.warmup} must be less than train.steps={settings.steps}")
     if settings.schedule in ("cosine", "linear") and settings.lr_final > settings.lr:
         raise UserError(

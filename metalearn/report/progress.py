@@ -24,7 +24,7 @@ class Progress:
     """Shows how many outer steps are done: a log line at every tenth, on a terminal a live bar below it.
 
     Args:
-        total_steps: outer steps of the whole run.
+        total_steps: outer steps of the whole run; where it has none, each update has a line of its own.
         title: what is trained, such as `maml on omniglot`.
         done: outer steps done by an earlier process, where the run is resumed.
         log_seconds: where there is no live bar, a line also follows after so many seconds (at the next update).
@@ -61,8 +61,10 @@ class Progress:
         self._latest |= values
         left = self._show(step)
         numbers = "  ".join(self._numbers())
-        if self._line.is_due(step, by_time=not self._bar.is_open):
-            where = f"step {step}/{self._total_steps} ({step * 100 // self._total_steps} %)"
+        if not self._total_steps:
+            terminal.log.info("  ".join(("no outer steps", numbers)))
+        elif self._line.is_due(step, by_time=not self._bar.is_open):
+            where = f"step {step}/{self._total_steps} ({_percent(step, self._total_steps)} %)"
             terminal.log.info("  ".join(part for part in (where, numbers, left) if part))
 
     def passed(self, step: int) -> None:
@@ -203,11 +205,11 @@ class _Line:
 
     def __init__(self, done: int, total: int, seconds: float, at_tenths: bool = True) -> None:
         self._total, self._seconds, self._at_tenths = total, seconds, at_tenths
-        self._tenths = done * 10 // total
+        self._tenths = _percent(done, total) // 10
         self._last = time.monotonic()
 
     def is_due(self, done: int, by_time: bool = True) -> bool:
-        tenths, now = done * 10 // self._total, time.monotonic()
+        tenths, now = _percent(done, self._total) // 10, time.monotonic()
         due = (self._at_tenths and tenths > self._tenths) or (by_time and now - self._last >= self._seconds)
         if due:
             self._tenths, self._last = tenths, now
@@ -248,12 +250,17 @@ class _LiveBar(rich.progress.Progress):
     def show(self, done: int, numbers: str, left: str) -> None:
         self._numbers = numbers
         # Rounded down, as in the log lines.
-        self.update(self._id, completed=done, left=left, percent=done * 100 // self._total)
+        self.update(self._id, completed=done, left=left, percent=_percent(done, self._total))
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
         if self._numbers:
             yield Text(self._numbers, no_wrap=True, overflow="ellipsis")
+
+
+def _percent(done: int, total: int) -> int:
+    """Rounded down; all of nothing is 100."""
+    return done * 100 // total if total else 100
 
 
 def _names(ways: tuple[int | str, int | str] | None) -> dict[str, str]:

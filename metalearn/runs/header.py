@@ -16,8 +16,13 @@ def describe(config: dict[str, Any], parts: Parts) -> str:
     def ways(shape: dict[str, Any]) -> str:
         return f"{shape['ways']}-way, " if classes else ""
 
+    training = (
+        f"train: {ways(train_task)}{train_task['shots']} support + {train_task['queries']} query {'per class, ' if classes else ''}from "
+        f"{origin}, {config['train']['meta_batch_size']} tasks a step"
+        if config["train"]["steps"]
+        else f"no outer steps, {origin}"
+    )
     return (
-        f"{config['names']['algorithm']} with {config['names']['backbone']} ({parameters:,} parameters) on {parts.device}; train: "
-        f"{ways(train_task)}{train_task['shots']} support + {train_task['queries']} query {'per class, ' if classes else ''}from "
-        f"{origin}, {config['train']['meta_batch_size']} tasks a step; test: {ways(task)}{task['shots']} + {task['queries']}"
+        f"{config['names']['algorithm']} with {config['names']['backbone']} ({parameters:,} parameters) on {parts.device}; "
+        f"{training}; test: {ways(task)}{task['shots']} + {task['queries']}"
     )

@@ -58,7 +58,7 @@ def test_a_notebook_trains_evaluates_loads_and_predicts(tmp_path: Path) -> None:
 def test_mistakes_are_user_errors_and_write_nothing(tmp_path: Path) -> None:
     for call in (
         lambda: metalearn.train(algorithm="mamll"),
-        lambda: metalearn.train("train.steps=0"),
+        lambda: metalearn.train("train.steps=-1"),
         lambda: metalearn.train("seed=0,1"),
         lambda: metalearn.evaluate("nowhere"),
         lambda: metalearn.load("nowhere"),

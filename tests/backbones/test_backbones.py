@@ -86,7 +86,7 @@ def test_pixels_are_the_image_itself() -> None:
 
 
 def test_pixels_need_an_algorithm_with_parameters_of_its_own(easy: ImageClasses) -> None:
-    with pytest.raises(UserError, match="backbone=pixels has no parameters and algorithm=protonet none"):
+    with pytest.raises(UserError, match="backbone=pixels has no parameters to train and algorithm=protonet none"):
         build_algorithm(compose("backbone=pixels", "algorithm=protonet"), easy)
 
 

@@ -633,10 +633,10 @@ def test_debugging_shows_the_traceback_of_a_users_mistake(
     by_flag: bool, monkeypatch: pytest.MonkeyPatch, empty_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("METALEARN_DEBUG", "0" if by_flag else "1")
-    assert leaves_with(["train", "train.steps=0", *(["--debug"] if by_flag else [])]) == 2
+    assert leaves_with(["train", "train.steps=-1", *(["--debug"] if by_flag else [])]) == 2
     err = capsys.readouterr().err
     assert err.startswith("Traceback")
-    assert err.splitlines()[-1].startswith("metalearn: error: train.steps=0 is not allowed")
+    assert err.splitlines()[-1].startswith("metalearn: error: train.steps=-1 is not allowed")
 
 
 def test_a_benchmark_beside_learn2learn_says_first_that_it_is_missing(

@@ -360,7 +360,7 @@ def test_mistakes_are_one_line_and_leave_nothing(capsys: pytest.CaptureFixture[s
             "no experiment named 'protonet_omniglot_5w1s'; it is called 'short/protonet_omniglot_5w1s' now",
         ),
         (["short/protonet_omniglot_5w1s", "train.stps=1"], "no setting 'train.stps'; did you mean 'train.steps'?"),
-        (["short/protonet_omniglot_5w1s", "train.steps=0"], "train.steps=0 is not allowed (int >= 1)"),
+        (["short/protonet_omniglot_5w1s", "train.steps=-1"], "train.steps=-1 is not allowed (int >= 0)"),
         (["short/protonet_omniglot_5w1s", "seed=0,1"], "'seed=0,1': several values need -m"),
         (["short/protonet_omniglot_5w1s", "-m"], "no flag named '-m'"),
         (["short/protonet_omniglot_5w1s", "--run", "nowhere"], "'nowhere' is no directory"),

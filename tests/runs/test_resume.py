@@ -373,7 +373,7 @@ def test_a_finished_run_goes_on_for_more_steps_where_the_rate_allows_it(tmp_path
         ("seed=1", "'run' has another seed; a run that goes on may change train.steps, "),
         ("train.lr=1 algorithm=matching", "'algorithm=matching': the run's algorithm is what was trained; "),
         ("train.steps=30", "train.steps=30: train.schedule=cosine was laid out for 24 steps; only constant and step"),
-        ("train.steps=0", "train.steps=0 is not allowed (int >= 1)"),
+        ("train.steps=-1", "train.steps=-1 is not allowed (int >= 0)"),
         (
             "train.checkpoint_every=10m",
             "train.checkpoint_every='10m' is not allowed (int >= 1 or minutes, such as 10min); did you",

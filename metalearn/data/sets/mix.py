@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -247,6 +247,10 @@ class MixTasks(TaskSource):
     def examples(self) -> int | None:
         known = [source.examples for source in self._sources]
         return sum(number for number in known if number is not None) if None not in known else None
+
+    def every_example(self) -> Iterator[Tensor]:
+        """See TaskSource: those of one source after the other."""
+        return itertools.chain.from_iterable(source.every_example() for source in self._sources)
 
     def embedded(self, embed: Callable[[Tensor], Tensor]) -> MixTasks:
         """See TaskSource."""
