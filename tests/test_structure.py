@@ -182,6 +182,7 @@ def test_every_configuration_names_something_that_exists_and_every_module_is_nam
         "algorithms.base",
         "algorithms.inner_loop",
         "algorithms.embedding",
+        "algorithms.transform",
         "algorithms.__init__",
         "data.sets.__init__",
     }

@@ -9,6 +9,7 @@ def test_my_learner():
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.compose.composer import composer, explained
@@ -50,7 +51,10 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
     before = torch.random.get_rng_state()
     first, second = (build_algorithm(config, dataset) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), before), "building it moves torch's global random generator"
-    _check_gradients(first, second, tasks)
+    if first.trains:
+        _check_gradients(first, second, tasks)
+    if first.fits:
+        _check_fit(first, torch.cat(list(source.every_example())))
     _check_prediction(first, tasks)
     _check_two_steps(first, tasks)
     if first.uneven:
@@ -58,7 +62,7 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
 
 
 def _check_gradients(first: Algorithm, second: Algorithm, tasks: TaskBatch) -> None:
-    """Equal seeds give equal losses and gradients; every parameter learns."""
+    """Equal seeds give equal losses and gradients; every parameter learns. Of a learner that `trains`."""
     losses = []
     for algorithm in (first.train(), second.train()):
         loss = algorithm.meta_loss(tasks).loss
@@ -71,6 +75,28 @@ def _check_gradients(first: Algorithm, second: Algorithm, tasks: TaskBatch) -> N
         assert bool(torch.isfinite(parameter.grad).all()), f"{name} has a gradient that is not finite"
         assert twin.grad is not None
         assert torch.equal(parameter.grad, twin.grad), f"{name}: two algorithms with one seed have different gradients"
+
+
+def _check_fit(algorithm: Algorithm, images: Tensor) -> None:
+    """What it takes from the training images is kept in buffers alone, does not depend on how they are cut, and is the same from embedded ones."""
+    algorithm.eval()
+    parameters = {name: tensor.clone() for name, tensor in algorithm.named_parameters()}
+    chunks = list(torch.split(images, 7))
+    fits = [(algorithm, [images]), (algorithm, chunks)]
+    if (parts := algorithm.in_two_steps()) is not None:
+        fits.append((parts.learner, [parts.embed(chunk) for chunk in chunks]))
+    kept = []
+    with torch.no_grad():
+        for learner, given in fits:
+            learner.fit(iter(given))
+            kept.append({name: tensor.clone() for name, tensor in algorithm.named_buffers()})
+    for name, parameter in algorithm.named_parameters():
+        assert torch.equal(parameter, parameters[name]), f"fit changes {name}, which is a parameter"
+    for other in kept[1:]:
+        for name, tensor in kept[0].items():
+            assert torch.allclose(tensor, other[name], atol=1e-5, rtol=1e-4), (
+                f"what fit keeps in {name} depends on how the images are cut, or on whether they are embedded already"
+            )
 
 
 def _check_prediction(algorithm: Algorithm, tasks: TaskBatch) -> None:

@@ -38,6 +38,14 @@ def tasks_of(source: Source, count: int = 4) -> TaskBatch:
     return source("train").tasks(0, count, TaskShape(5, 1, 5))
 
 
+def make_that_trains(name: str, dataset: ImageClasses, *overrides: str) -> Algorithm:
+    """As `make`, of those whose `meta_loss` has a gradient."""
+    algorithm = make(name, dataset, *overrides)
+    if not algorithm.trains:
+        pytest.skip("says that outer steps cannot change it")
+    return algorithm
+
+
 def state(algorithm: Algorithm) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in algorithm.state_dict().items()}
 
@@ -55,7 +63,7 @@ def test_keeps_it_on_images_in_colour(name: str) -> None:
 def test_is_reproducible(name: str, easy: ImageClasses, source: Source) -> None:
     losses = []
     for _ in range(2):
-        algorithm = make(name, easy).train()
+        algorithm = make_that_trains(name, easy).train()
         meta_gradient(algorithm, tasks_of(source), 4, "fp32")
         torch.optim.SGD(algorithm.parameters(), lr=0.1).step()
         losses.append(algorithm.meta_loss(tasks_of(source)).loss.detach())
@@ -74,7 +82,7 @@ def test_the_global_generator_is_left_alone(name: str, easy: ImageClasses) -> No
 
 
 def test_every_parameter_gets_a_finite_gradient(name: str, easy: ImageClasses, source: Source) -> None:
-    algorithm = make(name, easy).train()
+    algorithm = make_that_trains(name, easy).train()
     meta_gradient(algorithm, tasks_of(source), 4, "fp32")
     for parameter_name, parameter in algorithm.named_parameters():
         assert parameter.grad is not None, parameter_name
@@ -85,7 +93,7 @@ def test_every_parameter_gets_a_finite_gradient(name: str, easy: ImageClasses, s
 
 
 def test_what_repeats_does_the_same_in_every_outer_step(name: str, easy: ImageClasses, source: Source) -> None:
-    algorithm, tasks = make(name, easy).train(), tasks_of(source)
+    algorithm, tasks = make_that_trains(name, easy).train(), tasks_of(source)
     if not algorithm.repeats:  # as an algorithm may always say; here, one that anneals must
         assert name not in ("anil", "fomaml", "maml", "matching", "metacurvature", "metasgd", "protonet")
         return
@@ -113,7 +121,7 @@ def test_meta_loss_is_per_task(name: str, easy: ImageClasses, source: Source) ->
 def test_chunks_do_not_change_the_gradient(name: str, easy: ImageClasses, source: Source, task_chunk: int) -> None:
     gradients = []
     for size in (task_chunk, 4):
-        algorithm = make(name, easy).double().train()
+        algorithm = make_that_trains(name, easy).double().train()
         tasks = tasks_of(source)
         support, query = (Examples(part.x.double(), part.y, part.ways) for part in (tasks.support, tasks.query))
         meta_gradient(algorithm, TaskBatch(support, query, tasks.classes), size, "fp32")
@@ -181,9 +189,13 @@ def test_beats_chance_after_a_few_dozen_steps(name: str, easy: ImageClasses, sou
     if name in LEARN_TO_LEARN_SLOWLY:
         pytest.skip("needs hundreds of steps; the algorithm's own tests show that it learns")
     algorithm = make(name, easy).train()
-    optimizer = torch.optim.Adam(algorithm.parameters(), lr=3e-3)
     tasks = source("train")
-    for step in range(40):
+    if algorithm.fits:
+        with torch.no_grad():
+            algorithm.eval().fit(tasks.every_example())
+            algorithm.train()
+    optimizer = torch.optim.Adam(algorithm.parameters(), lr=3e-3)
+    for step in range(40 if algorithm.trains else 0):
         optimizer.zero_grad(set_to_none=True)
         meta_gradient(algorithm, tasks.tasks(4 * step, 4, TaskShape(5, 1, 5)), 4, "fp32")
         optimizer.step()
@@ -191,8 +203,16 @@ def test_beats_chance_after_a_few_dozen_steps(name: str, easy: ImageClasses, sou
     assert scores.mean - scores.ci95 > 0.5, "chance is 0.2"
 
 
+def test_outer_steps_are_refused_where_they_could_not_change_it(name: str, easy: ImageClasses) -> None:
+    if make(name, easy).trains:
+        make(name, easy, "train.steps=1")
+    else:
+        with pytest.raises(UserError, match=rf"train.steps=1: algorithm={name} does not train"):
+            make(name, easy, "train.steps=1")
+
+
 def test_bf16_trains(name: str, easy: ImageClasses, source: Source) -> None:
-    algorithm = make(name, easy).train()
+    algorithm = make_that_trains(name, easy).train()
     exact = float(meta_gradient(algorithm, tasks_of(source), 4, "fp32")["loss"])
     algorithm.zero_grad(set_to_none=True)
     rounded = float(meta_gradient(algorithm, tasks_of(source), 4, "bf16")["loss"])

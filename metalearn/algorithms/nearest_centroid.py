@@ -1,0 +1,76 @@
+"""SimpleShot (Wang, Chao, Weinberger and van der Maaten 2019, https://arxiv.org/abs/1911.04623): the nearest class mean of given features.
+
+Nothing is learned for a task. Features are left as they are, divided by their length, or centred by the mean feature of the training images and
+then divided by their length (section 3.2: UN, L2N, CL2N); a class is the mean of its transformed support features, and a query belongs to the
+nearest of them.
+
+The features come from a backbone that was trained before: from `train.init` or a pre-trained one. As in the paper, nothing trains here by
+default; with `train.steps` above 0 the loss of the queries trains the backbone as in Prototypical Networks, with this transform and distance.
+
+Departures: the paper names no probabilities; here they are the softmax over similarities times `scale`. With more than one shot the paper's
+centroids are the means of transformed features and are not normalised again, as here.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from metalearn.algorithms.base import MetaLoss
+from metalearn.algorithms.embedding import (
+    SCALE_OF_COSINES,
+    MetricScale,
+    class_means,
+    negative_squared_distances,
+    scale_of_squares,
+)
+from metalearn.algorithms.transform import FeatureLearner
+from metalearn.backbones import Backbone
+from metalearn.tasks import Examples, TaskBatch
+
+
+class NearestCentroid(FeatureLearner):
+    """Labels a query by the nearest mean of transformed support features.
+
+    Args:
+        backbone: [n, ...] -> [n, D].
+        transform: of features: "none", "l2" or "centred_l2".
+        distance: "squared_euclidean" or "cosine".
+        scale: factor of the similarities in the softmax; "auto" for 4 / D where features keep their length and distances are squared, else 10.
+        learn_scale: whether outer steps change it, from `scale` on.
+    """
+
+    def __init__(
+        self, backbone: Backbone, transform: str, distance: str, scale: float | str, learn_scale: bool
+    ) -> None:
+        super().__init__(backbone, transform)
+        self.distance = distance
+        bounded = distance == "cosine" or transform != "none"
+        self.scale = MetricScale(
+            scale, learn_scale, SCALE_OF_COSINES if bounded else scale_of_squares(backbone.feature_dim)
+        )
+
+    def adapt(self, support: Examples) -> Tensor:
+        """Centroids [T, N, D]."""
+        return class_means(self.features(support.x, support.mask), support)
+
+    def predict(self, adapted: Tensor, query_x: Tensor) -> Tensor:
+        return self._logits(adapted, self.features(query_x))
+
+    def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
+        support, queries = self.features_together(tasks)
+        logits = self._logits(class_means(support, tasks.support), queries)
+        return self.scale.logged_with(self.query_loss(logits, tasks))
+
+    @property
+    def repeats(self) -> bool:
+        return True
+
+    def _logits(self, centroids: Tensor, queries: Tensor) -> Tensor:
+        """[T, N, D], [T, n, D] -> [T, n, N]"""
+        if self.distance == "cosine":
+            similarities = F.normalize(queries, dim=-1) @ F.normalize(centroids, dim=-1).mT
+        else:
+            similarities = negative_squared_distances(queries, centroids)
+        logits: Tensor = self.scale(similarities)
+        return logits

@@ -1,0 +1,88 @@
+"""What happens to features before a learner compares them, and the base of the learners that do no more than that.
+
+T tasks, N ways, K shots, Q queries per class, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metalearn.algorithms.embedding import EmbeddingLearner
+from metalearn.backbones import Backbone
+from metalearn.tasks import TaskBatch
+
+
+class FeatureTransform(nn.Module):
+    """The three ways to prepare features of Wang, Chao, Weinberger and van der Maaten 2019 (https://arxiv.org/abs/1911.04623, section 3.2).
+
+    Args:
+        kind: "none" leaves features as they are (UN in the paper); "l2" divides each by its length (L2N); "centred_l2" first takes the mean
+            feature of the training images from it (CL2N).
+        dim: D.
+    """
+
+    mean: Tensor  # [D], of the training images; zeros until `fit`
+
+    def __init__(self, kind: str, dim: int) -> None:
+        super().__init__()
+        self.kind = kind
+        if self.fits:
+            self.register_buffer("mean", torch.zeros(dim))
+
+    @property
+    def fits(self) -> bool:
+        """Whether it takes anything from the training images."""
+        return self.kind == "centred_l2"
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[..., D] -> [..., D]"""
+        if self.kind == "none":
+            return features
+        return F.normalize(features - self.mean if self.fits else features, dim=-1)
+
+    def fit(self, features: Iterable[Tensor]) -> None:
+        """Takes the mean of features [n, D], which come in chunks, each example with the same weight."""
+        total, count = torch.zeros_like(self.mean, dtype=torch.float64, device="cpu"), 0
+        for chunk in features:
+            total += chunk.cpu().double().sum(0)  # float32 would lose digits over 100,000 images
+            count += len(chunk)
+        self.mean.copy_(total / count)
+
+
+class FeatureLearner(EmbeddingLearner):
+    """Base of the learners whose support and query features pass a `FeatureTransform` and then a head that is made for each task.
+
+    Args:
+        backbone: [n, ...] -> [n, D].
+        transform: "none", "l2" or "centred_l2".
+    """
+
+    def __init__(self, backbone: Backbone, transform: str) -> None:
+        super().__init__(backbone)
+        self.transform = FeatureTransform(transform, backbone.feature_dim)
+
+    def fit(self, images: Iterable[Tensor]) -> None:
+        if self.transform.fits:
+            self.transform.fit(self.embed(x.unsqueeze(0)).squeeze(0) for x in images)
+
+    @property
+    def fits(self) -> bool:
+        return self.transform.fits
+
+    @property
+    def masks(self) -> bool:
+        return not self.transductive
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Examples of T tasks, [T, n, ...] -> [T, n, D]."""
+        transformed: Tensor = self.transform(self.embed(x, mask))
+        return transformed
+
+    def features_together(self, tasks: TaskBatch) -> tuple[Tensor, Tensor]:
+        """Support [T, N*K, D] and queries [T, N*Q, D], which pass the backbone together, as in training."""
+        support, queries = self.embed_together(tasks)
+        return self.transform(support), self.transform(queries)
