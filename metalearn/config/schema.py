@@ -73,6 +73,8 @@ def _node() -> Schema:
 def _add_file(root: Schema, file: Any, group: str) -> None:
     """Adds the settings of one YAML file; `group` is empty for the file of the whole configuration."""
     content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    for included in _included(content):
+        content["limits"] = included.get("limits", {}) | content.get("limits", {})
     # A file of package _global_ holds its group's node, others are the node.
     whole = content if not group or isinstance(content.get(group), dict) else {group: content}
     if group:
@@ -91,6 +93,14 @@ def _add_file(root: Schema, file: Any, group: str) -> None:
         root["properties"][group]["properties"].setdefault("limits", {"type": "object"})
         root["properties"][group]["properties"].setdefault("prefers", {"type": "object"})
         root["properties"][group]["properties"].setdefault("defaults", {"type": "array"})
+
+
+def _included(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The files that a file takes into its own node by its `defaults`: `/limits/NAME@_here_`."""
+    for entry in content.get("defaults", []):
+        if isinstance(entry, str) and entry.startswith("/") and entry.endswith("@_here_"):
+            file = conf_dir() / f"{entry.removeprefix('/').removesuffix('@_here_')}.yaml"
+            yield yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def _values(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

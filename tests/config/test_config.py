@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -287,6 +287,33 @@ def test_build_gives_what_is_optional_only_to_those_who_ask() -> None:
 def test_build_names_a_setting_that_the_constructor_does_not_know() -> None:
     with pytest.raises(UserError, match="Diverged: got an unexpected keyword argument 'foo'"):
         built({"_target_": "metalearn.errors.Diverged", "step": 1, "what": "it broke", "foo": 1})
+
+
+class Wanted(NamedTuple):
+    """What several functions take alike."""
+
+    message: str
+    times: int = 1
+
+
+def complaint(wanted: Wanted, mark: str) -> RuntimeError:
+    return RuntimeError(mark.join([wanted.message] * wanted.times))
+
+
+def test_build_puts_together_what_is_one_parameter_of_a_function() -> None:
+    def made(**node: Any) -> str:
+        return str(build({"_target_": f"{__name__}.complaint", **node}, "made", RuntimeError, __name__))
+
+    assert made(message="no", times=2, mark="!") == "no!no"
+    assert made(mark="!", message="no") == "no"
+    for node, fault in (
+        ({"mark": "!"}, "missing a required argument: 'message'"),
+        ({"message": "no"}, "missing a required argument: 'mark'"),
+        ({"message": "no", "mark": "!", "foo": 1}, "got an unexpected keyword argument 'foo'"),
+        ({"message": "no", "mark": "!", "wanted": Wanted("yes")}, "got an unexpected keyword argument 'wanted'"),
+    ):
+        with pytest.raises(UserError, match=fault):
+            made(**node)
 
 
 def test_build_lets_the_constructors_own_complaint_through() -> None:

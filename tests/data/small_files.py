@@ -17,6 +17,7 @@ from PIL import Image
 
 from metalearn.data.classes import SPLITS, read_split
 from metalearn.data.images import ImageClasses
+from metalearn.data.listed import Asked
 
 ONE_EACH = {"train": 1, "val": 1, "test": 1}
 
@@ -94,9 +95,11 @@ def _python_2(held: Any) -> bytes:
     return b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R" + state
 
 
-def settings(root: Path, **changes: Any) -> dict[str, Any]:
-    """What every loader takes, with `dataset.root` there."""
-    return {"root": str(root), "split_seed": 0, "size": 12, "rotations": ONE_EACH} | changes
+def settings(root: Path | None, **changes: Any) -> dict[str, Any]:
+    """What a loader takes, with `dataset.root` there or null: `asked`, and its own settings."""
+    given = {"root": root and str(root), "split_seed": 0, "size": 12, "rotations": ONE_EACH} | changes
+    own = {key: given.pop(key) for key in list(given) if key not in Asked._fields}
+    return {"asked": Asked(**given), **own}
 
 
 def unpacked(root: Path, files: Mapping[str, bytes]) -> Path:

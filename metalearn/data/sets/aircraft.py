@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from metalearn.data.files.annotations import numbers, table, texts
@@ -27,26 +26,16 @@ _VARIANTS = ("images_variant_trainval.txt", "images_variant_test.txt")
 _BOXES = "images_box.txt"
 
 
-def load(
-    root: str | None,
-    split: str,
-    split_seed: int,
-    size: int,
-    crop: str,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def load(asked: Asked, crop: str) -> ImageClasses:
     """100 variants, named as published: `737-300`, `F-16A/B`, `Falcon 2000`.
 
     Args:
-        root, split, split_seed, size, rotations, min_images, normalize: as in every data set (docs/data.md).
+        asked: what is asked of every data set of images (docs/data.md).
         crop: "box", the part in the published bounding box, as Meta-Dataset; "none", the whole photograph with the copyright line below it.
 
     Raises:
         UserError: the archive is missing or damaged, or the split is unknown.
     """
-    asked = Asked(root, split, split_seed, size, rotations, min_images, normalize)
 
     def labels(places: tuple[Path, ...]) -> Labels:
         return _labels(places[0], boxes=crop == "box")

@@ -5,7 +5,7 @@ Both are made from CIFAR-100 as it is published. Its training and test images ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,39 +54,21 @@ CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 _SIDE = 32  # pixels
 
 
-def cifarfs(
-    root: str | None,
-    split: str,
-    split_seed: int,
-    size: int,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def cifarfs(asked: Asked) -> ImageClasses:
     """CIFAR-100's classes divided at random into 64, 16 and 20, named as there: `aquarium_fish`; `cifar100` is their origin.
 
     Raises:
         UserError: the file is missing or damaged, or the split is unknown.
     """
-    asked = Asked(root, split, split_seed, size, rotations, min_images, normalize)
     return _load("cifarfs", asked, drawn=(16, 20))
 
 
-def fc100(
-    root: str | None,
-    split: str,
-    split_seed: int,
-    size: int,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def fc100(asked: Asked) -> ImageClasses:
     """CIFAR-100's classes divided by superclass into 60, 20 and 20, named as there: `aquarium_fish`; `cifar100` is their origin.
 
     Raises:
         UserError: the file is missing or damaged, or the split is unknown.
     """
-    asked = Asked(root, split, split_seed, size, rotations, min_images, normalize)
     return _load("fc100", asked, drawn=(20, 20))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metalearn.data.files.annotations import numbers, table, texts
@@ -31,26 +30,16 @@ ABOUT = About(
 _by_path = by_path(r"images/(\d{3}\.[^/]+)/[^/]+\.jpg")
 
 
-def load(
-    root: str | None,
-    split: str,
-    split_seed: int,
-    size: int,
-    crop: str,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def load(asked: Asked, crop: str) -> ImageClasses:
     """200 species, named as the folders in the archive: `001.Black_footed_Albatross`.
 
     Args:
-        root, split, split_seed, size, rotations, min_images, normalize: as in every data set (docs/data.md).
+        asked: what is asked of every data set of images (docs/data.md).
         crop: "none", the whole photograph; "box", the part in the published bounding box.
 
     Raises:
         UserError: the archive is missing or damaged, or the split is unknown.
     """
-    asked = Asked(root, split, split_seed, size, rotations, min_images, normalize)
     labels = _in_box if crop == "box" else _by_path
     return load_listed("cub", ABOUT, asked, labels, drawn=(30, 30), published=11_788, variant=f"-{crop}")
 

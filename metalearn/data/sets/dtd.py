@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from metalearn.data.files.published import About, PublishedFile
 from metalearn.data.images import ImageClasses
 from metalearn.data.listed import Asked, by_path, load_listed
@@ -25,20 +23,11 @@ ABOUT = About(
 )
 
 
-def load(
-    root: str | None,
-    split: str,
-    split_seed: int,
-    size: int,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def load(asked: Asked) -> ImageClasses:
     """47 textures, named as the folders in the archive.
 
     Raises:
         UserError: the archive is missing or damaged, or the split is unknown.
     """
-    asked = Asked(root, split, split_seed, size, rotations, min_images, normalize)
     labels = by_path(r"images/([^/]+)/[^/]+\.jpg")
     return load_listed("dtd", ABOUT, asked, labels, drawn=(7, 7), published=5640)

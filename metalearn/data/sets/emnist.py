@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -45,32 +44,23 @@ _VARIANTS: dict[str, tuple[dict[int, str], tuple[int, int]]] = {
 }
 
 
-def load(
-    root: str | None,
-    variant: str,
-    split: str,
-    split_seed: int,
-    size: int,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def load(asked: Asked, variant: str) -> ImageClasses:
     """26 to 62 classes of images [1, size, size], 255 = ink; the published training and test images of a class together.
 
     Args:
-        root, split, split_seed, size, rotations, min_images, normalize: as in every data set (docs/data.md).
+        asked: what is asked of every data set of images (docs/data.md).
         variant: which of the published collections: "balanced", "bymerge", "byclass" or "letters".
 
     Raises:
         UserError: the archive is missing or damaged.
     """
     names, drawn = _VARIANTS[variant]
-    (place,) = find("emnist", ABOUT, folder_of("emnist", ABOUT, root))
+    (place,) = find("emnist", ABOUT, folder_of("emnist", ABOUT, asked.root))
     pairs = [_pair(place, f"emnist-{variant}-{part}") for part in ("train", "test")]
-    key = f"{variant}-{size}-v{CONVERSION}-{fingerprint([place], lambda name: name.endswith('.gz'))}"
+    key = f"{variant}-{asked.size}-v{CONVERSION}-{fingerprint([place], lambda name: name.endswith('.gz'))}"
     # The files hold each image column by column.
-    stored = load_or_make("emnist", key, lambda: labelled(pairs, names, size, transposed=True))
-    return divided("emnist", stored, Asked(root, split, split_seed, size, rotations, min_images, normalize), drawn)
+    stored = load_or_make("emnist", key, lambda: labelled(pairs, names, asked.size, transposed=True))
+    return divided("emnist", stored, asked, drawn)
 
 
 def _pair(place: Path, name: str) -> Pair:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,29 +43,18 @@ ABOUT = About(
 _label = by_path(r"([A-Za-z]+)/[A-Za-z]+_\d+\.jpg")(())
 
 
-def load(
-    root: str | None,
-    split: str,
-    split_seed: int,
-    size: int,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def load(asked: Asked) -> ImageClasses:
     """10 classes of RGB images [3, size, size].
-
-    Args:
-        root, split, split_seed, size, rotations, min_images, normalize: as in every data set (docs/data.md).
 
     Raises:
         UserError: the archive is missing or damaged, or holds something else.
     """
-    (place,) = find("eurosat", ABOUT, folder_of("eurosat", ABOUT, root))
-    key = f"{size}-v{CONVERSION}-{fingerprint([place], lambda name: name.endswith('.jpg'))}"
-    stored = load_or_make("eurosat", key, lambda: with_turned(_classes(place, size)))
+    (place,) = find("eurosat", ABOUT, folder_of("eurosat", ABOUT, asked.root))
+    key = f"{asked.size}-v{CONVERSION}-{fingerprint([place], lambda name: name.endswith('.jpg'))}"
+    stored = load_or_make("eurosat", key, lambda: with_turned(_classes(place, asked.size)))
     if (images := len(stored.images.images) // 2) != IMAGES:
         log.warning("eurosat has %d images in %s: %d are published", images, place, IMAGES)
-    return halved("eurosat", stored, Asked(root, split, split_seed, size, rotations, min_images, normalize))
+    return halved("eurosat", stored, asked)
 
 
 def _classes(place: Path, size: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from metalearn.data.cache import load_or_make
 from metalearn.data.files.archives import fingerprint
 from metalearn.data.files.idx import Pair, labelled
@@ -67,25 +65,14 @@ ABOUT = About(
 )
 
 
-def load(
-    root: str | None,
-    split: str,
-    split_seed: int,
-    size: int,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def load(asked: Asked) -> ImageClasses:
     """10 classes of images [1, size, size]; the published training and test images of a class together.
-
-    Args:
-        root, split, split_seed, size, rotations, min_images, normalize: as in every data set (docs/data.md).
 
     Raises:
         UserError: a file is missing or damaged.
     """
-    places = find("fashionmnist", ABOUT, folder_of("fashionmnist", ABOUT, root))
+    places = find("fashionmnist", ABOUT, folder_of("fashionmnist", ABOUT, asked.root))
     pairs = [Pair.of_files(*places[:2]), Pair.of_files(*places[2:])]
-    key = f"{size}-v{CONVERSION}-{fingerprint(places, bool)}"
-    stored = load_or_make("fashionmnist", key, lambda: with_turned(labelled(pairs, dict(enumerate(NAMES)), size)))
-    return halved("fashionmnist", stored, Asked(root, split, split_seed, size, rotations, min_images, normalize))
+    key = f"{asked.size}-v{CONVERSION}-{fingerprint(places, bool)}"
+    stored = load_or_make("fashionmnist", key, lambda: with_turned(labelled(pairs, dict(enumerate(NAMES)), asked.size)))
+    return halved("fashionmnist", stored, asked)

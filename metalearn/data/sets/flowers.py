@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,21 +39,12 @@ ABOUT = About(
 _IMAGE = re.compile(r"(?:.*/)?image_(\d{5})\.jpg")
 
 
-def load(
-    root: str | None,
-    split: str,
-    split_seed: int,
-    size: int,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def load(asked: Asked) -> ImageClasses:
     """102 flowers, named by their number in `imagelabels.mat` and in English: `012.colt's foot`.
 
     Raises:
         UserError: a file is missing or damaged, or the split is unknown.
     """
-    asked = Asked(root, split, split_seed, size, rotations, min_images, normalize)
     return load_listed("flowers", ABOUT, asked, _labels, drawn=(15, 16), published=8189)
 
 

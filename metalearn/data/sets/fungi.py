@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +34,12 @@ ABOUT = About(
 _ANNOTATIONS = ("train.json", "val.json")
 
 
-def load(
-    root: str | None,
-    split: str,
-    split_seed: int,
-    size: int,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def load(asked: Asked) -> ImageClasses:
     """1,394 species, named by their number and name in the annotations: `0226.Cortinarius malicorius`.
 
     Raises:
         UserError: a file is missing or damaged, or the split is unknown.
     """
-    asked = Asked(root, split, split_seed, size, rotations, min_images, normalize)
     return load_listed("fungi", ABOUT, asked, _labels, drawn=(200, 200), published=89_760)
 
 

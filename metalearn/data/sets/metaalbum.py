@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,33 +43,22 @@ ABOUT = About(
 )
 
 
-def load(
-    root: str | None,
-    set: str | None,
-    version: str,
-    split: str,
-    split_seed: int,
-    size: int,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def load(asked: Asked, set: str | None, version: str) -> ImageClasses:
     """The classes of one of the forty sets, as RGB images [3, size, size]; a class is known by the set's name and its own.
 
     Args:
-        root, split, split_seed, size, rotations, min_images, normalize: as in every data set (docs/data.md).
+        asked: what is asked of every data set of images (docs/data.md).
         set: its short name, such as BRD; None: `root` is one set, packed or unpacked, and its name begins with the short one.
         version: Micro, Mini or Extended.
 
     Raises:
         UserError: the set is missing, its labels.csv cannot be read, or it names images that are not there.
     """
-    place = _place(root, set, version)
+    place = _place(asked.root, set, version)
     name = set or place.name.partition(".")[0].partition("_")[0]
-    key = f"{name}-{size}-v{CONVERSION}-{fingerprint([place], lambda path: path.startswith('images/') or path in (_LABELS, _INFO))}"
-    stored = load_or_make("metaalbum", key, lambda: _classes(place, size))
+    key = f"{name}-{asked.size}-v{CONVERSION}-{fingerprint([place], lambda path: path.startswith('images/') or path in (_LABELS, _INFO))}"
+    stored = load_or_make("metaalbum", key, lambda: _classes(place, asked.size))
     quarter = len(stored.class_names) // 4
-    asked = Asked(root, split, split_seed, size, rotations, min_images, normalize)
     return divided("metaalbum", stored, asked, (quarter, quarter), origin=f"metaalbum/{name}")
 
 

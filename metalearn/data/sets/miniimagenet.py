@@ -66,26 +66,17 @@ _LIMITS = LIMITS._replace(member=1 << 30)  # one of the pickles has 813 MB
 Classes = Iterator[tuple[str, NDArray[np.uint8]]]
 
 
-def load(
-    root: str | None,
-    split: str,
-    split_seed: int,
-    size: int,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def load(asked: Asked) -> ImageClasses:
     """100 classes, named by their WordNet ids; `imagenet` is their origin.
 
     Raises:
         UserError: a file is missing or is not the published one, or the split is unknown.
     """
-    asked = Asked(root, split, split_seed, size, rotations, min_images, normalize)
-    folder = folder_of("miniimagenet", ABOUT, root)
+    folder = folder_of("miniimagenet", ABOUT, asked.root)
     files = _files(folder)
     places = find("miniimagenet", ABOUT, folder, files)
-    key = f"{size}-v{CONVERSION}-{fingerprint(places, lambda path: True)}"
-    stored = load_or_make("miniimagenet", key, lambda: distinct(_converted(files, places, size), folder))
+    key = f"{asked.size}-v{CONVERSION}-{fingerprint(places, lambda path: True)}"
+    stored = load_or_make("miniimagenet", key, lambda: distinct(_converted(files, places, asked.size), folder))
     return divided("miniimagenet", stored, asked, drawn=(16, 20), origin="imagenet")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -32,31 +32,20 @@ ABOUT = About(
 )
 
 
-def load(
-    root: str | None,
-    per_class: int | None,
-    split: str,
-    split_seed: int,
-    size: int,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def load(asked: Asked, per_class: int | None) -> ImageClasses:
     """345 classes of images [1, size, size], 255 = ink.
 
     Args:
-        root, split, split_seed, size, rotations, min_images, normalize: as in every data set (docs/data.md).
+        asked: what is asked of every data set of images (docs/data.md).
         per_class: the first so many sketches of each class; None: all, which are 50 million.
 
     Raises:
         UserError: a file is missing or damaged.
     """
-    places = find("quickdraw", ABOUT, folder_of("quickdraw", ABOUT, root))
-    key = f"{size}-{per_class or 'all'}-v{CONVERSION}-{fingerprint(places, bool)}"
-    stored = load_or_make("quickdraw", key, lambda: _classes(places, per_class, size))
-    return divided(
-        "quickdraw", stored, Asked(root, split, split_seed, size, rotations, min_images, normalize), (52, 52)
-    )
+    places = find("quickdraw", ABOUT, folder_of("quickdraw", ABOUT, asked.root))
+    key = f"{asked.size}-{per_class or 'all'}-v{CONVERSION}-{fingerprint(places, bool)}"
+    stored = load_or_make("quickdraw", key, lambda: _classes(places, per_class, asked.size))
+    return divided("quickdraw", stored, asked, (52, 52))
 
 
 def _classes(places: Sequence[Path], per_class: int | None, size: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:

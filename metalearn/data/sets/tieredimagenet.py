@@ -8,7 +8,7 @@ name here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
@@ -64,26 +64,17 @@ _LIMITS = LIMITS._replace(member=1 << 34)
 CONVERSION = 1  # of the cache entries; raise it when the conversion changes
 
 
-def load(
-    root: str | None,
-    split: str,
-    split_seed: int,
-    size: int,
-    rotations: Mapping[str, int],
-    min_images: int | None = None,
-    normalize: Mapping[str, Sequence[float]] | None = None,
-) -> ImageClasses:
+def load(asked: Asked) -> ImageClasses:
     """608 classes, named by their WordNet ids; `imagenet` is their origin.
 
     Raises:
         UserError: a file is missing or is not the published one, or the split is unknown.
     """
-    asked = Asked(root, split, split_seed, size, rotations, min_images, normalize)
-    folder = folder_of("tieredimagenet", ABOUT, root)
+    folder = folder_of("tieredimagenet", ABOUT, asked.root)
     first = find("tieredimagenet", ABOUT, folder, _files(folder))[0]
     place = first if first.name == _TAR.name else first.parent
-    key = f"{size}-v{CONVERSION}-{fingerprint([place], lambda path: path.endswith(_NAMES))}"
-    stored = load_or_make("tieredimagenet", key, lambda: distinct(_converted(place, size), place))
+    key = f"{asked.size}-v{CONVERSION}-{fingerprint([place], lambda path: path.endswith(_NAMES))}"
+    stored = load_or_make("tieredimagenet", key, lambda: distinct(_converted(place, asked.size), place))
     return divided("tieredimagenet", stored, asked, drawn=(97, 160), origin="imagenet")
 
 

@@ -155,7 +155,7 @@ def test_both_are_listed_with_the_cache_entry_that_they_share(
     (tmp_path / "cifar100").mkdir()
     write_tar(tmp_path / "cifar100" / "cifar-100-python.tar.gz", pickles())
     for load, split in ((cifar100.cifarfs, "bertinetto"), (cifar100.fc100, "oreshkin")):
-        load(**settings(tmp_path, split=split) | {"root": None})
+        load(**settings(None, split=split))
     assert len(entries("cifar100")) == 1
     main(["data", "list"])
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("cifarfs", "fc100"))]

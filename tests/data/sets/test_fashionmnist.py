@@ -47,8 +47,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def load(root: Path | None, **changes: object) -> fashionmnist.ImageClasses:
-    asked = settings(root or Path(), **{"split": "random", "size": 28} | changes)
-    return fashionmnist.load(**asked | ({} if root else {"root": None}))
+    return fashionmnist.load(**settings(root, **{"split": "random", "size": 28} | changes))
 
 
 def test_images_of_both_parts_and_their_turned_copies(tmp_path: Path) -> None:

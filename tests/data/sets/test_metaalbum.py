@@ -92,6 +92,6 @@ def test_a_missing_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"PLK_Mini\.zip .*or PLK_Mini, which.*by hand: https://meta-album"):
         load(tmp_path, set="PLK")
     with pytest.raises(UserError, match=r"dataset\.set=null needs dataset\.root"):
-        metaalbum.load(**settings(tmp_path, set=None, version="Mini", split="random") | {"root": None})
+        metaalbum.load(**settings(None, set=None, version="Mini", split="random"))
     with pytest.raises(UserError, match="cannot be read"):
         load(tmp_path / "nowhere", set=None)
