@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from metalearn.kinds import Scale, scale_of
 from metalearn.report.comparison import cells, remarks, setting_text
@@ -43,9 +43,6 @@ def html_text(record: Mapping[str, Any], details: Sequence[Mapping[str, Any]], s
         for one in details
         if one["classes"]
     ]
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False).from_string(
-        files("metalearn.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    )
     runs = [
         [
             row["name"],
@@ -58,7 +55,7 @@ def html_text(record: Mapping[str, Any], details: Sequence[Mapping[str, Any]], s
         for run in row["runs"]
     ]
     scored = sum(row["score"] is not None for row in rows)
-    return template.render(
+    return template("page.html.j2").render(
         title=_title(rows),
         subtitle=f"{sum(len(row['runs']) for row in rows)} runs in {len(rows)} row{'s' if len(rows) != 1 else ''}, made by metalearn compare",
         record=record,
@@ -88,6 +85,16 @@ def html_text(record: Mapping[str, Any], details: Sequence[Mapping[str, Any]], s
         ],
         runs=runs,
     )
+
+
+def template(name: str) -> Template:
+    """A template of this package; it may include others."""
+
+    def text(of: str) -> str:
+        return files("metalearn.report").joinpath(of).read_text(encoding="utf-8")
+
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False, loader=FunctionLoader(text))
+    return made.get_template(name)
 
 
 def _title(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -109,16 +109,19 @@ class TaskProgress:
         what: what is done with them, such as `test`.
         log_seconds: seconds between two lines where there is no live bar; what takes less writes no line at all.
         unit: what is counted.
+        done: so many are done before it begins; `update` counts from there on.
     """
 
-    def __init__(self, total: int, what: str, log_seconds: float = LOG_SECONDS, unit: str = "tasks") -> None:
-        self._total, self._what, self._unit = total, what, unit
+    def __init__(
+        self, total: int, what: str, log_seconds: float = LOG_SECONDS, unit: str = "tasks", done: int = 0
+    ) -> None:
+        self._total, self._what, self._unit, self._done = total, what, unit, done
         self._rate = _Rate()
-        self._line = _Line(0, total, log_seconds, at_tenths=False)
+        self._line = _Line(done, total, log_seconds, at_tenths=False)
         self._bar = _LiveBar(what, total)
 
     def __enter__(self) -> TaskProgress:
-        self._rate.left(0, self._total)
+        self._rate.left(self._done, self._total)
         self._bar.begin()
         return self
 
@@ -128,7 +131,8 @@ class TaskProgress:
         self._bar.end()
 
     def update(self, done: int) -> None:
-        """So many tasks are done, all in all."""
+        """So many tasks are done since it began."""
+        done += self._done
         left = self._rate.left(done, self._total)
         self._bar.show(done, "", left)
         if not self._bar.is_open and done < self._total and self._line.is_due(done):

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from metalearn.config.identity import compared
 from metalearn.data.base import TrainedOn
 from metalearn.engine.build import Parts, assemble, build_dataset, check_tasks
 from metalearn.engine.device import choose_device
@@ -26,6 +32,7 @@ from metalearn.runs.per_task import write_tasks
 from metalearn.runs.record import EvalResults, TestRecord
 from metalearn.runs.seen import refuse_seen_classes, seen_in_pretraining
 from metalearn.status import Status
+from metalearn.version import __version__
 
 
 def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str], stepwise: bool = True) -> dict[str, Any]:
@@ -40,46 +47,122 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str], st
     """
     if not launched().first:
         return {}  # the first of torchrun's processes does it all
-    started = time.perf_counter()
     keep_freed_memory()
-    dataset = build_dataset(config)
-    check_tasks(dataset, config["task"], "test")
-    state = checkpoint.load(run_dir / f"{config['eval']['checkpoint']}.pt", choose_device(config))
-    tested = tuple(map(str, dataset.classes("test")))
-    seen = refuse_seen_classes(state["train_classes"], tested, config["eval"]["allow_seen"])
-    parts = assemble(config, trained_on(state))
-    settings = parts.settings
-    scores = _scored(run_dir, parts, state["model"], stepwise)
-    results = EvalResults(
-        status=Status.DONE,
-        error=None,
-        names=settings.names,
-        seed=settings.seed,
-        overrides=overrides,
-        split=parts.dataset.split,
-        kind=parts.dataset.kind,
-        task=settings.task._asdict(),
-        images=_fitted(dataset.input_shape, parts.dataset.input_shape),
-        placement=parts.placement,
-        test=None,
-        seconds=time.perf_counter() - started,
-        environment=environment(str(parts.device)),
-        notes=parts.dataset.notes,
-    )
-    transductive, name = parts.algorithm.transductive, settings.eval.checkpoint
-    try:
-        record = TestRecord.of(
-            scores,
-            transductive=transductive,
-            checkpoint=name,
-            step=state["step"],
-            seen_classes=seen,
-            seen_in_pretraining=seen_in_pretraining(parts.pretrained_on, tested),
+    return _publish(run_dir, Evaluator().test(run_dir, config, overrides, stepwise))
+
+
+def _shown_alone(tasks: int) -> TaskProgress:
+    return TaskProgress(tasks, "test")
+
+
+@dataclass(frozen=True)
+class Tested:
+    """An evaluation: what its file is going to hold, and the scores of its tasks."""
+
+    results: EvalResults
+    scores: Scores
+
+
+class Evaluator:
+    """Tests checkpoints on test tasks; the checkpoint that was read last stays at hand for the next test."""
+
+    def __init__(self) -> None:
+        self._read: tuple[Path, torch.device, dict[str, Any]] | None = None
+
+    def test(
+        self,
+        run_dir: Path,
+        config: dict[str, Any],
+        overrides: list[str],
+        stepwise: bool = True,
+        progress: Callable[[int], TaskProgress] = _shown_alone,
+    ) -> Tested:
+        """Scores a run's checkpoint on test tasks as `config` describes them; writes nothing.
+
+        Args:
+            stepwise: also score the states before adaptation and after inner steps.
+            progress: called with the number of tasks when the data are there and the test begins.
+
+        Returns:
+            Results that are failed where tasks have no score.
+
+        Raises:
+            UserError: no usable checkpoint, or the run was trained on classes that are test classes now.
+        """
+        started = time.perf_counter()
+        dataset = build_dataset(config)
+        check_tasks(dataset, config["task"], "test")
+        state = self._state(run_dir / f"{config['eval']['checkpoint']}.pt", choose_device(config))
+        tested = tuple(map(str, dataset.classes("test")))
+        seen = refuse_seen_classes(state["train_classes"], tested, config["eval"]["allow_seen"])
+        parts = assemble(config, trained_on(state))
+        settings = parts.settings
+        scores = _scored(run_dir, parts, state["model"], stepwise, progress)
+        results = EvalResults(
+            status=Status.DONE,
+            error=None,
+            names=settings.names,
+            seed=settings.seed,
+            overrides=overrides,
+            split=parts.dataset.split,
+            kind=parts.dataset.kind,
+            task=settings.task._asdict(),
+            images=_fitted(dataset.input_shape, parts.dataset.input_shape),
+            placement=parts.placement,
+            test=None,
+            seconds=time.perf_counter() - started,
+            environment=environment(str(parts.device)),
+            notes=parts.dataset.notes,
+            conditions=conditions_of(run_dir, config),
         )
-        results = replace(results, test=record)
-    except NotFinite as error:
-        results = replace(results, status=Status.FAILED, error=str(error))
-    return _publish(run_dir, results, scores)
+        transductive, name = parts.algorithm.transductive, settings.eval.checkpoint
+        try:
+            record = TestRecord.of(
+                scores,
+                transductive=transductive,
+                checkpoint=name,
+                step=state["step"],
+                seen_classes=seen,
+                seen_in_pretraining=seen_in_pretraining(parts.pretrained_on, tested),
+            )
+            results = replace(results, test=record)
+        except NotFinite as error:
+            results = replace(results, status=Status.FAILED, error=str(error))
+        return Tested(results, scores)
+
+    def _state(self, path: Path, device: torch.device) -> dict[str, Any]:
+        if self._read is None or self._read[:2] != (path, device):
+            self._read = (path, device, checkpoint.load(path, device))
+        return self._read[2]
+
+
+def conditions_of(run_dir: Path, config: dict[str, Any]) -> str:
+    """Sixteen hexadecimal digits that say what an evaluation is of: the settings that its number depends on, and the checkpoint's content.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    path = run_dir / f"{config['eval']['checkpoint']}.pt"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"no checkpoint {path}") from error
+    settings = compared(config) | {"allow_seen": config["eval"]["allow_seen"], "places": _places(config["dataset"])}
+    of = [__version__, settings, hashlib.blake2b(content, digest_size=16).hexdigest()]
+    return hashlib.blake2b(json.dumps(of, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+
+
+def split_of(config: dict[str, Any]) -> str:
+    """The checksum of the data set's split: which classes there are, and which of them are test classes."""
+    return build_dataset(config).split.sha256
+
+
+def _places(dataset: dict[str, Any]) -> list[str]:
+    """The folders of a data set: of a user's own images they say which these are."""
+    sources = dataset.get("sources")
+    inner = list(sources.values()) if isinstance(sources, dict) else []
+    roots = [one["root"] for one in (dataset, *inner) if isinstance(one, dict) and isinstance(one.get("root"), str)]
+    return [str(Path(root).expanduser().resolve()) for root in roots]
 
 
 def _fitted(of_data: tuple[int, ...], of_model: tuple[int, ...]) -> dict[str, Any] | None:
@@ -94,7 +177,9 @@ def trained_on(state: dict[str, Any]) -> TrainedOn:
     return build_dataset(state["config"]).trained_on
 
 
-def _scored(run_dir: Path, parts: Parts, model: dict[str, Any], stepwise: bool) -> Scores:
+def _scored(
+    run_dir: Path, parts: Parts, model: dict[str, Any], stepwise: bool, progress: Callable[[int], TaskProgress]
+) -> Scores:
     """The scores of a checkpoint's model."""
     settings, algorithm = parts.settings, parts.algorithm
     source = parts.source("test")
@@ -106,24 +191,42 @@ def _scored(run_dir: Path, parts: Parts, model: dict[str, Any], stepwise: bool) 
         ) from error
     parts.be_transductive()
     tasks, chunk = settings.eval.tasks, settings.eval.task_chunk
-    with contextlib.closing(source), TaskProgress(tasks, "test") as progress:
+    with contextlib.closing(source), progress(tasks) as shown_progress:
         return evaluate(
-            algorithm, source, settings.task, tasks, chunk, stepwise=stepwise, progress=progress.update, further=True
+            algorithm,
+            source,
+            settings.task,
+            tasks,
+            chunk,
+            stepwise=stepwise,
+            progress=shown_progress.update,
+            further=True,
         )
 
 
-def _publish(run_dir: Path, results: EvalResults, scores: Scores) -> dict[str, Any]:
+def _publish(run_dir: Path, tested: Tested) -> dict[str, Any]:
     """Prints the result, then writes it and its tasks: what cannot be written must not be lost. Raises RunFailed after saying what went wrong."""
-    file, record = run_dir / f"eval-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}.json", results.to_json()
+    results, file = tested.results, new_file(run_dir)
+    record = results.to_json()
     if results.error is not None:
         terminal.error_line(f"failed: {results.error} ({run_dir})")
     else:
         shown.result_panel({**record, "run_dir": str(run_dir), "written": str(file)})
     write_or_say(file, record)
-    write_tasks(file.with_name(f"{file.stem}-tasks.npz"), scores)
+    write_tasks(tasks_file(file), tested.scores)
     if results.error is not None:
         raise RunFailed(results.error)
     return record
+
+
+def new_file(run_dir: Path) -> Path:
+    """Where the next evaluation of a run is written."""
+    return run_dir / f"eval-{datetime.now():%Y-%m-%d_%H-%M-%S-%f}.json"
+
+
+def tasks_file(file: Path) -> Path:
+    """Where the single tasks of an evaluation stand."""
+    return file.with_name(f"{file.stem}-tasks.npz")
 
 
 def write_or_say(file: Path, record: dict[str, Any]) -> None:

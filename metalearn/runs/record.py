@@ -236,6 +236,7 @@ class EvalResults(Results):
         None  # `shape` of the data set's images, and `as` which shape the model saw them, where that is another
     )
     seconds: float  # of the evaluation, building included
+    conditions: str | None = None  # what it is of: equal ones come to the same number
 
     def to_json(self) -> dict[str, Any]:
         """What the file holds, keys in their order."""
@@ -243,6 +244,7 @@ class EvalResults(Results):
             **self._beginning(),
             "seed": self.seed,
             "overrides": self.overrides,
+            **({} if self.conditions is None else {"conditions": self.conditions}),
             **({} if self.images is None else {"images": self.images}),
             **self._tested(),
             "seconds": self.seconds,

@@ -88,14 +88,16 @@ def asked_sweep(composing: Composer, base: DictConfig, overrides: list[str], mul
     parts = [
         *_parts_of_file(plain),
         *_params(composing, base, given),
-        *([[choice] for choice in _choices(composing, override)] for override in varied),
+        *([[choice] for choice in choices_of(composing, override)] for override in varied),
         *_seeds(plain["seeds"]),
     ]
     single = not (parts or searched)
     fixed = [override for override in parsed if not override.is_sweep_override()]
     _refuse_twice(parts, {override.key_or_group for override in fixed})
     if single:  # -m with one value for each setting: the job is called after them
-        parts = [[choice] for override in fixed if _is_of_runs(override) for choice in [_choices(composing, override)]]
+        parts = [
+            [choice] for override in fixed if _is_of_runs(override) for choice in [choices_of(composing, override)]
+        ]
         fixed = [override for override in fixed if not _is_of_runs(override)]
     if searched:
         _check_alone(base, plain, parts)
@@ -256,7 +258,7 @@ def _params(composing: Composer, base: DictConfig, given: dict[str, str]) -> Ite
     """Yields the parts in hydra.sweeper.params, Hydra's own way to put a sweep into a file; the command line wins."""
     params = [f"{key}={value}" for key, value in (base.hydra.sweeper.get("params") or {}).items() if key not in given]
     for override in composing.parse(params):
-        yield [[choice] for choice in _choices(composing, override)]
+        yield [[choice] for choice in choices_of(composing, override)]
 
 
 def _seeds(seeds: Any) -> Iterator[list[list[Choice]]]:
@@ -290,7 +292,7 @@ def _choice(key: str, value: Any) -> Choice:
     return Choice(key.lstrip("+"), value, override_text(key, value))
 
 
-def _choices(composing: Composer, override: Override) -> list[Choice]:
+def choices_of(composing: Composer, override: Override) -> list[Choice]:
     """The values of `key=a,b`, or the one of `key=a`."""
     if not override.is_sweep_override():
         return [Choice(override.key_or_group, override.value(), text(override))]

@@ -1,0 +1,209 @@
+"""How a grid of evaluations is shown: lines while it is computed, a table, CSV. The record is what its file holds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metalearn.kinds import Scale, scale_of
+from metalearn.report import terminal
+from metalearn.report.comparison import setting_text
+from metalearn.report.text import duration
+from metalearn.status import Status
+
+Record = Mapping[str, Any]
+
+
+def show(record: Record) -> None:
+    """Prints what was tested, the table, and what a reader has to know."""
+    for line in heading(record):
+        terminal.say(line)
+    head, rows = table(record)
+    terminal.table(head, rows, lambda column, cell: "red" if head[column] == "note" and cell else "")
+    for line in remarks(record):
+        terminal.say(line)
+
+
+def is_done(cell: Record) -> bool:
+    """Whether it has a score."""
+    return bool(cell["status"] == Status.DONE and cell.get("test"))
+
+
+def heading(record: Record) -> list[str]:
+    """A line for each run: what it is, where it lies, what it was tested on."""
+    lines = []
+    for run in record["runs"]:
+        done = [cell for cell in record["cells"] if cell["run"] == run and is_done(cell)]
+        if not done:
+            continue
+        first = done[0]
+        tested = ", ".join(dict.fromkeys(f"{cell['dataset']} ({cell['split']['name']})" for cell in done))
+        tasks = "/".join(dict.fromkeys(f"{cell['test']['tasks']:,}" for cell in done))
+        name = f"{run_name(record, run)}: " if len(record["runs"]) > 1 else ""
+        lines.append(
+            f"{name}{first['algorithm']}, {first['backbone']}, seed {first['seed']} ({run}); tested on {tested}, {tasks} tasks, "
+            f"{'/'.join(dict.fromkeys(cell['test']['checkpoint'] for cell in done))} checkpoint"
+        )
+    return lines
+
+
+def run_name(record: Record, run: str) -> str:
+    """The algorithm where that tells the runs apart, else the directory's name, else the whole path."""
+    of_runs = {one: _algorithm(record, one) for one in record["runs"]}
+    for names in (of_runs, {one: Path(one).name for one in record["runs"]}):
+        if names[run] and list(names.values()).count(names[run]) == 1:
+            return str(names[run])
+    return run
+
+
+def _algorithm(record: Record, run: str) -> str | None:
+    return next(
+        (str(cell["algorithm"]) for cell in record["cells"] if cell["run"] == run and "algorithm" in cell), None
+    )
+
+
+def short_keys(record: Record) -> dict[str, str]:
+    """The varied settings by their last word, or as they are where that is not enough."""
+    lasts = [key.rpartition(".")[2] for key in record["varied"]]
+    return {key: last if lasts.count(last) == 1 else key for key, last in zip(record["varied"], lasts, strict=True)}
+
+
+def table(record: Record) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows, a row for each cell; columns without a word are left out."""
+    names = {scale_of(cell).score for cell in record["cells"] if is_done(cell)}
+    score = names.pop() if len(names) == 1 else "score"
+    keys = short_keys(record)
+    head = [
+        *(["run"] if len(record["runs"]) > 1 else []),
+        *keys.values(),
+        f"{score} ± over tasks",
+        "± over classes",
+        *("before", "alone", "gain", "ECE", "NLL", "Brier", "transductive", "time", "note"),
+    ]
+    rows = [
+        [
+            *([run_name(record, cell["run"])] if len(record["runs"]) > 1 else []),
+            *(setting_text(cell["choices"].get(key), key in cell["choices"]) for key in keys),
+            *_numbers(cell),
+            note(cell),
+        ]
+        for cell in record["cells"]
+    ]
+    keep = [place for place, _ in enumerate(head) if place < len(head) - 11 or any(row[place] for row in rows)]
+    return [head[place] for place in keep], [[row[place] for place in keep] for row in rows]
+
+
+def _numbers(cell: Record) -> list[str]:
+    """Score, interval over classes, score before adaptation, ECE, NLL, Brier, transductive, time."""
+    if not is_done(cell):
+        return [""] * 10
+    kind, test = scale_of(cell), cell["test"]
+    calibration, before = test.get("calibration") or {}, test.get(f"{kind.score}_before")
+    classes = test.get("ci95_classes")
+    return [
+        kind.text(test[kind.score], test["ci95"]),
+        "" if classes is None else kind.text(classes),
+        "" if before is None else kind.text(before, digits=1 if kind.percent else None),
+        *_of_ensemble(kind, test.get("ensemble")),
+        "" if calibration.get("ece") is None else f"{100 * calibration['ece']:.2f} %",
+        *("" if calibration.get(name) is None else f"{calibration[name]:.4f}" for name in ("nll", "brier")),
+        "yes" if test["transductive"] else "no",
+        duration(cell["seconds"]),
+    ]
+
+
+def _of_ensemble(kind: Scale, ensemble: Record | None) -> list[str]:
+    """The best or last checkpoint alone, and what the ensemble gains on the same tasks."""
+    if ensemble is None:
+        return ["", ""]
+    alone, gain = ensemble["alone"], ensemble["difference"]
+    return [kind.text(alone["mean"], alone["ci95"]), gain_text(kind, gain)]
+
+
+def gain_text(kind: Scale, gain: Record) -> str:
+    """`+0.42 ± 0.10` points, or in the score's own unit."""
+    factor, digits = (100, 2) if kind.percent else (1, 4)
+    half = "" if gain["ci95"] is None or math.isnan(gain["ci95"]) else f" ± {factor * gain['ci95']:.{digits}f}"
+    return f"{factor * gain['mean']:+.{digits}f}{half}"
+
+
+def note(cell: Record) -> str:
+    """Why a cell has no score, or what has to be known of it."""
+    if not is_done(cell):
+        return str(cell["error"] or cell["status"])
+    seen = cell["test"].get("seen_classes")
+    return f"{seen} TEST CLASSES WERE TRAINING CLASSES" if seen else ""
+
+
+def remarks(record: Record) -> list[str]:
+    """The lines below the table."""
+    cells = record["cells"]
+    done = [cell for cell in cells if is_done(cell)]
+    lines = list(dict.fromkeys(text for cell in done for text in cell.get("notes", ())))
+    if done and all(cell["test"]["transductive"] for cell in done):
+        lines.append("all evaluations are transductive: the queries of a task influence each other's predictions")
+    elif any(cell["test"]["transductive"] for cell in done):
+        lines.append(
+            "transductive: the queries of a task influence each other's predictions; do not rank such numbers with others"
+        )
+    if earlier := sum(cell["earlier"] for cell in cells):
+        lines.append(f"{earlier} of {len(cells)} cells were computed by an earlier call; --fresh computes them again")
+    if missing := len(cells) - len(done):
+        lines.append(f"{missing} of {len(cells)} cells have no score")
+    if record.get("written"):
+        lines.append(
+            f"written to: {record['written']}, and eval-*.json and -tasks.npz of each cell in its run directory"
+        )
+    return lines
+
+
+def progress_line(cell: Record, number: int, cells: int) -> str:
+    """`2/4 task.ways=5 task.shots=1: 97.31 ± 0.18 %`."""
+    choices = " ".join(f"{key}={setting_text(value)}" for key, value in cell["choices"].items())
+    said = _numbers(cell)[0] if is_done(cell) else note(cell)
+    return f"{number}/{cells} {choices or cell['run']}: {said}{' (computed earlier)' if cell['earlier'] else ''}"
+
+
+_SHAPE = ("ways", "shots", "queries")
+_OF_TEST = (
+    "ci95",
+    "ci95_classes",
+    "tasks",
+    "loss",
+    "transductive",
+    "checkpoint",
+    "step",
+    "adapt_steps",
+    "seen_classes",
+)
+_LAST = ("seconds", "status", "error", "file")
+_OF_CALIBRATION = ("ece", "nll", "brier")
+
+
+def csv_text(record: Record) -> str:
+    """One line for each cell, numbers as they are: scores are fractions."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = ("run", "algorithm", "backbone", "dataset", "seed")
+    others = [key for key in record["varied"] if key not in ("dataset", *(f"task.{name}" for name in _SHAPE))]
+    ensemble = ("alone", "alone_ci95", "gain", "gain_ci95")
+    writer.writerow([*names, *_SHAPE, *others, "score_name", "score", *_OF_TEST, *_OF_CALIBRATION, *ensemble, *_LAST])
+    for cell in record["cells"]:
+        test, shape = cell.get("test") or {}, cell.get("task") or {}
+        score = scale_of(cell).score if test else None
+        calibration, of = test.get("calibration") or {}, test.get("ensemble") or {}
+        pairs: Sequence[Record] = (of.get("alone") or {}, of.get("difference") or {})
+        writer.writerow(
+            [cell.get(name) for name in names]
+            + [shape.get(name, cell["choices"].get(f"task.{name}")) for name in _SHAPE]
+            + [cell["choices"].get(key) for key in others]
+            + [score, test.get(score), *(test.get(name) for name in _OF_TEST)]
+            + [calibration.get(name) for name in _OF_CALIBRATION]
+            + [one.get(name) for one in pairs for name in ("mean", "ci95")]
+            + [cell.get("seconds"), cell["status"], cell["error"], cell["file"]]
+        )
+    return text.getvalue()
