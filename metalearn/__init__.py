@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from metalearn.api.finding import choices, doctor, explain
     from metalearn.api.records import compare, list_runs, progress
     from metalearn.api.run import Prediction, Run, load
-    from metalearn.api.trained import evaluate, predict
+    from metalearn.api.trained import evaluate, evaluate_grid, predict
     from metalearn.api.training import sweep, train
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "compare",
     "doctor",
     "evaluate",
+    "evaluate_grid",
     "explain",
     "list_runs",
     "load",
@@ -40,7 +41,7 @@ _OFFERED = {
     "finding": ("choices", "doctor", "explain"),
     "records": ("compare", "list_runs", "progress"),
     "run": ("Prediction", "Run", "load"),
-    "trained": ("evaluate", "predict"),
+    "trained": ("evaluate", "evaluate_grid", "predict"),
     "training": ("sweep", "train"),
 }
 

@@ -1,4 +1,4 @@
-"""What is done with a finished run: `evaluate` and `predict`."""
+"""What is done with a finished run: `evaluate`, `evaluate_grid` and `predict`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn.api.composing import errors_name_wishes, settings_composer, written
+from metalearn.errors import UserError
 from metalearn.runs.directory import saved_config
 
 
@@ -21,6 +22,42 @@ def evaluate(
 
     with errors_name_wishes():
         return evaluate_run(Path(run_dir), config, asked)
+
+
+def evaluate_grid(
+    run_dirs: str | Path | Sequence[str | Path],
+    *overrides: str,
+    fresh: bool = False,
+    config_dir: str | None = None,
+    plugins: tuple[str, ...] = (),
+    **settings: Any,
+) -> dict[str, Any]:
+    """Tests runs again under every combination of the values, as `metalearn eval` does with several values; prints nothing.
+
+    A list or tuple of values is varied: `evaluate_grid(run, **{"task.ways": [5, 20], "task.shots": [1, 5]})`.
+
+    Args:
+        run_dirs: of one or more finished runs.
+        fresh: compute also the cells that an earlier call has computed.
+
+    Returns:
+        What the grid's file holds (docs/evaluation.md), and `written`, that file. A cell that cannot be done has an `error`.
+
+    Raises:
+        UserError: a run is not there, or no run can take a combination of settings.
+    """
+    from metalearn.sweeps.evaluations import asked_cells
+
+    runs = [Path(one) for one in ([run_dirs] if isinstance(run_dirs, str | Path) else run_dirs)]
+    if not runs:
+        raise UserError("evaluate_grid needs a run directory")
+    asked = [*overrides, *written(settings, varied=True)]
+    with settings_composer(asked, config_dir, plugins) as composing:
+        cells = asked_cells(composing, runs, asked)
+    from metalearn.runs.evaluation_grid import evaluate_grid as evaluated
+
+    with errors_name_wishes():
+        return evaluated(cells, asked, fresh)
 
 
 def predict(

@@ -50,7 +50,15 @@ def shell_completion(arguments: list[str], commands: list[str]) -> None:
 
             return print("\n".join(name for name in choices("experiment") if name.startswith(current)))
         given = [f"experiment={given[0]}", *(word for word in given[1:] if "=" in word)]
-    return _complete_settings([*(given[1:] if command in ("eval", "explain") else given), current], arguments)
+    if command == "eval":  # further runs may follow the first one
+        given = [word for word in given[1:] if "=" in word]
+        if (
+            current
+            and "=" not in current
+            and (runs := [path for path in sorted(Path().glob(f"{current}*")) if path.is_dir()])
+        ):
+            return print("\n".join(f"{path}/" for path in runs))
+    return _complete_settings([*(given[1:] if command == "explain" else given), current], arguments)
 
 
 def _complete_choices(command: str, given: list[str], current: str) -> None:

@@ -103,13 +103,17 @@ flags:
 def eval_help(argv: list[str]) -> str:
     """`metalearn eval --help`."""
     return f"""\
-usage: metalearn eval RUN_DIR [key=value ...]
+usage: metalearn eval RUN_DIR [RUN_DIR ...] [key=value[,value ...] ...] [flags]
 
-Tests the run's checkpoint on test tasks, with the run's own configuration and the changes that you give.
+Tests the run's checkpoint on test tasks, with the run's own configuration and the changes that you give. Several values
+or runs make a grid: every combination is a cell, tested in one process, shown in one table. Cells that an earlier call
+computed are taken from their files, so a grid that was stopped goes on where it was.
 
   metalearn eval RUN_DIR task.ways=20 task.shots=5
   metalearn eval RUN_DIR task=20way_1shot eval.tasks=2000
   metalearn eval RUN_DIR dataset=omniglot eval.checkpoint=last
+  metalearn eval RUN_DIR task.ways=5,20 task.shots=1,5 --html grid.html
+  metalearn eval RUN_DIR RUN_DIR eval.transductive=true,false algorithm.test_inner_steps=1,5,10
 
 choices:
 {_choices_help(argv, "dataset", "task")}
@@ -119,7 +123,14 @@ settings:
   algorithm.*                       settings of the evaluation, such as algorithm.test_inner_steps
 
 flags:
-  --config-dir DIR                  your own YAML files, as for metalearn train"""
+  --csv --json FILE                 write the cells; - for stdout, in place of the table
+  --html FILE                       one page: the table, scores against shots, ways or steps, calibration
+  --fresh                           compute also the cells that an earlier call computed
+  --config-dir DIR                  your own YAML files, as for metalearn train
+
+Each cell writes eval-<time>.json and eval-<time>-tasks.npz into its run directory, the grid a grid-*.json into that of
+the first run. The exit code is 1 where a cell has no score: its line in the table says why. docs/evaluation.md has the
+protocol: fixed tasks, both intervals, transduction, classes that were seen, calibration."""
 
 
 def predict_help(argv: list[str]) -> str:

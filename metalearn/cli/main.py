@@ -35,7 +35,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train a learner, test it, write a run directory", "metalearn.cli.train:train", texts.train_help),
     "eval": Command(
-        "test a finished run again, under other conditions", "metalearn.cli.evaluate:evaluate", texts.eval_help
+        "test finished runs again, under other conditions; grids of them",
+        "metalearn.cli.evaluate:evaluate",
+        texts.eval_help,
     ),
     "predict": Command(
         "label your own images with a finished run", "metalearn.cli.predict:predict", texts.predict_help

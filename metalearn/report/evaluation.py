@@ -16,6 +16,7 @@ from metalearn.report.text import duration
 from metalearn.status import Status
 
 Record = Mapping[str, Any]
+_FIXED = 11  # columns behind those that say what a row is
 
 
 def show(record: Record) -> None:
@@ -93,7 +94,13 @@ def table(record: Record) -> tuple[list[str], list[list[str]]]:
         ]
         for cell in record["cells"]
     ]
-    keep = [place for place, _ in enumerate(head) if place < len(head) - 11 or any(row[place] for row in rows)]
+    # Where it is varied, true and false stand in the first columns already.
+    told = all(isinstance(cell["choices"].get("eval.transductive"), bool) for cell in record["cells"])
+    keep = [
+        place
+        for place, title in enumerate(head)
+        if place < len(head) - _FIXED or (any(row[place] for row in rows) and not (told and title == "transductive"))
+    ]
     return [head[place] for place in keep], [[row[place] for place in keep] for row in rows]
 
 
