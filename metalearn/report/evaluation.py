@@ -12,6 +12,7 @@ from typing import Any
 from metalearn.kinds import Scale, scale_of
 from metalearn.report import terminal
 from metalearn.report.comparison import setting_text
+from metalearn.report.seen import marks
 from metalearn.report.text import duration
 from metalearn.status import Status
 
@@ -142,8 +143,7 @@ def note(cell: Record) -> str:
     """Why a cell has no score, or what has to be known of it."""
     if not is_done(cell):
         return str(cell["error"] or cell["status"])
-    seen = cell["test"].get("seen_classes")
-    return f"{seen} TEST CLASSES WERE TRAINING CLASSES" if seen else ""
+    return marks(cell["test"]).strip()
 
 
 def remarks(record: Record) -> list[str]:

@@ -66,7 +66,7 @@ def evaluate_grid(
         grid.finish(place, fresh)
         if told is not None:
             told(grid.record["cells"][place], grid.finished, len(cells))
-    return grid.record | {"written": str(grid.file) if grid.is_written and grid.file.exists() else None}
+    return grid.record | {"written": str(grid.file) if grid.is_written else None}
 
 
 class _Grid:
@@ -76,7 +76,7 @@ class _Grid:
         runs = list(dict.fromkeys(cell.run_dir for cell in cells))
         question = json.dumps([[str(run.resolve()) for run in runs], asked])
         self.file = runs[0] / f"grid-{hashlib.blake2b(question.encode(), digest_size=4).hexdigest()}.json"
-        self.is_written, self.finished = True, 0
+        self.is_written, self.failed, self.finished = False, False, 0
         self.record: dict[str, Any] = {
             "overrides": asked,
             "varied": list(dict.fromkeys(key for cell in cells for key in cell.choices)),
@@ -114,10 +114,11 @@ class _Grid:
     def _write(self) -> None:
         try:
             files.write_json(self.file, self.record)
+            self.is_written = not self.failed
         except OSError as error:
-            if self.is_written:
+            if not self.failed:
                 terminal.error_line(f"{self.file} cannot be written: {error.strerror or error}")
-            self.is_written = False
+            self.is_written, self.failed = False, True
 
     def _found(self, cell: Cell, config: dict[str, Any], fresh: bool) -> dict[str, Any] | None:
         """What an earlier call computed of the same checkpoint under the same conditions, where the data set is still what it was."""
@@ -144,7 +145,7 @@ class _Grid:
             files.write_json(file, record)
         except OSError as error:
             terminal.error_line(f"{file} cannot be written: {error.strerror or error}")
-            self.is_written = False
+            self.failed = True
             return _shown(record, None)
         write_tasks(tasks_file(file), tested.scores)
         return _shown(record, file)
