@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from metalearn.api.finding import choices, doctor, explain
     from metalearn.api.records import compare, list_runs, progress
     from metalearn.api.run import Prediction, Run, load
-    from metalearn.api.trained import evaluate, evaluate_grid, predict
+    from metalearn.api.trained import evaluate, evaluate_grid, export, predict
     from metalearn.api.training import sweep, train
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "evaluate",
     "evaluate_grid",
     "explain",
+    "export",
     "list_runs",
     "load",
     "predict",

@@ -9,11 +9,13 @@ tasks; `train_classes`, how many classes the training split has, rotations count
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_unflatten
 
 from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION, Kind
@@ -90,6 +92,24 @@ class Algorithm(nn.Module, ABC):
         """
         return None
 
+    def embedding(self) -> nn.Module | None:
+        """For export: the network that embeds each example by itself, [n, ...] -> [n, D]; None where no such part can be used alone."""
+        return None
+
+    def deployed(self, adapted: Any) -> nn.Module:
+        """For export: what predicts the queries of one task, with all that was adapted to it inside: [n, ...] -> logits [n, N].
+
+        By default this algorithm itself. Where `predict` does something that a traced program of any n cannot, or more than one task needs,
+        a subclass returns a module that does the same. Only asked for in evaluation mode, and where predictions are not transductive.
+
+        Args:
+            adapted: what `adapt` returned for one task.
+
+        Raises:
+            UserError: what was adapted cannot be a module of its own.
+        """
+        return Deployed(self, adapted)
+
     @property
     def repeats(self) -> bool:
         """Whether `meta_loss` will do the same with its tasks in every outer step from here on: then it can be recorded once for a GPU and replayed.
@@ -136,6 +156,30 @@ class Algorithm(nn.Module, ABC):
     def scored(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
         """The score of training tasks under its name, for the log: outputs [T, n, ...], y [T, n, ...] -> [T]."""
         return {self.kind.score: self.kind.score_of(outputs.detach(), y)}
+
+
+class Deployed(nn.Module):
+    """An algorithm and what it learned of one task: queries [n, ...] -> logits [n, N]. The tensors of that are buffers, `adapted_<name>`."""
+
+    def __init__(self, algorithm: Algorithm, adapted: Any) -> None:
+        super().__init__()
+        self.algorithm = algorithm
+        self._kept: list[Any] = []  # the parts of what was adapted, names of buffers in the place of tensors
+        paths, self._form = tree_flatten_with_path(adapted)
+        for path, part in paths:
+            if isinstance(part, Tensor):
+                name = re.sub(r"\W+", "_", f"adapted{keystr(path)}").strip("_")
+                self.register_buffer(name, part.detach())
+                part = _Buffer(name)
+            self._kept.append(part)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        parts = [getattr(self, part) if isinstance(part, _Buffer) else part for part in self._kept]
+        return self.algorithm.predict(tree_unflatten(parts, self._form), queries.unsqueeze(0)).squeeze(0)
+
+
+class _Buffer(str):
+    """The name of a buffer."""
 
 
 def keep_buffers(algorithm: Algorithm) -> Callable[[], None]:

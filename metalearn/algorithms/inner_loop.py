@@ -16,6 +16,7 @@ from metalearn.algorithms.base import Algorithm, MetaLoss
 from metalearn.backbones import Backbone
 from metalearn.kinds import CLASSIFICATION, REGRESSION, Kind
 from metalearn.nn.task_batched import (
+    BesideSupport,
     better_task_by_task,
     forward_batched,
     forward_one_by_one,
@@ -24,6 +25,7 @@ from metalearn.nn.task_batched import (
     refuse_dropping,
     resized_head,
     with_parameters,
+    with_parameters_of_first,
 )
 from metalearn.tasks import Examples, TaskBatch
 
@@ -71,6 +73,11 @@ class InnerLoopLearner(Algorithm):
         if self._support_statistics and not self.training:
             return forward_one_by_one(self.classifier(), adapted.parameters, adapted.support_x, query_x)
         return forward_batched(self.classifier(), adapted.parameters, query_x)
+
+    def deployed(self, adapted: Adapted) -> nn.Module:
+        """The adapted network as it is, or with the support set where each query is normalised together with that."""
+        network = with_parameters_of_first(self.classifier(), adapted.parameters).eval()
+        return BesideSupport(network, adapted.support_x[0]) if self._support_statistics else network
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         return self.queries_loss(self.adapt(tasks.support), tasks)

@@ -163,8 +163,10 @@ class MANN(Algorithm):
         """Every query is the step after the support set, from a copy of the state of its own: it reads what it has just written, no other does."""
         state, weights = adapted.state, (self.recurrent.weight.t(), self.heads.weight.t())
         last_label = F.one_hot(adapted.last_label, self.label_units).expand(-1, query_x.shape[1], -1)
-        outputs = []
-        for terms in torch.split(self._gate_terms(query_x, last_label), state.copies_at_once, dim=1):  # [T, q, 4C]
+        outputs, of_all = [], self._gate_terms(query_x, last_label)
+        # A program that is exported has no number of queries: it takes them all at once.
+        parts = (of_all,) if torch.compiler.is_compiling() else torch.split(of_all, state.copies_at_once, dim=1)
+        for terms in parts:  # [T, q, 4C]
             head_terms = self.heads.bias.expand(terms.shape[0] * terms.shape[1], -1)
             after = self._step(terms.flatten(0, 1), head_terms, weights, state.copies(terms.shape[1]))
             outputs.append(torch.unflatten(after.carried, 0, terms.shape[:2]))

@@ -1,4 +1,4 @@
-"""What is done with a finished run: `evaluate`, `evaluate_grid` and `predict`."""
+"""What is done with a finished run: `evaluate`, `evaluate_grid`, `predict` and `export`."""
 
 from __future__ import annotations
 
@@ -109,3 +109,54 @@ def predict(
     if file is not None:
         learned.classifier.save(file)
     return record(learned, list(answers(learned.classifier, words, asked)), asked, None)
+
+
+def export(
+    run_dir: str | Path | None,
+    out: str | Path,
+    *overrides: str,
+    support: str | Path | None = None,
+    adapted: str | Path | None = None,
+    formats: Sequence[str] = ("pt2", "onnx", "safetensors"),
+    calibrated: bool = True,
+    tasks: int | None = None,
+    invert: str = "auto",
+    fit: str = "auto",
+    plugins: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Writes a finished run as files that need no metalearn, as `metalearn export` does; returns what export.json holds.
+
+    Args:
+        run_dir: of a finished run; None where `adapted` stands alone.
+        out: a new or an empty folder.
+        overrides: as for `predict`.
+        support: as for `predict`: the classes that the classifier is to know.
+        adapted: a classifier that `predict(save=...)` wrote; instead of `support`.
+        formats: which files.
+        calibrated, tasks, invert, fit, plugins: as for `predict`.
+
+    Raises:
+        UserError: the run or the images cannot be used, a package is missing, the model cannot be exported, or a program does not give what the
+            model gives; then nothing was written.
+    """
+    from metalearn.runs.export import checked_target, refuse_device, source_of
+    from metalearn.runs.export import export as written
+    from metalearn.runs.predict import Asked
+    from metalearn.runs.programs import formats_of, require
+
+    if (run_dir is None and adapted is None) or (support is not None and (run_dir is None or adapted is not None)):
+        raise UserError("export takes a run directory, one with support=, or adapted= with or without a run directory")
+    wanted = formats_of(",".join(formats))
+    require(wanted)
+    folder = checked_target(str(out))
+    refuse_device(overrides)
+
+    def composed(saved: Any) -> dict[str, Any]:
+        with settings_composer(list(overrides), None, plugins) as composing:
+            return composing.evaluation(saved, list(overrides), "export")
+
+    asked = Asked(None, None, calibrated, tasks, invert, fit)
+    place = None if run_dir is None else Path(run_dir)
+    labelled, kept = (None if one is None else str(one) for one in (support, adapted))
+    source = source_of(place, labelled, kept, asked, composed, lambda done, total: None)
+    return written(source, asked, folder, wanted)

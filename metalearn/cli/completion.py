@@ -25,7 +25,9 @@ def shell_completion(arguments: list[str], commands: list[str]) -> None:
     command, given = words[1], words[2:]
     if command == "predict" and given and not current.startswith("-"):
         return print("\n".join(f"{path}{'/' if path.is_dir() else ''}" for path in sorted(Path().glob(f"{current}*"))))
-    if (command in ("eval", "predict") and not given) or given[-1:] == [
+    if command == "export" and given[-1:] in (["--support"], ["--adapted"], ["--out"]):
+        return print("\n".join(f"{path}{'/' if path.is_dir() else ''}" for path in sorted(Path().glob(f"{current}*"))))
+    if (command in ("eval", "export", "predict") and not given) or given[-1:] == [
         {"reproduce": "--run", "train": "--resume"}.get(command)
     ]:
         return print("\n".join(f"{path}/" for path in sorted(Path().glob(f"{current}*")) if path.is_dir()))
@@ -58,7 +60,7 @@ def shell_completion(arguments: list[str], commands: list[str]) -> None:
             and (runs := [path for path in sorted(Path().glob(f"{current}*")) if path.is_dir()])
         ):
             return print("\n".join(f"{path}/" for path in runs))
-    return _complete_settings([*(given[1:] if command == "explain" else given), current], arguments)
+    return _complete_settings([*(given[1:] if command in ("explain", "export") else given), current], arguments)
 
 
 def _complete_choices(command: str, given: list[str], current: str) -> None:

@@ -26,6 +26,7 @@ usage: metalearn COMMAND [key=value ...]
   metalearn train --resume RUN_DIR                           resumes a run that was stopped or killed
   metalearn eval RUN_DIR task.ways=20                        tests the run under another condition
   metalearn predict RUN_DIR --support DIR --query FILES      labels your own images, from a few examples of each class
+  metalearn export RUN_DIR --support DIR --out DIR           the classifier as ONNX, torch.export and safetensors files
   metalearn compare outputs                                  which is better, and how sure is that
   metalearn runs                                             what ran, and how it ended
   metalearn status outputs/multirun/grid                     how far a sweep is, and how long it still takes

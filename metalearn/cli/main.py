@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from metalearn.cli import help as texts
-from metalearn.cli import help_finding, help_sweeps
+from metalearn.cli import help_classifier, help_finding, help_sweeps
 from metalearn.cli.completion import shell_completion
 from metalearn.cli.plugins import without_plugins
 from metalearn.errors import Interrupted, RunFailed, UserError, nearest, one_line
@@ -41,6 +41,11 @@ COMMANDS = {
     ),
     "predict": Command(
         "label your own images with a finished run", "metalearn.cli.predict:predict", texts.predict_help
+    ),
+    "export": Command(
+        "write a run or its classifier as ONNX, torch.export and safetensors",
+        "metalearn.cli.export:export",
+        help_classifier.export_help,
     ),
     "compare": Command(
         "compare runs: means over seeds, differences on the same tasks",

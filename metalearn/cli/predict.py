@@ -128,35 +128,37 @@ def _learned(args: argparse.Namespace, words: list[str], overrides: list[str], a
 
         file = Path(args.adapted).expanduser()
         state = read_saved(file)
-        config = _config(stored_config(file, state["config"]), overrides, args.config_dir)
+        config = composed_config(stored_config(file, state["config"]), overrides, args.config_dir)
         return Learned(load_classifier(file, state, config), None, None, ())
     run_dir = Path(words[0]).expanduser()
-    config = _config(saved_config(run_dir), overrides, args.config_dir)
+    config = composed_config(saved_config(run_dir), overrides, args.config_dir)
     from metalearn.runs.loaded import load_run, results_of
     from metalearn.runs.predict import learn
 
     run = load_run(run_dir, config, results_of(run_dir))
     if args.json or args.csv:
         return learn(run, args.support, asked)
-    with _Progress() as progress:
+    with Calibrating() as progress:
         return learn(run, args.support, asked, progress.update)
 
 
-def _config(saved: Any, overrides: list[str], config_dir: str | None) -> dict[str, Any]:
+def composed_config(
+    saved: Any, overrides: list[str], config_dir: str | None, command: str = "predict"
+) -> dict[str, Any]:
     """The run's configuration, on whichever device there is unless one is named."""
     from metalearn.compose.composer import composer, explained
 
     with explained(overrides, config_dir, None), composer(config_dir) as composing:
-        config = composing.evaluation(saved, overrides, "predict")
+        config = composing.evaluation(saved, overrides, command)
     if not any(word.startswith("device=") for word in overrides):
         config["device"] = "auto"
     return config
 
 
-class _Progress:
+class Calibrating:
     """A bar over the tasks of the calibration, from the first of them on."""
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Calibrating:
         self._bar: Any = None
         return self
 

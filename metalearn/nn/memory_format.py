@@ -11,7 +11,7 @@ from torch import Tensor
 
 def channels_last(x: Tensor) -> Tensor:
     """Images [n, c, H, W] with their channels last in memory; anything else as it is."""
-    if x.dim() != 4:
+    if x.dim() != 4 or torch.compiler.is_compiling():  # an exported program leaves the order in memory to what runs it
         return x
     x = x.contiguous(memory_format=torch.channels_last)
     # With one channel both orders are the same in memory, and torch goes on in the one that the strides speak of.

@@ -5,6 +5,8 @@ With it, what every learner that adapts a network's parameters needs: prediction
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -195,18 +197,50 @@ def forward_one_by_one(module: nn.Module, parameters: dict[str, Tensor], support
     Returns:
         logits [T, N*Q, N].
     """
-    each = support_x.shape[1] + 1
-    at_once = max(1, _IMAGES_AT_ONCE // each)
+    at_once = max(1, _IMAGES_AT_ONCE // (support_x.shape[1] + 1))
     outputs = []
     for of_task, support, queries in zip(_by_task(parameters, len(query_x)), support_x, query_x, strict=True):
-        for some in queries.split(at_once):
-            together = torch.cat(
-                [support.expand(len(some), *support.shape), some.unsqueeze(1)], dim=1
-            )  # [q, N*K + 1, ...]
-            with _NormalisedInGroups(len(some)):
-                logits = functional_call(module, of_task, (channels_last(together.flatten(0, 1)),))
-            outputs.append(logits.view(len(some), each, -1)[:, -1])
+        with_its_own = functools.partial(functional_call, module, of_task)
+        outputs += [beside_support(with_its_own, support, some) for some in queries.split(at_once)]
     return torch.cat(outputs).view(*query_x.shape[:2], -1)
+
+
+def beside_support(network: Callable[[Tensor], Tensor], support: Tensor, queries: Tensor) -> Tensor:
+    """What `network` says of each query, normalised together with the support set only: [m, ...], [n, ...] -> [n, N]."""
+    n, m = queries.shape[0], support.shape[0]
+    together = torch.cat([support.expand(n, *support.shape), queries.unsqueeze(1)], dim=1)  # [n, m + 1, ...]
+    with _NormalisedInGroups(n):
+        outputs = network(channels_last(together.flatten(0, 1)))
+    return outputs.view(n, m + 1, -1)[:, -1]
+
+
+class BesideSupport(nn.Module):
+    """A network that has its task's parameters and support set: queries [n, ...] -> [n, N], each by itself.
+
+    Args:
+        network: [n, ...] -> [n, N]; its batch norms keep no running statistics.
+        support: [m, ...].
+    """
+
+    support: Tensor
+
+    def __init__(self, network: nn.Module, support: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("support", support)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        return beside_support(self.network, self.support, queries)
+
+
+def with_parameters_of_first(module: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
+    """A copy of `module` whose own parameters are the first task's of `parameters`, name -> [T, ...]; what is not named there stays."""
+    copied = copy.deepcopy(module).requires_grad_(False)
+    for path, parameter in parameters.items():
+        owner, _, name = path.rpartition(".")
+        of_task = parameter[0].detach().clone(memory_format=torch.contiguous_format)
+        setattr(copied.get_submodule(owner), name, nn.Parameter(of_task, requires_grad=False))
+    return copied
 
 
 class _NormalisedInGroups(TorchFunctionMode):

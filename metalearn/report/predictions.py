@@ -32,7 +32,7 @@ def summary(record: Record) -> list[str]:
             f"(guessing: {chance:.0f} %)"
         )
     if calibration := record["calibration"]:
-        lines += _calibration(calibration)
+        lines += calibration_lines(calibration)
     if sets := record["sets"]:
         lines.append(_sets(sets, record["calibration"]))
     if abstaining := record["abstaining"]:
@@ -44,7 +44,8 @@ def summary(record: Record) -> list[str]:
     return lines + [f"note: {note}" for note in record["notes"]]
 
 
-def _calibration(of: Record) -> list[str]:
+def calibration_lines(of: Record) -> list[str]:
+    """What was fitted on validation tasks and measured on test tasks."""
     shots = of["shots"]
     size = (
         f"{len(shots)} classes, {of_each(shots[0])}"

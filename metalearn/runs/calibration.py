@@ -152,9 +152,9 @@ class Answers:
         return probabilities(self.logits, temperature)
 
 
-def probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """The probabilities [..., N], float64, of logits [..., N] divided by a temperature."""
-    return (_bounded(logits) / temperature).softmax(-1)
+def probabilities(logits: Tensor, temperature: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The probabilities [..., N] of logits [..., N] divided by a temperature."""
+    return (_bounded(logits, dtype) / temperature).softmax(-1)
 
 
 def calibrated(
@@ -234,6 +234,6 @@ def _answered(below: float, p: Tensor, right: Tensor) -> Answered:
     return Answered(below, float(sure.double().mean()), float(right[sure].mean()) if bool(sure.any()) else None)
 
 
-def _bounded(logits: Tensor) -> Tensor:
-    exact = logits.double()
+def _bounded(logits: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    exact = logits.to(dtype)
     return (exact - exact.amax(-1, keepdim=True)).clamp(min=_FLOOR)

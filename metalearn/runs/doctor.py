@@ -29,7 +29,12 @@ _DISTRIBUTION = "metalearn-runner"
 _PACKAGE = Path(__file__).resolve().parents[1]
 _VARIABLES = ("METALEARN_DATA", "METALEARN_CACHE", "METALEARN_PLUGINS", "METALEARN_DEBUG")
 # What each extra is for; one that is not named here belongs to the data set of its name, and that of learn2learn has a check of its own.
-_USES = {"slurm": "sweeps on Slurm", "ray": "sweeps on a Ray cluster", "optuna": "searches (sweep.search)"}
+_USES = {
+    "slurm": "sweeps on Slurm",
+    "ray": "sweeps on a Ray cluster",
+    "optuna": "searches (sweep.search)",
+    "export": "metalearn export",
+}
 _GB = 1e9
 _FAULT_GB, _WARNING_GB = 0.2, 5.0  # free on a disk: a run with its checkpoints; the larger data sets, converted
 _SECONDS = 120  # for the import of torch and learn2learn from a cold network disk

@@ -96,7 +96,7 @@ def learn(
     Raises:
         UserError: the images cannot be used, or sets are asked for and the run's data set is not here.
     """
-    form, notes = _form(run, asked)
+    form, notes = form_for(run, asked)
     images = read_support(support, form)
     classifier = Classifier.of(run, images.classes, images.counts, images.pixels, form)
     notes += [f"support: {note}" for note in images.notes]
@@ -117,7 +117,7 @@ def learn(
     return Learned(classifier, images, check(classifier, images.pixels), tuple(notes))
 
 
-def _form(run: LoadedRun, asked: Asked) -> tuple[Form, list[str]]:
+def form_for(run: LoadedRun, asked: Asked) -> tuple[Form, list[str]]:
     """How the user's files become what the run's model sees, and what there is to say about it."""
     notes, paper = [], None
     shape = form_shape(run.trained_on)

@@ -8,6 +8,8 @@ def test_my_learner():
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from metalearn.compose.composer import composer, explained
 from metalearn.config.plugins import trust
 from metalearn.engine.build import build_algorithm, build_dataset
 from metalearn.engine.gradient import together
+from metalearn.errors import UserError
 from metalearn.tasks import TaskBatch, TaskShape, VaryingShape
 
 _SMALL = (
@@ -59,6 +62,7 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
     _check_two_steps(first, tasks)
     if first.uneven:
         _check_uneven(first, source.tasks(0, _TASKS, _UNEVEN))
+    _check_export(first, tasks)
 
 
 def _check_gradients(first: Algorithm, second: Algorithm, tasks: TaskBatch) -> None:
@@ -126,6 +130,26 @@ def _check_two_steps(algorithm: Algorithm, tasks: TaskBatch) -> None:
     whole = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)
     apart = parts.learner.predict(parts.learner.adapt(tasks.support._replace(x=embedded[0])), embedded[1])
     assert torch.allclose(whole, apart, atol=1e-3, rtol=1e-3), "in_two_steps gives other answers than the whole"
+
+
+def _check_export(algorithm: Algorithm, tasks: TaskBatch) -> None:
+    """What `metalearn export` writes gives the answers of `predict`, and the vectors of `in_two_steps`, up to rounding."""
+    task = next(iter(tasks.chunks(1)))
+    with contextlib.suppress(UserError):  # some are transductive whatever is asked
+        algorithm.eval().set_transductive(False)
+    if algorithm.transductive:
+        return
+    with torch.no_grad():
+        adapted = algorithm.adapt(task.support)
+        whole, alone = algorithm.predict(adapted, task.query.x)[0], algorithm.deployed(adapted)(task.query.x[0])
+        assert alone.shape == whole.shape, f"deployed gives {list(alone.shape)}, predict {list(whole.shape)}"
+        assert torch.allclose(whole, alone, atol=1e-3, rtol=1e-3), "deployed gives other answers than predict"
+        parts, network = algorithm.in_two_steps(), algorithm.embedding()
+        if parts is not None and network is not None:
+            vectors = network(task.query.x[0])
+            assert torch.allclose(parts.embed(task.query.x[0]), vectors, atol=1e-3, rtol=1e-3), (
+                "embedding gives other vectors than in_two_steps"
+            )
 
 
 def _check_uneven(algorithm: Algorithm, tasks: TaskBatch) -> None:

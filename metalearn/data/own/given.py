@@ -83,7 +83,11 @@ class Form:
 
     def values(self, pixels: NDArray[np.uint8]) -> Tensor:
         """What a network sees of uint8 [n, c, size, size]: float32 [n, *shape]."""
-        x = fitted(torch.from_numpy(pixels).float().div_(255), self.shape)
+        return self.prepared(torch.from_numpy(pixels))
+
+    def prepared(self, pixels: Tensor) -> Tensor:
+        """The same of a tensor."""
+        x = fitted(pixels.float().div_(255), self.shape)
         known = Normalize.of(self.normalize)  # type: ignore[arg-type]
         return x if known is None else known(x)
 

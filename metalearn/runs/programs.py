@@ -1,0 +1,316 @@
+"""A trained model as files that need no metalearn: a program of torch.export, the same in ONNX, its weights; each compared with the model itself.
+
+A program takes images as they are stored, uint8 [n, c, size, size] for any n; bringing them to what the network sees is part of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from metalearn.data.own.given import Form
+from metalearn.errors import UserError, one_line
+from metalearn.runs.calibration import probabilities
+
+PT2, ONNX, SAFETENSORS = FORMATS = ("pt2", "onnx", "safetensors")
+TRACED_AT = 2  # images that the program is traced with
+CHECKED_AT = (1, 3, 8)  # images that it is compared on: none is the number that it was traced with
+TOLERANCE = 1e-4  # of probabilities; of vectors, times their largest number where that is above 1
+_NEEDS = {PT2: (), ONNX: ("onnx", "onnxscript", "onnxruntime"), SAFETENSORS: ("safetensors",)}
+_INPUT = "images"
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Embedder(nn.Module):
+    """Images uint8 [n, c, size, size] -> vectors float32 [n, D].
+
+    Args:
+        form: what the network sees of images.
+        network: [n, ...] -> [n, D].
+    """
+
+    def __init__(self, form: Form, network: nn.Module) -> None:
+        super().__init__()
+        self.form, self.network = form, network
+
+    def forward(self, images: Tensor) -> Tensor:
+        vectors: Tensor = self.network(self.form.prepared(images))
+        return vectors.float()
+
+
+class ImageClassifier(nn.Module):
+    """Images uint8 [n, c, size, size] -> probabilities float32 [n, N].
+
+    Args:
+        form: what the network sees of images.
+        network: [n, ...] -> logits [n, N or more].
+        ways: N.
+        temperature: what logits are divided by.
+    """
+
+    def __init__(self, form: Form, network: nn.Module, ways: int, temperature: float) -> None:
+        super().__init__()
+        self.form, self.network, self.ways, self.temperature = form, network, ways, temperature
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.form.prepared(images))
+        return probabilities(logits[:, : self.ways], self.temperature, torch.float32)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What becomes a program.
+
+    Attributes:
+        name: of its files.
+        output: what it gives, in a word.
+        module: what is traced.
+        reference: images uint8 [n, c, size, size] -> what the program is to give for them, by the model itself.
+        about: plain values that each file holds beside the program.
+    """
+
+    name: str
+    output: str
+    module: nn.Module
+    reference: Function
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file, and how it was checked.
+
+    Attributes:
+        file: its name.
+        part: the part's name.
+        format: one of FORMATS.
+        output: what a program gives: its name and its shape, "n" first; None for weights.
+        size: bytes.
+        seconds: that making and checking it took.
+        difference: the largest difference from the model itself; None for weights, which are compared to the bit.
+        allowed: how large that may be.
+    """
+
+    file: str
+    part: str
+    format: str
+    output: tuple[str, tuple[str | int, ...]] | None
+    size: int
+    seconds: float
+    difference: float | None
+    allowed: float | None
+
+    def record(self) -> dict[str, Any]:
+        """Plain values."""
+        said: dict[str, Any] = {"file": self.file, "part": self.part, "format": self.format, "bytes": self.size}
+        if self.output is not None:
+            name, shape = self.output
+            said["output"] = {"name": name, "shape": list(shape), "dtype": "float32"}
+            said["check"] = {
+                "images": list(CHECKED_AT),
+                "traced_with": TRACED_AT,
+                "largest_difference": self.difference,
+                "allowed": self.allowed,
+            }
+        return said | {"seconds": round(self.seconds, 2)}
+
+
+def formats_of(text: str | None) -> tuple[str, ...]:
+    """The formats in a list with commas, all where there is none.
+
+    Raises:
+        UserError: one of them is unknown.
+    """
+    asked = FORMATS if text is None else tuple(text.split(","))
+    for kind in asked:
+        if kind not in FORMATS:
+            raise UserError(f"--formats {text}: '{kind}' is not allowed (one or more of {','.join(FORMATS)})")
+    return tuple(kind for kind in FORMATS if kind in asked)
+
+
+def require(formats: Sequence[str]) -> None:
+    """Raises UserError where a package is missing that one of the formats needs."""
+    needed = [name for kind in formats for name in _NEEDS[kind]]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"export needs {', '.join(missing)}, not installed here: pip install 'metalearn-runner[export]' "
+            "(--formats pt2 needs torch alone)"
+        )
+
+
+def write(part: Part, images: Tensor, formats: Sequence[str], folder: Path) -> list[Written]:
+    """Writes the files of one part, reads them again and compares them with the model on `images` uint8 [n, ...].
+
+    Raises:
+        UserError: a program cannot be made, or does not give what the model gives.
+    """
+    begin = time.perf_counter()
+    wanted = {size: part.reference(images[:size]) for size in CHECKED_AT}
+    shape = ("n", *wanted[CHECKED_AT[-1]].shape[1:])
+    program = traced(part, images[:TRACED_AT])
+    found = []
+    for kind in formats:
+        path = folder / f"{part.name}.{kind}"
+        try:
+            _WRITERS[kind](program, part, path)
+        except Exception as error:  # whatever a converter of torch's raises, it is no fault of the user's files
+            raise UserError(f"{part.name}.{kind}: this model cannot be written so: {_short(error)}") from error
+        difference = allowed = None
+        if kind != SAFETENSORS:
+            difference, allowed = compare(part.name, kind, _READERS[kind](path), images, wanted)
+        now = time.perf_counter()
+        output = None if kind == SAFETENSORS else (part.output, shape)
+        found.append(Written(path.name, part.name, kind, output, path.stat().st_size, now - begin, difference, allowed))
+        begin = now
+    return found
+
+
+def traced(part: Part, images: Tensor) -> ExportedProgram:
+    """The program of a part, for any number of images, without parameters that it does not use.
+
+    Raises:
+        UserError: torch.export cannot trace it.
+    """
+    module = copy.deepcopy(part.module)
+    try:
+        program = _traced(module, images)
+        if idle := _idle(program):
+            for path in idle:
+                owner, _, name = path.rpartition(".")
+                setattr(module.get_submodule(owner), name, None)
+            program = _traced(module, images)
+    except Exception as error:  # torch.export has no common base of its errors
+        raise UserError(f"torch.export cannot trace the {part.name}: {_short(error)}") from error
+    return program
+
+
+def _traced(module: nn.Module, images: Tensor) -> ExportedProgram:
+    with torch.no_grad(), _silent():
+        return torch.export.export(module, (images,), dynamic_shapes=({0: Dim("n", min=1)},), strict=False)
+
+
+def _idle(program: ExportedProgram) -> list[str]:
+    """The parameters and buffers that nothing in the program reads: those of training alone."""
+    targets = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target is not None}
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and not node.users]
+    return [targets[node.name] for node in nodes if targets.get(node.name) in program.state_dict]
+
+
+def compare(name: str, kind: str, function: Function, images: Tensor, wanted: dict[int, Tensor]) -> tuple[float, float]:
+    """The largest difference between what a program gives and what the model gives, and the largest that is allowed.
+
+    Args:
+        function: the program, read from its file.
+        images: uint8 [n, c, size, size].
+        wanted: of the first so many images, [m, ...].
+
+    Raises:
+        UserError: it is larger, or the program does not take so many images.
+    """
+    largest = allowed = 0.0
+    for size, right in wanted.items():
+        try:
+            given = function(images[:size])
+        except Exception as error:
+            raise UserError(f"{name}.{kind} does not take {size} images: {_short(error)}") from error
+        if given.shape != right.shape:
+            raise UserError(f"{name}.{kind} gives {list(given.shape)} for {size} images, the model {list(right.shape)}")
+        gap = float((given.double() - right.double()).abs().max())
+        limit = TOLERANCE * max(1.0, float(right.abs().max()))
+        if not gap <= limit:  # nor where it is no number
+            raise UserError(
+                f"{name}.{kind} does not give what the model gives: on {size} images the largest difference is {gap:.2g} "
+                f"(allowed: {limit:.2g}); nothing was written"
+            )
+        largest, allowed = max(largest, gap), max(allowed, limit)
+    return largest, allowed
+
+
+def _write_pt2(program: ExportedProgram, part: Part, path: Path) -> None:
+    with _silent():
+        torch.export.save(program, path, extra_files={"about.json": json.dumps(part.about)})
+
+
+def _write_onnx(program: ExportedProgram, part: Part, path: Path) -> None:
+    import onnx
+
+    with _silent():
+        torch.onnx.export(
+            program,
+            (),
+            path,
+            input_names=[_INPUT],
+            output_names=[part.output],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    model = onnx.load(path)
+    for end in (*model.graph.input, *model.graph.output):
+        end.type.tensor_type.shape.dim[0].dim_param = "n"
+    onnx.helper.set_model_props(model, {"about": json.dumps(part.about)})
+    onnx.save(model, path)
+
+
+def _write_safetensors(program: ExportedProgram, part: Part, path: Path) -> None:
+    from safetensors.torch import load, save
+
+    tensors = {_plain_name(name): value.detach().clone().contiguous() for name, value in program.state_dict.items()}
+    path.write_bytes(save(tensors, metadata={"about": json.dumps(part.about)}))
+    kept = load(path.read_bytes())
+    assert kept.keys() == tensors.keys()
+    assert all(torch.equal(kept[name], value) for name, value in tensors.items())
+
+
+def _plain_name(name: str) -> str:
+    """Without the name of what this module wraps the network in."""
+    return name.removeprefix("network.").removeprefix("algorithm.")
+
+
+def _read_pt2(path: Path) -> Function:
+    with _silent():
+        module = torch.export.load(path).module()
+
+    def run(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            outputs: Tensor = module(images)
+        return outputs
+
+    return run
+
+
+def _read_onnx(path: Path) -> Function:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {_INPUT: images.numpy()})[0])
+
+
+_WRITERS = {PT2: _write_pt2, ONNX: _write_onnx, SAFETENSORS: _write_safetensors}
+_READERS = {PT2: _read_pt2, ONNX: _read_onnx}
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps to itself what torch and its converters say about their own inner workings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)[:300]}"

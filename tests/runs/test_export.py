@@ -1,0 +1,306 @@
+"""`metalearn export`: every algorithm gives the same in every format, files load without metalearn, and what a newcomer does wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import metalearn
+from metalearn.cli.main import main
+from metalearn.config.files import choices
+from metalearn.data.base import TrainedOn
+from metalearn.data.own.given import Form, read_queries
+from metalearn.data.images import ImageClasses
+from metalearn.engine.build import build_algorithm
+from metalearn.errors import UserError
+from metalearn.runs import programs
+from metalearn.runs.classifier import Classifier, adapted_to
+from metalearn.runs.export import Source, _check_exportable, _parts
+from metalearn.runs.predict import Learned
+from metalearn.runs.programs import FORMATS, write
+from metalearn.tasks import TaskShape
+from tests.compose import SMALL, compose
+from tests.runs.test_predict import TINY
+
+MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime", "safetensors") if not importlib.util.find_spec(name)]
+needs_extra = pytest.mark.skipif(bool(MISSING), reason=f"needs the extra export ({', '.join(MISSING)} missing)")
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+
+
+def images_of(easy: ImageClasses, *counts: int, skip: int = 0) -> np.ndarray:
+    """So many images of the first classes, class by class, from number `skip` of each on: uint8 [n, 1, 16, 16]."""
+    every = easy.images.images.reshape(len(easy.class_names), -1, *easy.input_shape)
+    return np.concatenate([every[label, skip : skip + count] for label, count in enumerate(counts)])
+
+
+def classifier_of(name: str, easy: ImageClasses, *overrides: str) -> Classifier:
+    """An untrained algorithm that has learned three classes from 1, 3 and 2 images, evaluated as `predict` does."""
+    config = compose(f"algorithm={name}", *SMALL, *overrides)
+    algorithm = build_algorithm(config, easy)
+    if algorithm.transductive:
+        algorithm.set_transductive(False)
+    else:  # running statistics as after training: those of a new network let next to nothing through
+        tasks = easy.source("train", 0, torch.device("cpu")).tasks(0, 2, TaskShape(5, 1, 5))
+        for _ in range(30):
+            algorithm.train().meta_loss(tasks)
+    algorithm.eval()
+    form = Form(easy.input_shape, {"mean": [0.4], "std": [0.3]})
+    adapted = adapted_to(algorithm, form.values(images_of(easy, 1, 3, 2)), (1, 3, 2))
+    trained_on = TrainedOn(easy.input_shape, 15, form.normalize)
+    return Classifier("made", 0, config, trained_on, algorithm, adapted, ("a", "b", "c"), (1, 3, 2), form)
+
+
+def source_of(classifier: Classifier) -> Source:
+    return Source(None, Learned(classifier, None, None, ()), {})
+
+
+def onnx_probabilities(file: Path, images: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    given: np.ndarray = onnxruntime.InferenceSession(file).run(None, {"images": images})[0]
+    return given
+
+
+@needs_extra
+@pytest.mark.parametrize("name", choices("algorithm"))
+def test_every_algorithm_gives_in_every_format_what_it_predicts(name: str, easy: ImageClasses, tmp_path: Path) -> None:
+    classifier = classifier_of(name, easy)
+    parts = _parts(source_of(classifier), classifier.form)
+    embeds = classifier.algorithm.embedding() is not None
+    assert [part.name for part in parts] == (["embedding", "classifier"] if embeds else ["classifier"])
+    for file in write(parts[-1], torch.from_numpy(images_of(easy, 3, 3, 2, skip=3)), FORMATS, tmp_path):
+        assert file.difference is None or file.difference <= 1e-4
+    fresh = images_of(easy, 2, 1, 2, skip=8)
+    right = classifier.probabilities(fresh).numpy()
+    assert np.ptp(right, axis=0).max() > 1e-3, "all images get the same, so that nothing would be compared"
+    assert onnx_probabilities(tmp_path / "classifier.onnx", fresh) == pytest.approx(right, abs=1e-4)
+    program = torch.export.load(tmp_path / "classifier.pt2").module()
+    assert program(torch.from_numpy(fresh)).detach().numpy() == pytest.approx(right, abs=1e-4)
+
+
+def test_one_that_learns_weights_says_that_it_needs_classes(easy: ImageClasses) -> None:
+    for name in choices("algorithm"):
+        algorithm = classifier_of(name, easy).algorithm
+        if algorithm.embedding() is None:
+            with pytest.raises(UserError, match="Give --support DIR"):
+                _check_exportable(algorithm, with_classes=False)
+        else:
+            _check_exportable(algorithm, with_classes=False)
+        _check_exportable(algorithm, with_classes=True)
+
+
+def test_what_only_training_uses_is_left_out(easy: ImageClasses, tmp_path: Path) -> None:
+    classifier = classifier_of("pretrain", easy)
+    part = _parts(source_of(classifier), classifier.form)[1]
+    program = programs.traced(part, torch.from_numpy(images_of(easy, 1, 1)))
+    names = set(program.state_dict)
+    assert not any("classifier" in name or "num_batches" in name for name in names)
+    assert {name for name in names if "adapted" in name}
+
+
+def test_a_model_that_predicts_images_together_is_refused(easy: ImageClasses) -> None:
+    algorithm = build_algorithm(compose("algorithm=protonet", "backbone.running_stats=false", *SMALL), easy).eval()
+    with pytest.raises(UserError, match="predicts images together"):
+        _check_exportable(algorithm, with_classes=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    main(["train", "algorithm=protonet", *TINY, f"hydra.run.dir={run_dir}"])
+    return run_dir
+
+
+@pytest.fixture
+def here(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with `run`, and drawings of odd sizes, dark on light: `support`, of unequal classes, and `query`."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, tmp_path / "run")
+    rng = np.random.default_rng(0)
+    for label, (name, count) in enumerate({"left": 1, "middle": 3, "right": 2}.items()):
+        for i in range(count + 2):
+            height, width = (int(side) for side in rng.integers(30, 60, 2))
+            pixels = np.full((height, width), 255, np.uint8)
+            column = 2 + label * width // 3 + int(rng.integers(0, 3))
+            pixels[4 : height - 4, column : column + 4] = 0
+            folder = tmp_path / ("support" if i < count else "query") / name
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path
+
+
+def exported(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    capsys.readouterr()
+    main(["export", *words, "--json"])
+    out = capsys.readouterr().out
+    record: dict[str, Any] = json.loads(out[out.index("{\n") :])
+    return record
+
+
+def query_pixels(record: dict[str, Any]) -> np.ndarray:
+    """The images in `query` as `metalearn predict` reads them."""
+    before = record["images"]["before_program"]
+    form = Form(tuple(record["images"]["in_program"]["shape"]), None, **before)
+    return np.stack([query.pixels for query in read_queries(["query"], form) if query.pixels is not None])
+
+
+@needs_extra
+def test_the_program_gives_what_predict_says_with_its_temperature(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = exported(capsys, "run", "--support", "support", "--tasks", "10", "--out", "out")
+    assert sorted(path.name for path in (here / "out").iterdir()) == [
+        "MODEL_CARD.md",
+        *(f"{part}.{kind}" for part in ("classifier", "embedding") for kind in ("onnx", "pt2", "safetensors")),
+        "export.json",
+    ]
+    assert json.loads((here / "out" / "export.json").read_text()) == record
+    assert record["classes"] == {"left": 1, "middle": 3, "right": 2}
+    assert record["calibration"]["temperature"] != 1
+    assert {file["check"]["largest_difference"] <= 1e-4 for file in record["files"] if "check" in file} == {True}
+    found = metalearn.predict("run", "support", "query", tasks=10)
+    right = [[one["probabilities"][name] for name in record["classes"]] for one in found["predictions"]]
+    pixels = query_pixels(record)
+    assert onnx_probabilities(here / "out" / "classifier.onnx", pixels) == pytest.approx(np.array(right), abs=1e-5)
+    program = torch.export.load(here / "out" / "classifier.pt2").module()
+    assert program(torch.from_numpy(pixels)).detach().numpy() == pytest.approx(np.array(right), abs=1e-5)
+    plain = metalearn.predict("run", "support", "query", calibrated=False)
+    first = plain["predictions"][0]["probabilities"]
+    assert [first[name] for name in record["classes"]] != pytest.approx(right[0], abs=1e-5)
+
+
+@needs_extra
+def test_a_saved_classifier_is_exported_with_and_without_its_run(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = metalearn.predict("run", "support", "query", tasks=10, save="mine.pt")
+    both = exported(capsys, "run", "--adapted", "mine.pt", "--out", "both")
+    assert both["test"]["accuracy"] == json.loads((here / "run" / "results.json").read_text())["test"]["accuracy"]
+    shutil.rmtree("run")
+    shutil.rmtree("support")
+    alone = metalearn.export(None, "alone", adapted="mine.pt", formats=["onnx"])
+    assert alone["test"] is None
+    assert [file["file"] for file in alone["files"]] == ["embedding.onnx", "classifier.onnx"]
+    right = [[one["probabilities"][name] for name in alone["classes"]] for one in found["predictions"]]
+    given = onnx_probabilities(here / "alone" / "classifier.onnx", query_pixels(alone))
+    assert given == pytest.approx(np.array(right), abs=1e-5)
+
+
+@needs_extra
+def test_the_page_and_the_card_load_the_files_without_metalearn(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exported(capsys, "run", "--support", "support", "--uncalibrated", "--out", "exported")
+    card = (here / "exported" / "MODEL_CARD.md").read_text()
+
+    def code(text: str) -> str:
+        return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+
+    assert len(re.findall("```python", card)) == 6
+    script = "\n".join(
+        [
+            "import sys; sys.modules['metalearn'] = None",
+            code(PAGE.read_text(encoding="utf-8")),
+            "assert probabilities.shape == (2, 3) and len(labels) == 2 and distance > 0 and weights",
+            "import os; os.chdir('exported')",
+            code(card),
+            "assert probabilities[0].shape == (4, 3)[1:] and vectors.shape[0] == 4",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@needs_extra
+def test_the_card_says_what_was_measured_and_what_was_seen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = json.loads((here / "run" / "results.json").read_text())
+    results["test"] |= {"ci95_classes": 0.0321, "seen_classes": 3}
+    (here / "run" / "results.json").write_text(json.dumps(results))
+    record = exported(capsys, "run", "--formats", "safetensors", "--out", "out")
+    card = (here / "out" / "MODEL_CARD.md").read_text()
+    test = results["test"]
+    assert f"{100 * test['accuracy']:.2f} ± {100 * test['ci95']:.2f} %" in card
+    assert "± 3.21 % over tasks and classes" in card
+    assert "3 TEST CLASSES WERE TRAINING CLASSES" in card
+    assert results["split"]["sha256"] in card
+    assert f"calibration error {100 * test['calibration']['ece']:.1f} %" in card
+    assert len(record["trained_classes"]) == 16
+    assert f"`{record['trained_classes'][0]}`" in card
+
+
+@needs_extra
+def test_a_program_that_gives_something_else_is_an_error_and_leaves_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+        right = programs._read_onnx(path)
+        return lambda images: right(images) + 1e-3
+
+    monkeypatch.setitem(programs._READERS, "onnx", wrong)
+    before = sorted(here.iterdir())
+    refused(capsys, "does not give what the model gives", "run", "--out", "out")
+    assert sorted(here.iterdir()) == before
+    (here / "out").mkdir()
+    refused(capsys, "allowed", "run", "--out", "out")
+    assert not list((here / "out").iterdir())
+
+
+def refused(capsys: pytest.CaptureFixture[str], message: str, *words: str) -> None:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["export", *words])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_without_the_extra_one_line_says_how_to_get_it(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None)
+    refused(capsys, "pip install 'metalearn-runner[export]'", "run", "--out", "out")
+    assert not (here / "out").exists()
+    main(["export", "run", "--formats", "pt2", "--out", "out"])  # needs torch alone
+    assert (here / "out" / "embedding.pt2").is_file()
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run"], "export needs a folder to write"),
+        (["--out", "out"], "export needs a run directory"),
+        (["run", "other", "--out", "out"], "one word too many"),
+        (["run", "--out", "support"], "holds files already"),
+        (["run", "--out", "no/such/folder"], "no folder in a folder that is there"),
+        (["run", "--out", "out", "--formats", "onnx,tflite"], "'tflite' is not allowed"),
+        (["run", "--out", "out", "--adapted", "a.pt", "--support", "support"], "only one of"),
+        (["run", "--out", "out", "--tasks", "20"], "--tasks goes with --support"),
+        (["run", "--out", "out", "device=cuda"], "export works on the CPU"),
+        (["--out", "out", "--adapted", "run/best.pt"], "not a classifier that --save wrote"),
+        (["support", "--out", "out"], "has no config.yaml"),
+        (["run", "--out", "out", "--support", "query/left"], "lie in no class folder"),
+    ],
+)
+def test_what_a_newcomer_does_wrong(
+    here: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    refused(capsys, message, *words)
+    assert not (here / "out").exists()
+
+
+@needs_extra
+def test_a_classifier_of_other_weights_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metalearn.predict("run", "support", "query", calibrated=False, save="mine.pt")
+    main(["train", "algorithm=protonet", *TINY, "seed=1", "hydra.run.dir=other"])
+    refused(capsys, "made from other weights", "other", "--adapted", "mine.pt", "--out", "out")
