@@ -100,7 +100,7 @@ def _source(args: argparse.Namespace, words: list[str], overrides: list[str], as
 def _show(record: dict[str, Any], out: str) -> None:
     from metalearn.report import terminal
     from metalearn.report.model_card import CARD, check_text
-    from metalearn.report.text import bytes_text
+    from metalearn.sizes import bytes_text
 
     rows = [
         [file["file"], bytes_text(file["bytes"]), f"{file['seconds']:.1f} s", check_text(file)]

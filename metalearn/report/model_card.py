@@ -7,7 +7,8 @@ from typing import Any
 
 from metalearn.kinds import scale_of
 from metalearn.report.predictions import calibration_lines, of_each, percent
-from metalearn.report.text import bytes_text, markdown_table
+from metalearn.report.text import markdown_table
+from metalearn.sizes import bytes_text
 
 Record = Mapping[str, Any]  # what export.json holds
 

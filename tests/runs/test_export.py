@@ -21,8 +21,8 @@ import metalearn
 from metalearn.cli.main import main
 from metalearn.config.files import choices
 from metalearn.data.base import TrainedOn
-from metalearn.data.own.given import Form, read_queries
 from metalearn.data.images import ImageClasses
+from metalearn.data.own.given import Form, read_queries
 from metalearn.engine.build import build_algorithm
 from metalearn.errors import UserError
 from metalearn.runs import programs
