@@ -24,7 +24,7 @@ nothing is left behind. A model whose prediction for one image depends on the ot
 
 --support DIR         a folder for each class, with any number of images; an archive of such folders; or a CSV file with
                       the columns path and label
---adapted FILE        a classifier that metalearn predict --save wrote; with RUN_DIR the card says how the run was tested
+--adapted FILE        a classifier that metalearn predict --save wrote; with RUN_DIR the card has the test of the run
 --out DIR             a new or an empty folder
 --formats A,B         of pt2 (torch.export), onnx, safetensors (weights); default: all
 --json                print what export.json holds
