@@ -86,14 +86,17 @@ class Kind(Scale):
     Attributes:
         loss: (outputs [T, n, ...], y [T, n, ...]) -> [T]; what inner and outer loops descend.
         score_of: (outputs, y) -> [T], the main score of each task; NaN for a task whose outputs are not finite.
+        answers: what is predicted for an example, which decides how a task is drawn: CLASSES, NUMBERS, or "" for what nobody draws.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
     score_of: Callable[[Tensor, Tensor], Tensor]
+    answers: str = ""
 
 
-CLASSIFICATION = Kind("classification", "accuracy", True, percent=True, loss=cross_entropy, score_of=accuracy)
-REGRESSION = Kind("regression", "mse", False, percent=False, loss=squared_error, score_of=squared_error)
+CLASSES, NUMBERS = "classes", "numbers"
+CLASSIFICATION = Kind("classification", "accuracy", True, True, cross_entropy, accuracy, CLASSES)
+REGRESSION = Kind("regression", "mse", False, False, squared_error, squared_error, NUMBERS)
 
 
 def scale_of(results: Mapping[str, Any]) -> Scale:

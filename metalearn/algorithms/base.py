@@ -110,6 +110,13 @@ class Algorithm(nn.Module, ABC):
         """
         return Deployed(self, adapted)
 
+    def embed_examples(self, x: Tensor) -> Tensor | None:
+        """What the learner compares examples by, for pictures: the examples of one task [n, ...] -> [n, D].
+
+        None, as by default, where it compares none: a learner with an inner loop, say.
+        """
+        return None
+
     @property
     def repeats(self) -> bool:
         """Whether `meta_loss` will do the same with its tasks in every outer step from here on: then it can be recorded once for a GPU and replayed.

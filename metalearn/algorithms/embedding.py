@@ -45,6 +45,9 @@ class EmbeddingLearner(Algorithm):
     def embedding(self) -> nn.Module | None:
         return None if self.backbone.uses_batch_statistics else self.backbone
 
+    def embed_examples(self, x: Tensor) -> Tensor:
+        return self.embed(x.unsqueeze(0)).squeeze(0)
+
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The examples of T tasks, [T, n, ...] -> [T, n, D]; where mask [T, n] is False, zeros in the place of padding."""
         return embed_tasks(self.backbone, x, self.training, mask)

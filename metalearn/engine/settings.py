@@ -74,6 +74,7 @@ class EvalSettings(_Group):
     checkpoint: str
     transductive: bool | None
     allow_seen: bool = False
+    pictures: int = 0
 
 
 @dataclass(frozen=True)

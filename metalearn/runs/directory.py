@@ -21,6 +21,8 @@ from metalearn.locks import NoLocksError, folder_locked
 
 log = logging.getLogger("metalearn")
 
+# What TensorBoard's projector reads: the file that names the others, points, their classes, small images.
+PROJECTOR = ("projector_config.pbtxt", "embeddings.tsv", "embeddings_classes.tsv", "embeddings.png")
 _CHECKPOINTS = ("last.pt", "previous.pt", "best.pt")
 
 
@@ -122,7 +124,7 @@ def clear(run_dir: Path, keep_checkpoints: bool) -> None:
     on from, all that the earlier attempt wrote but run.log.
     """
     atomic.remove_leftovers(run_dir)
-    removed = {"results.json", "test_classes.json", "test_tasks.npz"} | (
+    removed = {"results.json", "test_classes.json", "test_tasks.npz", *PROJECTOR} | (
         set() if keep_checkpoints else {"metrics.csv", *_CHECKPOINTS}
     )
     for file in list(run_dir.iterdir()):

@@ -13,7 +13,7 @@ import torch
 
 from metalearn.engine.build import Parts
 from metalearn.engine.classes import ClassCounts
-from metalearn.engine.evaluate import evaluate
+from metalearn.engine.evaluate import Scores, evaluate
 from metalearn.engine.progress import Outcome
 from metalearn.errors import UserError
 from metalearn.report.progress import TaskProgress
@@ -28,13 +28,16 @@ log = logging.getLogger("metalearn")
 
 def final_test(
     run_dir: Path, outcome: Outcome, parts: Parts, tell: Callable[[int, int], None] = lambda done, tasks: None
-) -> TestRecord:
+) -> tuple[TestRecord, Scores]:
     """Tests the checkpoint that `eval.checkpoint` names, and writes the scores of single tasks and classes into `run_dir`.
 
     Test classes are touched here for the first time. `outcome.best` becomes what the best checkpoint says.
 
     Args:
         tell: called with the tasks done and all tasks, first when the test begins.
+
+    Returns:
+        What results.json says of the test, and the scores behind it.
     """
     settings, test_tasks = parts.settings, parts.source("test")
     chosen = checkpoint.load(run_dir / f"{settings.eval.checkpoint}.pt", parts.device)
@@ -76,7 +79,7 @@ def final_test(
     write_tasks(run_dir / "test_tasks.npz", scores)
     if by_class:
         files.write_json(run_dir / "test_classes.json", counts.record())
-    return record
+    return record, scores
 
 
 def check_best(run_dir: Path, state: dict[str, Any]) -> None:

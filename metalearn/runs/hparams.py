@@ -1,4 +1,4 @@
-"""What a run is called by in TensorBoard's table of hyperparameters."""
+"""What a run is called by in TensorBoard's table of hyperparameters, and its configuration as a text there."""
 
 from __future__ import annotations
 
@@ -31,6 +31,22 @@ def hparams(config: dict[str, Any]) -> dict[str, object]:
     return (
         always | own | {key: value for key, value in chosen(config).items() if key not in ("task.ways", "task.shots")}
     )
+
+
+def described(config: dict[str, Any]) -> str:
+    """The configuration as Markdown: first what was chosen, then all of it."""
+    names = config["names"]
+    rows = [(group, names[group]) for group in (*_GROUPS, "experiment") if names.get(group) is not None]
+    rows += list(chosen(config).items())
+    table = "".join(f"| {key} | {_cell(value)} |\n" for key, value in rows)
+    whole = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    code = "".join(f"    {line}\n" for line in whole.splitlines())  # a block of code; fences would have to be escaped
+    return f"### Chosen\n\n| setting | value |\n|---|---|\n{table}\n### All settings\n\n{code}"
+
+
+def _cell(value: object) -> str:
+    text = str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def chosen(config: dict[str, Any]) -> dict[str, object]:

@@ -31,8 +31,9 @@ from metalearn.runs import directory as files
 from metalearn.runs.ending import error_text, no_results, report_failure, status_of, train_record, write_or_say
 from metalearn.runs.final_test import check_best, final_test
 from metalearn.runs.header import describe
-from metalearn.runs.hparams import hparams
+from metalearn.runs.hparams import described, hparams
 from metalearn.runs.initial import read_initial, start_from
+from metalearn.runs.pictures import show_test
 from metalearn.runs.progress import ProgressFile
 from metalearn.runs.record import RunResults, TestRecord, is_done
 from metalearn.runs.tracking import Tracker
@@ -154,12 +155,13 @@ def _train_and_test(
         log.info("going on after step %d", state["step"])
         check_best(attempt.run_dir, state)
     with (
-        Tracker(attempt.run_dir, hparams(config), reported) as tracker,
+        Tracker(attempt.run_dir, hparams(config), reported, parts.dataset.kind.score, described(config)) as tracker,
         ProgressFile(attempt.run_dir, parts.settings.train.steps, reported or 0, parts.dataset.kind) as told,
     ):
         _train(attempt, parts, tracker, told, should_prune)
-        tested = final_test(attempt.run_dir, outcome, parts, told.tested)
+        tested, scores = final_test(attempt.run_dir, outcome, parts, told.tested)
         tracker.log(outcome.steps, tested.tags)
+        show_test(attempt.run_dir, tracker, outcome.steps, parts, scores)
     times = [f"{name} {seconds:.1f} s" for name, seconds in _times(outcome, tested).items()]
     log.info("time: %s", ", ".join(times))
     return parts.dataset.split, tested

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
 from metalearn.errors import UserError
+from metalearn.runs.events import Picture
 from metalearn.runs.tracking import Tracker, read_metrics
 
 
@@ -41,10 +43,10 @@ def test_both_files_hold_the_same_numbers(tracker: Tracker, tmp_path: Path) -> N
         {"step": 20, "train/loss": 1.5, "train/accuracy": 0.25},
         {"step": 40, "train/loss": 1.25, "train/accuracy": 0.5},
     ]
-    scalars = events(tmp_path)
-    assert scalars.Tags()["scalars"] == ["train/loss", "train/accuracy"]
-    for tag in ("train/loss", "train/accuracy"):
-        assert [(event.step, event.value) for event in scalars.Scalars(tag)] == [(r["step"], r[tag]) for r in rows]
+    shown = events(tmp_path)
+    assert shown.Tags()["scalars"] == ["loss/train", "accuracy/train"]
+    for column, tag in (("train/loss", "loss/train"), ("train/accuracy", "accuracy/train")):
+        assert [(event.step, event.value) for event in shown.Scalars(tag)] == [(r["step"], r[column]) for r in rows]
     assert len(list(tmp_path.iterdir())) == 2  # no sub-run, no temporary file
 
 
@@ -136,7 +138,7 @@ def test_a_run_that_goes_on_drops_later_rows_and_its_curves_do_not_double(tmp_pa
     expected = [(10, 1.25), (20, 2.5), (30, 2.0), (40, 3.0)]
     assert read_metrics(tmp_path / "metrics.csv") == [{"step": s, "train/loss": v} for s, v in expected]
     assert (tmp_path / "metrics.csv").read_text().startswith("step,train/loss\n")
-    assert scalars(tmp_path) == {"train/loss": expected}
+    assert scalars(tmp_path) == {"loss/train": expected}
     assert session(tmp_path, "session_end_info").status == api_pb2.STATUS_SUCCESS
     assert session(tmp_path, "session_start_info").hparams["algorithm"].string_value == "maml"
 
@@ -152,19 +154,19 @@ def test_a_test_at_the_step_where_it_goes_on_is_dropped_too(tmp_path: Path) -> N
         {"step": 20, "test/accuracy": 0.75},
     ]
     assert scalars(tmp_path) == {
-        "train/loss": [(20, 1.0)],
-        "val/accuracy": [(20, 0.25)],
+        "loss/train": [(20, 1.0)],
+        "accuracy/val": [(20, 0.25)],
         "test/accuracy": [(20, 0.75)],
     }
 
 
 def test_event_files_are_in_order_whatever_the_clock_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for attempt, now in enumerate((2_000_000_000.0, 1_000_000_000.0, 1_000_000_000.0)):
-        monkeypatch.setattr("metalearn.runs.tracking.time.time", lambda now=now: now)
+        monkeypatch.setattr("metalearn.runs.events.time.time", lambda now=now: now)
         with Tracker(tmp_path, {}, after=attempt if attempt else None) as tracker:
             for step in range(attempt + 1, 5):
                 tracker.log(step, {"train/loss": float(attempt)})
-    assert scalars(tmp_path) == {"train/loss": [(1, 0.0), (2, 1.0), (3, 2.0), (4, 2.0)]}
+    assert scalars(tmp_path) == {"loss/train": [(1, 0.0), (2, 1.0), (3, 2.0), (4, 2.0)]}
 
 
 @pytest.mark.parametrize(
@@ -198,3 +200,32 @@ def test_another_runs_numbers_are_not_overwritten(tracker: Tracker, tmp_path: Pa
     with pytest.raises(UserError, match=r"metrics\.csv"):
         Tracker(tmp_path, {})
     assert (tmp_path / "metrics.csv").read_bytes() == before
+
+
+def test_what_makes_no_curve_is_in_metrics_csv_alone(tmp_path: Path) -> None:
+    row = {"train/mse": 2.0, "train/lr": 0.1, "train/scale": 3.0, "val/mse": 1.0, "val/ci95": 0.5}
+    row |= {"time/tasks_per_second": 9.0, "time/seconds": 4.0, "test/mse": 0.5, "test/ci95": 0.25, "test/other": 1.0}
+    with Tracker(tmp_path, {}, score="mse") as tracker:
+        tracker.log(7, row)
+    assert read_metrics(tmp_path / "metrics.csv") == [{"step": 7, **row}]
+    assert {tag: points[0][1] for tag, points in scalars(tmp_path).items()} == {
+        "mse/train": 2.0,
+        "mse/val": 1.0,
+        "test/mse": 0.5,
+        "training/lr": pytest.approx(0.1),
+        "training/scale": 3.0,
+        "training/tasks_per_second": 9.0,
+    }
+
+
+def test_a_run_that_goes_on_shows_the_configuration_that_it_goes_on_with(tmp_path: Path) -> None:
+    with Tracker(tmp_path, {}, about="train.steps 20") as first:
+        first.log(20, {"train/loss": 1.0})
+        first.show(20, {"test_tasks/1": Picture(2, 1, b"earlier", "about")})
+    with Tracker(tmp_path, {}, after=20, about="train.steps 40") as second:
+        second.show(40, {"test_tasks/1": Picture(2, 1, b"later", "about")})
+    found = plugin_event_accumulator.EventAccumulator(str(tmp_path)).Reload()  # as the server reads it
+    said = {event.step: event.tensor_proto.string_val[0] for event in found.Tensors("configuration")}
+    assert said == {0: b"train.steps 20", 20: b"train.steps 40"}
+    last = found.Tensors("test_tasks/1")[-1]
+    assert (last.step, list(last.tensor_proto.string_val)) == (40, [b"2", b"1", b"later"])

@@ -1,0 +1,258 @@
+"""What TensorBoard shows of a test beside numbers: some tasks as pictures, the curve over inner steps, embeddings of test examples.
+
+What a picture shows follows from the kind of the tasks: images with the class that was predicted for them, or points of a function with the curve
+that was fitted to them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metalearn.algorithms.base import Algorithm
+from metalearn.atomic import write
+from metalearn.data.base import TaskSource
+from metalearn.data.normalize import Normalize
+from metalearn.engine.build import Parts
+from metalearn.engine.evaluate import Scores, scored_states
+from metalearn.errors import one_line
+from metalearn.kinds import CLASSES, NUMBERS, Kind
+from metalearn.report import drawing
+from metalearn.runs.directory import PROJECTOR
+from metalearn.runs.events import Picture
+from metalearn.runs.tracking import Tracker
+from metalearn.tasks import Shape, TaskBatch
+
+log = logging.getLogger("metalearn")
+
+_POINTS, _CLASSES, _TASKS = 400, 20, 40  # embedded examples, classes they are of, tasks they are taken from, at most
+_DIM = 50  # numbers of an embedding that are kept: its first principal components
+_GRID = 120  # points of a fitted curve
+_LINES = 4  # fitted curves, of states of the inner loop
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Of one test.
+
+    Attributes:
+        pictures: tag -> picture.
+        files: name -> content, for the run directory: what TensorBoard's projector reads.
+    """
+
+    pictures: dict[str, Picture] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def write_files(self, run_dir: Path) -> None:
+        """Writes the files, the one that names the others last."""
+        for name, content in self.files.items():
+            write(run_dir / name, content)
+
+
+def show_test(run_dir: Path, tracker: Tracker, step: int, parts: Parts, scores: Scores) -> None:
+    """Draws `eval.pictures` test tasks into the event file of a run, at an outer step; its test ended with `scores`.
+
+    Where that fails, the log says so, and no more: it must not cost the number.
+    """
+    settings, started = parts.settings, time.perf_counter()
+    if not settings.eval.pictures:
+        return
+    try:
+        source, normalize = parts.source("test"), parts.dataset.trained_on.normalize
+        found = pictures(parts.algorithm, source, settings.task, settings.eval.pictures, scores, normalize)
+        tracker.show(step, found.pictures)
+        found.write_files(run_dir)
+        log.info("pictures of %d test tasks: %.2f s", settings.eval.pictures, time.perf_counter() - started)
+    except Exception as error:
+        log.warning("no pictures of test tasks: %s: %s", type(error).__name__, one_line(error))
+
+
+@torch.no_grad()
+def pictures(
+    algorithm: Algorithm,
+    source: TaskSource,
+    shape: Shape,
+    count: int,
+    scores: Scores,
+    normalize: Mapping[str, Any] | None = None,
+) -> Pictures:
+    """Draws the first `count` tasks of `source`; 0: nothing.
+
+    Args:
+        algorithm: as it was tested.
+        shape: of the tasks.
+        scores: of the test, for the curve over inner steps.
+        normalize: what the images were normalised by, so that they are shown as they were before.
+    """
+    if not count:
+        return Pictures()
+    was_training = algorithm.training
+    algorithm.eval()
+    try:
+        look = _Look(Normalize.of(normalize))
+        drawn = {}
+        for number, task in enumerate(source.tasks(0, count, shape).chunks(1), start=1):
+            if (picture := _task(algorithm, source, task, number, look)) is not None:
+                drawn[f"test_tasks/{number}"] = picture
+        if len(scores.steps) > 1:
+            drawn["test_tasks/inner_steps"] = _curve(scores)
+        return Pictures(drawn, _embeddings(algorithm, source, shape, look))
+    finally:
+        algorithm.train(was_training)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How examples become images that can be looked at."""
+
+    normalize: Normalize | None
+
+    def images(self, x: Tensor) -> NDArray[np.uint8] | None:
+        """Examples [n, c, H, W] -> [n, H, W, 3]; None where they are no images. Grey ones have dark ink on white paper."""
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            return None
+        x = x.detach().float().cpu()
+        if self.normalize is not None:
+            mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (self.normalize.mean, self.normalize.std))
+            x = x * std + mean
+        x = (1 - x if x.shape[1] == 1 else x).clamp(0, 1)
+        levels: NDArray[np.uint8] = (x * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+        return levels
+
+
+def _task(algorithm: Algorithm, source: TaskSource, task: TaskBatch, number: int, look: _Look) -> Picture | None:
+    """One task; None where its kind cannot be drawn."""
+    if source.kind.answers == CLASSES:
+        return _of_classes(algorithm, source, task, number, look)
+    if source.kind.answers == NUMBERS and task.support.x.shape[2:] == (1,) and task.support.y.shape[2:] == (1,):
+        return _of_numbers(algorithm, source.kind, task, number)
+    return None
+
+
+def _of_classes(algorithm: Algorithm, source: TaskSource, task: TaskBatch, number: int, look: _Look) -> Picture | None:
+    support, queries = look.images(task.support.x[0]), look.images(task.query.x[0])
+    if support is None or queries is None:
+        return None
+    outputs = algorithm.predict(algorithm.adapt(task.support), task.query.x)
+    probabilities, predicted = (part[0].cpu().tolist() for part in outputs.softmax(-1).max(-1))
+    of_support, of_query = task.support.y[0].tolist(), task.query.y[0].tolist()
+    rows = [
+        drawing.ClassRow(
+            _name(source, task, label),
+            [support[i] for i, y in enumerate(of_support) if y == label],
+            [drawing.Answer(queries[i], predicted[i], probabilities[i]) for i, y in enumerate(of_query) if y == label],
+        )
+        for label in range(task.support.ways)
+    ]
+    score = source.kind.text(float(task.query.by_task(source.kind.score_of, outputs)[0]), digits=1)
+    title = f"Test task {number}: {score} of {len(of_query)} queries are right"
+    about = f"The score of this task is {score}. Green: right; red: the class that was predicted instead."
+    return _encoded(drawing.task_picture(title, rows), about, photo=task.support.x.shape[2] == 3)
+
+
+def _name(source: TaskSource, task: TaskBatch, label: int) -> str:
+    """Of a class: what its data set calls it, and by how much it is turned."""
+    if not source.classes:
+        return ""
+    class_ = source.classes[int(task.classes[0, label])]
+    return f"{class_.name} {class_.turn}°" if class_.turn else class_.name
+
+
+def _of_numbers(algorithm: Algorithm, kind: Kind, task: TaskBatch, number: int) -> Picture:
+    """Support points, the queries' targets, and what some states of the inner loop predict along x."""
+    support, query = (
+        [(float(x), float(y)) for x, y in zip(part.x[0, :, 0], part.y[0, :, 0], strict=True)]
+        for part in (task.support, task.query)
+    )
+    xs = [x for x, _ in support + query]
+    # With transduction a prediction depends on the other queries: then the curve goes through these alone.
+    along = sorted(x for x, _ in query) if algorithm.transductive else np.linspace(min(xs), max(xs), _GRID).tolist()
+    grid = task.query.x.new_tensor(along).view(1, -1, 1)
+    states = list(scored_states(algorithm.adapt_stepwise(task.support)))
+    kept = sorted({0, 1, len(states) // 2, len(states) - 1} & set(range(len(states))))[-_LINES:]
+    lines = []
+    for step, adapted in (states[i] for i in kept):
+        name = "prediction" if len(states) == 1 else "before" if step == 0 else f"{step} step{'s' if step > 1 else ''}"
+        lines.append(drawing.Line(name, along, algorithm.predict(adapted, grid)[0, :, 0].cpu().tolist()))
+    outputs = algorithm.predict(states[-1][1], task.query.x)
+    score = kind.text(float(task.query.by_task(kind.score_of, outputs)[0]))
+    chart = drawing.Chart(
+        f"Test task {number}: {kind.score} {score} over {len(query)} queries", "x", "y", lines, support, query
+    )
+    about = f"The score of this task is {score}. Lines: predictions by inner steps; rings: the queries' targets; dots: support."
+    return _encoded(drawing.chart_picture(chart), about)
+
+
+def _curve(scores: Scores) -> Picture:
+    """The mean score in each state of the inner loop, with its 95 % interval over tasks."""
+    means = scores.score.mean(1).tolist()
+    bands = [scores._replace(score=scores.score[i : i + 1]).ci95 for i in range(len(means))]
+    finite = [0.0 if band != band else band for band in bands]
+    line = drawing.Line(scores.kind.score, scores.steps, means, finite)
+    title = f"{scores.kind.score} by inner step, mean of {scores.loss.numel():,} test tasks"
+    chart = drawing.Chart(title, "inner steps", scores.kind.score, [line], percent=scores.kind.percent)
+    last = scores.kind.text(means[-1], bands[-1])
+    return _encoded(
+        drawing.chart_picture(chart), f"After {scores.steps[-1]} inner steps: {last}; the band is the 95 % interval."
+    )
+
+
+def _encoded(picture: Any, about: str, photo: bool = False) -> Picture:
+    return Picture(picture.width, picture.height, drawing.encoded(picture, photo), about)
+
+
+def _embeddings(algorithm: Algorithm, source: TaskSource, shape: Shape, look: _Look) -> dict[str, bytes]:
+    """The files of TensorBoard's projector: embeddings, class names and small images of examples of some test classes.
+
+    Those of one task pass the network together, as in the test: it may normalise by their statistics.
+    """
+    found: dict[tuple[int, bytes], tuple[Tensor, NDArray[np.uint8]]] = {}
+    chosen: set[int] = set()
+    for number in range(_TASKS if source.classes else 0):
+        task = source.tasks(number, 1, shape)
+        examples = torch.cat([task.support.x[0], task.query.x[0]])
+        images, embedded = look.images(examples), algorithm.embed_examples(examples)
+        if images is None or embedded is None:
+            return {}
+        classes = task.classes[0][torch.cat([task.support.y[0], task.query.y[0]])].tolist()
+        for class_, image, point in zip(classes, images, embedded.flatten(1).float().cpu(), strict=True):
+            if class_ in chosen or len(chosen) < _CLASSES:
+                chosen.add(class_)
+                found.setdefault((class_, image.tobytes()), (point, image))  # an image may be in several tasks
+        if len(found) >= _POINTS or len(chosen) >= min(_CLASSES, len(source.classes)):
+            break
+    kept = sorted(found, key=lambda key: key[0])[:_POINTS]
+    if len(kept) < 3:
+        return {}
+    points = _principal(torch.stack([found[key][0] for key in kept]))
+    sheet = drawing.sprite([found[key][1] for key in kept])
+    side = sheet.width // int(np.ceil(np.sqrt(len(kept))))
+    names = [str(source.classes[class_]).replace("\t", " ").replace("\n", " ") for class_, _ in kept]
+    config, tensors, labels, small = PROJECTOR
+    return {
+        tensors: "".join("\t".join(f"{x:.4g}" for x in point) + "\n" for point in points).encode(),
+        labels: "".join(f"{name}\n" for name in names).encode(),
+        small: drawing.encoded(sheet, photo=False),
+        config: (
+            f'embeddings {{\n  tensor_name: "test examples"\n  tensor_path: "{tensors}"\n  tensor_shape: {points.shape[0]}\n'
+            f'  tensor_shape: {points.shape[1]}\n  metadata_path: "{labels}"\n'
+            f'  sprite {{\n    image_path: "{small}"\n    single_image_dim: {side}\n    single_image_dim: {side}\n  }}\n}}\n'
+        ).encode(),
+    }
+
+
+def _principal(points: Tensor) -> NDArray[np.float32]:
+    """Points [n, D] by their first principal components, [n, min(n, D, 50)] at most: distances change little, the file stays small."""
+    centred = (points - points.mean(0)).double()
+    left, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
+    kept: NDArray[np.float32] = (left * sizes)[:, :_DIM].float().numpy()
+    return kept
