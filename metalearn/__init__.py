@@ -13,7 +13,7 @@ from metalearn.version import __version__
 
 if TYPE_CHECKING:
     from metalearn.api.finding import choices, doctor, explain
-    from metalearn.api.records import compare, list_runs, progress
+    from metalearn.api.records import compare, list_runs, progress, tensorboard
     from metalearn.api.run import Prediction, Run, load
     from metalearn.api.trained import evaluate, evaluate_grid, export, predict
     from metalearn.api.training import sweep, train
@@ -34,13 +34,14 @@ __all__ = [
     "predict",
     "progress",
     "sweep",
+    "tensorboard",
     "train",
 ]
 
 # Module of metalearn/api -> what it offers; the same as the imports above, which only type checkers read.
 _OFFERED = {
     "finding": ("choices", "doctor", "explain"),
-    "records": ("compare", "list_runs", "progress"),
+    "records": ("compare", "list_runs", "progress", "tensorboard"),
     "run": ("Prediction", "Run", "load"),
     "trained": ("evaluate", "evaluate_grid", "predict"),
     "training": ("sweep", "train"),

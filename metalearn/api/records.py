@@ -1,10 +1,13 @@
-"""What runs wrote: `compare`, `list_runs` and `progress`. None of them imports torch."""
+"""What runs wrote: `compare`, `list_runs`, `progress` and `tensorboard`. None of them imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metalearn.runs.tensorboard import Board
 
 
 def compare(
@@ -61,3 +64,23 @@ def progress(path: str | Path) -> dict[str, Any]:
     from metalearn.sweeps.status import status_of
 
     return status_of(Path(path).expanduser())
+
+
+def tensorboard(*paths: str | Path, filters: Sequence[str] = (), port: int | None = None) -> Board:
+    """Starts TensorBoard over runs, as `metalearn tensorboard` does; `close()` ends it, as does leaving a `with` block.
+
+    Args:
+        paths: runs, sweeps, folders with runs, patterns; by default outputs.
+        filters: as `--filter`.
+        port: where it answers; None: 6006, or a free one.
+
+    Returns:
+        A board with `address`, `shown` (the runs with their names), `refresh()` for runs that started since, and `close()`.
+
+    Raises:
+        UserError: a path holds no run with curves, a filter fits none, or the port cannot be used.
+        RunFailed: TensorBoard does not start.
+    """
+    from metalearn.runs.tensorboard import Board
+
+    return Board(paths or ("outputs",), filters, port)

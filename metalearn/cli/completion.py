@@ -33,7 +33,7 @@ def shell_completion(arguments: list[str], commands: list[str]) -> None:
         return print("\n".join(f"{path}/" for path in sorted(Path().glob(f"{current}*")) if path.is_dir()))
     if command not in commands or command == "doctor" or current.startswith("-"):
         return None
-    if command in ("compare", "runs", "status"):
+    if command in ("compare", "runs", "status", "tensorboard"):
         words = [word for word in ("rm", "mark") if command == "runs" and not given and word.startswith(current)]
         return print("\n".join([*words, *(f"{path}/" for path in sorted(Path().glob(f"{current}*")) if path.is_dir())]))
     if command == "bench":

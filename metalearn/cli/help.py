@@ -230,6 +230,26 @@ flags:
 docs/compare.md explains a table; docs/statistics.md has the formulas."""
 
 
+def tensorboard_help(argv: list[str]) -> str:
+    """`metalearn tensorboard --help`."""
+    return """\
+usage: metalearn tensorboard [PATH|FILTER...] [--port N] [--json]
+
+Starts TensorBoard on this machine over the runs at or below PATH (default: outputs; a run, a sweep, a folder with runs,
+a pattern) and prints its address. Runs are called by what tells them apart; the table under HPARAMS has the settings that
+differ, and test and validation scores. Runs that start later are added. Ctrl-C ends it. docs/tensorboard.md says what is
+shown.
+
+  metalearn tensorboard outputs/multirun/shots
+  metalearn tensorboard dataset=omniglot status=done
+  metalearn tensorboard outputs/2026-11-26 "lr>0.001" --port 6007
+
+flags:
+  --filter KEY=VALUE    only these runs, as for metalearn compare; --filter may be left out
+  --port N              where it answers; without it 6006, or a free port where that is taken
+  --json                print address, and name, path, status, settings of each run as JSON, then serve"""
+
+
 def runs_help(argv: list[str]) -> str:
     """`metalearn runs --help`."""
     return """\

@@ -52,6 +52,11 @@ COMMANDS = {
         "metalearn.cli.compare:compare",
         texts.compare_help,
     ),
+    "tensorboard": Command(
+        "show the curves, tasks and settings of runs in TensorBoard",
+        "metalearn.cli.tensorboard:tensorboard",
+        texts.tensorboard_help,
+    ),
     "runs": Command("list runs, remove them, give them a label", "metalearn.cli.runs:runs", texts.runs_help),
     "status": Command(
         "how far a sweep or a run is, and how long it still takes",

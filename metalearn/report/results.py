@@ -210,7 +210,7 @@ def _places(results: dict[str, Any]) -> list[str]:
     run_dir = Path(results["run_dir"]).absolute()
     if results.get("written"):
         return [f"written to: {_shown(Path(results['written']).absolute())}"]
-    return [f"run directory: {_shown(run_dir)}", f"tensorboard --logdir {shlex.quote(_shown(run_dir.parent))}"]
+    return [f"run directory: {_shown(run_dir)}", f"metalearn tensorboard {shlex.quote(_shown(run_dir.parent))}"]
 
 
 def _compared(row: dict[str, Any]) -> list[str]:

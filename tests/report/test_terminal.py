@@ -357,7 +357,7 @@ def test_the_result_on_a_pipe(tmp_path: Path) -> None:
         TEST_LINE,
         STEPS_LINE,
         "run directory: outputs/my day/run",
-        "tensorboard --logdir 'outputs/my day'",
+        "metalearn tensorboard 'outputs/my day'",
     ]
 
 
@@ -392,7 +392,7 @@ def test_the_result_without_inner_steps_in_a_poor_encoding_and_elsewhere(tmp_pat
     assert lines == [
         "test 5-way 1-shot: 97.31 ? 0.18 % (95 % interval over 1000 tasks; chance 20.00 %; last checkpoint; transductive)",
         "run directory: /elsewhere/a/run",
-        "tensorboard --logdir /elsewhere/a",
+        "metalearn tensorboard /elsewhere/a",
     ]
 
 
@@ -402,7 +402,7 @@ def test_the_result_on_a_terminal_is_framed(tmp_path: Path) -> None:
     assert "maml on omniglot, conv4, seed 3" in lines[0]
     assert lines[1].strip("│ ") == TEST_LINE
     assert lines[2].strip("│ ") == STEPS_LINE
-    assert lines[4:6] == ["run directory: outputs/my day/run", "tensorboard --logdir 'outputs/my day'"]
+    assert lines[4:6] == ["run directory: outputs/my day/run", "metalearn tensorboard 'outputs/my day'"]
 
 
 @pytest.mark.parametrize("colours", [{"FORCE_COLOR": "1"}, {}])
