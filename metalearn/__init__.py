@@ -14,6 +14,7 @@ from metalearn.version import __version__
 if TYPE_CHECKING:
     from metalearn.api.finding import choices, doctor, explain
     from metalearn.api.records import compare, list_runs, progress, tensorboard
+    from metalearn.api.reproducing import reproduce
     from metalearn.api.run import Prediction, Run, load
     from metalearn.api.trained import evaluate, evaluate_grid, export, predict
     from metalearn.api.training import sweep, train
@@ -33,6 +34,7 @@ __all__ = [
     "load",
     "predict",
     "progress",
+    "reproduce",
     "sweep",
     "tensorboard",
     "train",
@@ -42,6 +44,7 @@ __all__ = [
 _OFFERED = {
     "finding": ("choices", "doctor", "explain"),
     "records": ("compare", "list_runs", "progress", "tensorboard"),
+    "reproducing": ("reproduce",),
     "run": ("Prediction", "Run", "load"),
     "trained": ("evaluate", "evaluate_grid", "predict"),
     "training": ("sweep", "train"),

@@ -6,13 +6,16 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metalearn.api.composing import errors_name_wishes, settings_composer, written
 from metalearn.api.run import Run
 from metalearn.errors import RunFailed, UserError
 from metalearn.runs.directory import make_directory
 from metalearn.status import Status
+
+if TYPE_CHECKING:
+    from metalearn.sweeps.directory import SweepDir
 
 
 def train(*overrides: str, config_dir: str | None = None, plugins: tuple[str, ...] = (), **settings: Any) -> Run:
@@ -53,13 +56,18 @@ def sweep(
     Raises:
         UserError: a setting of the sweep or of a job is wrong, or the sweep is a search (`sweep.search`: use the command line).
     """
+    from metalearn.sweeps.summary import report
+
+    return report(run_sweep([*overrides, *written(settings, varied=True)], config_dir, plugins))
+
+
+def run_sweep(asked: list[str], config_dir: str | None, plugins: tuple[str, ...]) -> SweepDir:
+    """Runs what is missing of the sweep that the overrides ask for, without its table; raises what `sweep` raises."""
     from metalearn.runs.preflight import preflight
     from metalearn.sweeps.ask import asked_sweep, composed_jobs, shared_config
     from metalearn.sweeps.directory import SweepDir
     from metalearn.sweeps.launchers import runner
-    from metalearn.sweeps.summary import report
 
-    asked = [*overrides, *written(settings, varied=True)]
     with settings_composer(asked, config_dir, plugins) as composing:
         wanted = asked_sweep(composing, shared_config(composing, asked), asked, multirun=True)
         if wanted is None or wanted.search is not None:
@@ -77,7 +85,7 @@ def sweep(
     directory.store(jobs, f"metalearn.sweep(sweep_name='{directory.path.name}', ...)")
     if missing:
         run_jobs(directory, [job.name for job in jobs])
-    return report(directory)
+    return directory
 
 
 @contextlib.contextmanager

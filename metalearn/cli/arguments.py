@@ -29,6 +29,7 @@ class Training:
     multirun: bool
     flags: list[str]
     argv: list[str]
+    command: str = "train"  # the one that runs it and continues it
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,8 @@ def reproduce_help(argv: list[str]) -> str:
     """`metalearn reproduce --help`."""
     return f"""\
 usage: metalearn reproduce EXPERIMENT [key=value ...]
-       metalearn reproduce EXPERIMENT --run RUN_DIR [key=value ...]
+       metalearn reproduce EXPERIMENT sweep.seeds=N [key=value ...]
+       metalearn reproduce EXPERIMENT --run RUN_DIR ... [key=value ...]
 
 Trains the experiment like `metalearn train experiment=EXPERIMENT` and tests it in every way that its paper does. Prints
 the paper's numbers beside ours: the difference, the band that counts as reproduced, and the known differences from the
@@ -188,7 +189,11 @@ paper's protocol. Writes reproduction.json into the run directory. --run compare
 
   metalearn reproduce short/protonet_omniglot_5w1s
   metalearn reproduce snell2017/omniglot_20w5s seed=1 device=cuda
+  metalearn reproduce short/protonet_omniglot_5w1s sweep.seeds=3 sweep.jobs=3 sweep_name=protonet
   metalearn reproduce nichol2018/omniglot_5w1s --run RUN_DIR eval.tasks=2000
+
+With seeds it trains one run for each (a sweep: the same command with the same sweep_name continues it) and prints the
+mean over seeds with its deviation and 95 % intervals; SWEEP_DIR/reproduction.json holds that, each run its own.
 
 You may change settings; the result then says which settings differ from the experiment's. A number below the band is
 no error: the exit code is 0.
@@ -196,7 +201,9 @@ no error: the exit code is 0.
 {_choices_help(argv, "experiment")}
 
 flags:
-  --run RUN_DIR         compare this finished run; settings change its evaluation, as for metalearn eval
+  --run RUN_DIR         compare this finished run; settings change its evaluation, as for metalearn eval. May be given
+                        once for each seed; a sweep over seeds stands for its runs
+  --json FILE           write the record (of several seeds: of the whole); - for stdout
   --config-dir DIR      your own YAML files, as for metalearn train"""
 
 

@@ -3,58 +3,108 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from metalearn.cli import single
-from metalearn.cli.arguments import parsed, with_quoted_home
+from metalearn.cli import single, sweep
+from metalearn.cli.arguments import Training, Where, parsed, with_quoted_home
+from metalearn.cli.compare import json_text, write
 from metalearn.cli.train import single_run
 from metalearn.compose.composer import composer, explained
 from metalearn.errors import UserError
-from metalearn.runs.directory import saved_config
-from metalearn.sweeps.ask import asked_sweep, shared_config
+from metalearn.report import terminal
+from metalearn.runs.directory import read_config, saved_config
+from metalearn.sweeps.ask import asked_sweep, composed_jobs, shared_config
+from metalearn.sweeps.seeds import common_sweep, finished_runs
+
+if TYPE_CHECKING:
+    from metalearn.compose.composer import Composer
+    from metalearn.runs.reference import Reference
 
 
 def reproduce(argv: list[str]) -> None:
-    """Prints the paper's numbers beside ours and writes reproduction.json into the run directory."""
+    """Prints the paper's numbers beside ours and writes reproduction.json into the run directory; of several seeds also for the whole."""
     args = _arguments(argv)
     experiment, *changes = args.overrides
     overrides = [f"experiment={experiment}", *changes]
     from metalearn.runs.reference import read_reference
-    from metalearn.runs.reproduce import evaluation_modes, reproduce_run
+    from metalearn.runs.reproduce import evaluation_modes
 
+    wanted: single.SingleRun | sweep.JobSweep | None = None
     with explained(overrides, args.config_dir, None), composer(args.config_dir) as composing:
         protocol, _ = composing.job(overrides[:1], 0)
         reference = read_reference(protocol, [Path(args.config_dir)] if args.config_dir else [])
-        if args.run is not None:
-            config = composing.evaluation(saved_config(args.run), changes)
-        elif asked_sweep(composing, shared_config(composing, overrides), overrides, False) is not None:
-            raise UserError(f"reproduce trains one run, {overrides[0]} is a sweep")
+        if args.run:
+            runs = [(path, composing.evaluation(saved_config(path), changes)) for path in finished_runs(args.run)]
         else:
-            wanted = single_run(composing, overrides)
-    if args.run is not None:
+            wanted = _asked(composing, overrides)
+    paper = (protocol, reference, [text for text in changes if not text.startswith(("sweep.", "sweep_name="))])
+    if wanted is None:
         if single.is_first_rank():  # of torchrun's processes one is enough
-            reproduce_run(args.run, protocol, reference, config, changes, again=bool(changes))
+            with terminal.quiet() if args.json == "-" else contextlib.nullcontext():
+                record = _compared(runs, paper, again=bool(changes), folder=common_sweep(args.run))
+            _written(record, args.json)
         return
     # Not after hours of training: a row may ask for an evaluation that the model does not allow.
-    single.preflight(evaluation_modes(reference, wanted.config))
-    if (run_dir := single.start(wanted)) is not None:
-        reproduce_run(run_dir, protocol, reference, _written(run_dir), changes, again=False)
+    first = wanted.config if isinstance(wanted, single.SingleRun) else wanted.jobs[0].config
+    single.preflight(evaluation_modes(reference, first))
+    if isinstance(wanted, single.SingleRun):
+        run_dir = single.start(wanted)
+        if run_dir is not None:
+            _written(_compared([(run_dir, read_config(run_dir))], paper, again=False), args.json)
+        return
+    training = Training(overrides, Where(args.config_dir), False, [], argv, command="reproduce")
+    done = sweep.run_jobs(wanted, training)
+    runs = [(done.run_dir(job.name), read_config(done.run_dir(job.name))) for job in wanted.jobs]
+    _written(_compared(runs, paper, again=False, folder=done.path), args.json)
+
+
+def _compared(
+    runs: list[tuple[Path, dict[str, Any]]],
+    paper: tuple[dict[str, Any], Reference, list[str]],
+    again: bool,
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    """One run beside the paper, or the mean of several."""
+    protocol, reference, changes = paper
+    if len(runs) == 1 and folder is None:
+        from metalearn.runs.reproduce import reproduce_run
+
+        (run_dir, config), *_ = runs
+        return reproduce_run(run_dir, protocol, reference, config, changes, again)
+    from metalearn.runs.reproduce_seeds import reproduce_seeds
+
+    return reproduce_seeds(runs, protocol, reference, changes, again, folder)
+
+
+def _asked(composing: Composer, overrides: list[str]) -> single.SingleRun | sweep.JobSweep:
+    """One run, or one for each seed; UserError where something else varies too."""
+    asked = asked_sweep(composing, shared_config(composing, overrides), overrides, False)
+    if asked is None:
+        return single_run(composing, overrides)
+    varied = {choice.key for job in asked.jobs for choice in job} - {"seed"}
+    if asked.search is not None or varied:
+        over = ", ".join(sorted(varied)) or "a search space"
+        raise UserError(f"reproduce trains one run, or one for each seed; {overrides[0]} is a sweep over {over}")
+    return sweep.JobSweep(asked, composed_jobs(composing, asked))
+
+
+def _written(record: dict[str, Any], file: str | None) -> None:
+    if file is not None:
+        write(file, json_text(record), "--json")
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--run", metavar="RUN_DIR", type=Path)
+    parser.add_argument("--run", metavar="RUN_DIR", type=Path, action="append", default=[])
+    parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--config-dir")
     parser.add_argument("overrides", nargs="*")
     args = parsed(parser, argv)
     if not args.overrides or "=" in args.overrides[0]:
         raise UserError("reproduce needs an experiment: metalearn reproduce EXPERIMENT [key=value ...]")
+    if args.json == "-" and not args.run:
+        raise UserError("--json - goes with --run, as training prints its lines to stdout: --json FILE")
     args.overrides = [with_quoted_home(override) for override in args.overrides]
     return args
-
-
-def _written(run_dir: Path) -> dict[str, Any]:
-    from metalearn.runs.directory import read_config
-
-    return read_config(run_dir)

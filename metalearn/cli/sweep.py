@@ -37,8 +37,12 @@ class SearchSweep:
     corners: list[dict[str, Any]]
 
 
-def run_jobs(wanted: JobSweep, training: Training) -> None:
-    """Stores the jobs and runs those that are missing."""
+def run_jobs(wanted: JobSweep, training: Training) -> SweepDir:
+    """Stores the jobs and runs those that are missing; returns the sweep's directory.
+
+    Raises:
+        RunFailed: not all of them are done; the console said which.
+    """
     _refuse_torchrun()
     asked, jobs = wanted.asked, wanted.jobs
     sweep = SweepDir(asked.directory)
@@ -49,7 +53,7 @@ def run_jobs(wanted: JobSweep, training: Training) -> None:
 
         preflight(missing)
         run = runner(asked)
-    sweep, command = _named(asked, training.argv)
+    sweep, command = _named(asked, training)
     sweep.store(jobs, command)
     names = [job.name for job in jobs]
     done = [sweep.status(name) for name in names].count(Status.DONE)
@@ -59,6 +63,7 @@ def run_jobs(wanted: JobSweep, training: Training) -> None:
         retry = "" if asked.settings["retry_failed"] else "; with sweep.retry_failed=true to run failed jobs once more"
         terminal.error_line(f"not all jobs are done; the same command runs what is missing{retry}: {command}")
         raise RunFailed
+    return sweep
 
 
 def search(wanted: SearchSweep, training: Training) -> None:
@@ -73,7 +78,7 @@ def search(wanted: SearchSweep, training: Training) -> None:
     SweepDir(asked.directory).check([], kept(settings))
     preflight(wanted.corners)
     slots = places(asked.settings)
-    sweep, command = _named(asked, training.argv)
+    sweep, command = _named(asked, training)
     sweep.store([], command, kept(settings))
     trials = Trials(sweep, settings, _maker(asked, training), kind_of_tasks(wanted.corners[0]))
     terminal.say(f"sweep directory: {sweep.path}; {len(trials)} of {settings['trials']} trials are left")
@@ -113,9 +118,9 @@ def _refuse_torchrun() -> None:
         raise UserError("torchrun starts the processes of one run: a sweep's jobs want a torchrun each")
 
 
-def _named(asked: ask.Sweep, argv: list[str]) -> tuple[SweepDir, str]:
+def _named(asked: ask.Sweep, training: Training) -> tuple[SweepDir, str]:
     """The sweep's directory, a new one where the user named none, and the command that continues it."""
-    command = with_plugins(["metalearn", "train", *argv])
+    command = with_plugins(["metalearn", training.command, *training.argv])
     if asked.named:
         return SweepDir(asked.directory), command
     sweep = SweepDir(make_directory(asked.directory, named=False))

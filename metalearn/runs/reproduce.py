@@ -72,16 +72,32 @@ def reproduce_run(
     from metalearn.engine.ranks import launched
     from metalearn.report import results as shown
     from metalearn.runs.evaluation import write_or_say
-    from metalearn.runs.record import read_results
 
     if not launched().first:
         return {}  # the first of torchrun's processes evaluates and writes
+    record = compared_with_paper(run_dir, protocol, reference, config, overrides, again)
+    shown.reproduction(record)  # before it is written: what cannot be written must not be lost
+    write_or_say(run_dir / "reproduction.json", record)
+    return record
+
+
+def compared_with_paper(
+    run_dir: Path,
+    protocol: dict[str, Any],
+    reference: Reference,
+    config: dict[str, Any],
+    overrides: list[str],
+    again: bool,
+) -> dict[str, Any]:
+    """What `reproduce_run` writes, with the same arguments and errors; prints and writes nothing but new evaluations."""
+    from metalearn.runs.record import read_results
+
     results = read_results(run_dir)
     if results["status"] != "done":
         raise UserError(f"'{run_dir}' is not a finished run (status: {results['status']})")
     tests = _tests(run_dir, reference, config, overrides, None if again else results["test"])
     incomparable, factor = other_question(protocol, config), 100 if scale_of(results).percent else 1
-    record = {
+    return {
         "experiment": protocol["names"]["experiment"],
         "seed": results["seed"],
         "date": f"{datetime.now():%Y-%m-%d}",
@@ -93,9 +109,6 @@ def reproduce_run(
         "config": _without_places(config),
         "results": results,
     }
-    shown.reproduction(record)  # before it is written: what cannot be written must not be lost
-    write_or_say(run_dir / "reproduction.json", record)
-    return record
 
 
 def _tests(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import statistics
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from metalearn.runs import directory as files
 from metalearn.status import Status
 from metalearn.sweeps.directory import SweepDir
 
-_CUT = re.compile(r"-[0-9a-f]{6}$")  # the end of a job's name that does not hold all that varies
+_BEST = "  (best)"
 
 
 def job_rows(sweep: SweepDir) -> list[dict[str, Any]]:
@@ -57,18 +56,26 @@ def write_summary(sweep: SweepDir) -> list[dict[str, Any]]:
 
 
 def report(sweep: SweepDir) -> list[dict[str, Any]]:
-    """Writes the summary and prints its tables; returns the rows of the jobs."""
+    """Writes the summary and prints its tables, the best on top; returns the rows of the jobs in the order of the sweep."""
     rows = write_summary(sweep)
-    columns = _Columns.of(rows)
-    searched = sweep.search() is not None
+    columns, searched, over_seeds = _Columns.of(rows), sweep.search() is not None, seed_rows(rows)
     head = [*columns.head, *_head(rows, searched), "directory"]
+    best = None if over_seeds or searched else best_of(rows)
     sweep_table(
         head,
-        [[*columns.cells(row), *_cells(row, searched), str(sweep.run_dir(row["job"]))] for row in rows],
+        [
+            [*columns.cells(row), *_cells(row, searched, best), str(sweep.run_dir(row["job"]))]
+            for row in _shown(sweep, rows)
+        ],
         status_column=len(columns.head),
     )
-    if over_seeds := seed_rows(rows):
-        sweep_table(_seed_head(over_seeds), [_seed_cells(row) for row in over_seeds])
+    if over_seeds:
+        columns, best = _Columns.of(over_seeds), best_of(over_seeds)
+        terminal.say("over seeds:")
+        sweep_table(
+            [*columns.head, *_seed_head(over_seeds)],
+            [[*columns.cells(row), *_seed_cells(row, best)] for row in by_score(over_seeds)],
+        )
     terminal.say(f"summary: {sweep.path / 'summary.md'} (and .csv, .json)")
     return rows
 
@@ -93,15 +100,25 @@ def seconds_text(row: dict[str, Any]) -> str:
     return "" if row["seconds"] is None else duration(row["seconds"])
 
 
-class _Columns(NamedTuple):
-    """What tells the rows of a table apart: the jobs' names or, where names are cut, one column for every setting that varies."""
+def by_score(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of jobs, or of groups of seeds, the best test score first; those without one follow in their order."""
+    return sorted(rows, key=_score_rank)
 
-    keys: list[str]  # the settings; none where the names are whole
+
+def best_of(rows: list[dict[str, Any]]) -> str | None:
+    """The name of the row with the best test score; None where fewer than two have one."""
+    scored = [row for row in rows if row[_scale(row).score] is not None]
+    return by_score(scored)[0]["job"] if len(scored) > 1 else None
+
+
+class _Columns(NamedTuple):
+    """What tells the rows of a table apart: one column for every setting that varies; the name where none does."""
+
+    keys: list[str]  # the settings
 
     @classmethod
     def of(cls, rows: list[dict[str, Any]]) -> _Columns:
-        cut = any(_CUT.search(row["job"]) for row in rows)
-        return cls(list(dict.fromkeys(key for row in rows for key in row["choices"])) if cut else [])
+        return cls(list(dict.fromkeys(key for row in rows for key in row["choices"])))
 
     @property
     def head(self) -> list[str]:
@@ -134,6 +151,17 @@ def _rank(row: dict[str, Any]) -> tuple[bool, bool, float]:
     kind = _scale(row)
     score = row[f"val_{kind.score}"]
     return row["status"] != Status.DONE, score is None, (-1 if kind.higher_is_better else 1) * (score or 0.0)
+
+
+def _score_rank(row: dict[str, Any]) -> tuple[bool, float]:
+    kind = _scale(row)
+    score = row[kind.score]
+    return score is None, (-1 if kind.higher_is_better else 1) * (score or 0.0)
+
+
+def _shown(sweep: SweepDir, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As tables show them: the best first. A search has ordered its trials by validation."""
+    return rows if sweep.search() is not None else by_score(rows)
 
 
 def _job_row(
@@ -208,16 +236,22 @@ def _csv(rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:
 
 def _markdown(sweep: SweepDir, rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:
     searched, columns = sweep.search() is not None, _Columns.of(rows)
-    number = ["run"] if columns.keys else []
-    cells = []
-    for row in rows:
-        first, *others = columns.cells(row)
-        named = [f"[run]({row['directory']})", first] if number else [f"[{first}]({row['directory']})"]
-        cells.append([*named, *others, *_cells(row, searched), row["error"] or ""])
-    head = [*number, *columns.head, *_head(rows, searched), "error"]
-    lines = [f"# {sweep.path.name}", "", *markdown_table(head, cells)]
+    best = None if over_seeds or searched else best_of(rows)
+    cells = [
+        [
+            f"[{row['job'].partition('-')[0] if searched else 'run'}]({row['directory']})",
+            *columns.cells(row),
+            *_cells(row, searched, best),
+            row["error"] or "",
+        ]
+        for row in _shown(sweep, rows)
+    ]
+    jobs = markdown_table(["run", *columns.head, *_head(rows, searched), "error"], cells)
+    lines = [f"# {sweep.path.name}", "", *jobs]
     if over_seeds:
-        lines += ["", *markdown_table(_seed_head(over_seeds), map(_seed_cells, over_seeds))]
+        columns, best = _Columns.of(over_seeds), best_of(over_seeds)
+        means = [[*columns.cells(row), *_seed_cells(row, best)] for row in by_score(over_seeds)]
+        lines = [lines[0], "", *markdown_table([*columns.head, *_seed_head(over_seeds)], means), "", *jobs]
     return "\n".join(lines) + "\n"
 
 
@@ -229,15 +263,16 @@ def _head(rows: list[dict[str, Any]], searched: bool) -> list[str]:
     return ["status", *(["validation"] if searched else []), _score_name(rows), "time"]
 
 
-def _cells(row: dict[str, Any], searched: bool) -> list[str]:
+def _cells(row: dict[str, Any], searched: bool, best: str | None) -> list[str]:
     """The cells under `_head`."""
-    return [row["status"], *([val_text(row)] if searched else []), score_text(row), seconds_text(row)]
+    score = score_text(row) + (_BEST if row["job"] == best else "")
+    return [row["status"], *([val_text(row)] if searched else []), score, seconds_text(row)]
 
 
 def _seed_head(rows: list[dict[str, Any]]) -> list[str]:
-    return ["over seeds", "seeds", f"mean {_score_name(rows)}, ± 95 % interval over seeds", "standard deviation"]
+    return ["seeds", f"mean {_score_name(rows)}, ± 95 % interval over seeds", "standard deviation"]
 
 
-def _seed_cells(row: dict[str, Any]) -> list[str]:
+def _seed_cells(row: dict[str, Any], best: str | None) -> list[str]:
     std = "" if row["std"] is None else _scale(row).text(row["std"])
-    return [row["job"], row["status"], score_text(row), std]
+    return [row["status"], score_text(row) + (_BEST if row["job"] == best else ""), std]

@@ -174,7 +174,7 @@ def test_it_brings_a_kind_of_task(
     assert f"test 10-shot: mae {test} (95 % interval" in said
     monkeypatch.setenv(plugins.VARIABLE, "")  # the summary is read without the package
     write_summary(SweepDir(sweep))
-    assert f"| [seed=0](seed=0) | done | {test} |" in (sweep / "summary.md").read_text()
+    assert f"| [run](seed=0) | 0 | done | {test} |" in (sweep / "summary.md").read_text()
     assert leaves_with("eval", str(sweep / "seed=0"), "--plugins", "mylab") == 0
     assert f"test 10-shot: mae {test} (95 % interval" in capfd.readouterr().out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+import metalearn
 from metalearn.cli.main import main
 from metalearn.config.files import choices, conf_dir
 from metalearn.errors import UserError
@@ -18,6 +20,8 @@ from metalearn.report import results as shown
 from metalearn.report import terminal
 from metalearn.runs.reference import Row, read_reference
 from metalearn.runs.reproduce import changed_settings, evaluation_modes, other_question
+from metalearn.runs.reproduce_seeds import over_seeds
+from metalearn.sweeps.directory import SweepDir
 from tests.compose import compose
 
 ROW = {"score": "accuracy", "transductive": None, "reported": 50.0, "interval": 0.5, "band": 0.0}
@@ -364,6 +368,7 @@ def test_mistakes_are_one_line_and_leave_nothing(capsys: pytest.CaptureFixture[s
         (["short/protonet_omniglot_5w1s", "seed=0,1"], "'seed=0,1': several values need -m"),
         (["short/protonet_omniglot_5w1s", "-m"], "no flag named '-m'"),
         (["short/protonet_omniglot_5w1s", "--run", "nowhere"], "'nowhere' is no directory"),
+        (["short/protonet_omniglot_5w1s", "--json", "-"], "--json - goes with --run"),
         (["short/protonet_omniglot_5w1s", "--config-dir", "nowhere"], "--config-dir: 'nowhere' is no directory"),
     ):
         assert refused(capsys, *argv).startswith(said)
@@ -379,11 +384,83 @@ def test_an_experiment_that_reproduces_nothing(capsys: pytest.CaptureFixture[str
     )
 
 
-def test_a_sweep_is_not_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_over_more_than_seeds_is_not_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     experiment("protonet", {"a": {}})
     file = Path("own/experiment/tiny.yaml")
-    file.write_text(file.read_text() + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 3,4\n")
-    assert "experiment=tiny is a sweep" in refused(capsys, "tiny", "--config-dir", "own")
+    file.write_text(file.read_text() + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      train.lr: 0.1,0.2\n")
+    said = refused(capsys, "tiny", "--config-dir", "own", "sweep.seeds=2")
+    assert said == "reproduce trains one run, or one for each seed; experiment=tiny is a sweep over train.lr"
+    assert not Path("outputs").exists()
+
+
+def test_seeds_are_trained_continued_and_compared_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    experiment("maml", {"as trained": {"band": 99.9}, "alone": {"transductive": False}})
+    words = ["reproduce", "tiny", "--config-dir", "own", "sweep.seeds=2", "sweep_name=both", "algorithm.inner_lr=0.25"]
+    main([*words, "--json", "whole.json"])
+    folder = Path("outputs/multirun/both")
+    whole = json.loads((folder / "reproduction.json").read_text())
+    assert json.loads(Path("whole.json").read_text()) == whole
+    each = [json.loads((folder / f"seed={seed}" / "reproduction.json").read_text()) for seed in (0, 1)]
+    assert [record["seed"] for record in each] == whole["seeds"] == [0, 1]
+    assert whole["runs"] == ["seed=0", "seed=1"]
+    for number, row in enumerate(whole["rows"]):
+        ours = [record["rows"][number]["ours"] for record in each]
+        assert row["each"] == ours
+        assert row["ours"] == pytest.approx(sum(ours) / 2)
+        assert row["std"] == pytest.approx(abs(ours[0] - ours[1]) / 2**0.5)
+        assert row["ci95_seeds"] == pytest.approx(12.7062 * abs(ours[0] - ours[1]) / 2, rel=1e-4, abs=1e-9)
+        assert row["ci95"] == pytest.approx(sum(record["rows"][number]["ci95"] for record in each) / 2)
+    assert whole["changed"] == {"algorithm.inner_lr": {"experiment": 0.5, "run": 0.25}}
+    assert whole["overrides"] == each[0]["overrides"] == ["algorithm.inner_lr=0.25"], "without what is the sweep's"
+    out = capsys.readouterr().out
+    assert out.count("  - 4 steps; theirs 40,000") == 1
+    assert out.count("tiny: Somebody 2021") == 1
+    assert SweepDir(folder).commands() == [f"metalearn {' '.join(words)} --json whole.json"]
+    before = [(folder / f"seed={seed}" / "last.pt").stat().st_mtime_ns for seed in (0, 1)]
+    main(words)
+    assert [(folder / f"seed={seed}" / "last.pt").stat().st_mtime_ns for seed in (0, 1)] == before, "nothing is missing"
+    capsys.readouterr()
+    runs = [word for seed in (0, 1) for word in ("--run", str(folder / f"seed={seed}"))]
+    main(["reproduce", "tiny", "--config-dir", "own", *runs, "--json", "-"])
+    assert [row["each"] for row in json.loads(capsys.readouterr().out)["rows"]] == [
+        row["each"] for row in whole["rows"]
+    ]
+    (folder / "reproduction.json").unlink()
+    main(["reproduce", "tiny", "--config-dir", "own", "--run", str(folder)])
+    again = json.loads((folder / "reproduction.json").read_text())
+    assert [row["each"] for row in again["rows"]] == [row["each"] for row in whole["rows"]]
+    record = metalearn.reproduce("tiny", runs=[folder / "seed=0", folder / "seed=1"], config_dir="own")
+    assert [row["each"] for row in record["rows"]] == [row["each"] for row in whole["rows"]]
+    shutil.copytree(folder / "seed=0", "copy")
+    said = refused(capsys, "tiny", "--config-dir", "own", *runs, "--run", "copy")
+    assert said == "'outputs/multirun/both/seed=0' and 'copy' have the same seed, 0"
+
+
+def test_from_python_seeds_are_trained_too() -> None:
+    experiment("protonet", {"a": {}})
+    record = metalearn.reproduce("tiny", "sweep_name=py", "eval.tasks=4", seeds=[3, 5], config_dir="own")
+    assert (record["seeds"], record["rows"][0]["tasks"]) == ([3, 5], 4)
+    assert record == json.loads(Path("outputs/multirun/py/reproduction.json").read_text())
+    with pytest.raises(UserError, match="seeds to train or finished runs"):
+        metalearn.reproduce("tiny", seeds=[0], runs=["run"], config_dir="own")
+
+
+def test_the_mean_over_seeds_and_its_verdict() -> None:
+    def record(seed: int, ours: float | None) -> dict[str, Any]:
+        row = ROW | {"name": "a", "ours": ours, "ci95": 0.1, "ci95_classes": 0.3, "tasks": 9, "difference": 0.0}
+        paper = dict.fromkeys(("experiment", "paper", "table", "url", "interval_over", "differences"))
+        return paper | {"seed": seed, "rows": [row | {"band": 49.0}], "overrides": [], "changed": {}}
+
+    (row,) = over_seeds([record(0, 50.0), record(1, 51.0), record(2, 52.0)], [])["rows"]
+    assert (row["ours"], row["std"], row["difference"]) == (51.0, 1.0, 1.0)
+    assert row["ci95_seeds"] == pytest.approx(4.302653 / 3**0.5)
+    assert row["verdict"] == "undecided", "2.48 over seeds is more than the 2 to the band"
+    (row,) = over_seeds([record(0, 51.0), record(1, 51.0)], [])["rows"]
+    assert row["verdict"] == "reproduced"
+    (row,) = over_seeds([record(0, 51.0), record(1, 51.0)], ["task.ways"])["rows"]
+    assert row["verdict"] == "not comparable: task.ways differs"
+    (row,) = over_seeds([record(0, 51.0), record(1, None)], [])["rows"]
+    assert (row["ours"], row["verdict"]) == (None, "not scored")
 
 
 def test_what_the_model_does_not_allow_is_refused_before_training(capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,8 +166,8 @@ def test_the_summary_has_the_best_trial_by_validation_first() -> None:
         written = [(row["job"], row["status"], row["val_accuracy"]) for row in csv.DictReader(file)]
     assert written[3:] == [("trial=1", "pruned", "0.8"), ("trial=3", "pending", "")]
     text = (sweep.path / "summary.md").read_text()
-    assert "| job | status | validation | accuracy | time | error |" in text
-    assert "| [trial=1](trial=1) | pruned | 80.00 % |  |  |  |" in text
+    assert "| run | train.lr | status | validation | accuracy | time | error |" in text
+    assert "| [trial=1](trial=1) | 1 | pruned | 80.00 % |  |  |  |" in text
 
 
 def test_another_search_under_the_same_name_is_refused() -> None:

@@ -25,7 +25,7 @@ from metalearn.cli.main import main
 from metalearn.config.files import slug
 from metalearn.errors import UserError
 from metalearn.sweeps import pool as sweeps
-from metalearn.sweeps import queue
+from metalearn.sweeps import queue, summary
 from metalearn.sweeps import slots as slots_module
 from metalearn.sweeps.directory import Job, SweepDir
 from metalearn.sweeps.launchers import _saved_before_requeue
@@ -184,7 +184,9 @@ def test_a_regression_is_summed_up_by_its_error() -> None:
         (sweep.run_dir(name) / "results.json").write_text(json.dumps(record))
     rows = write_summary(sweep)
     assert [row["mse"] for row in rows] == [0.5, 0.25]
-    assert "| [seed=0](seed=0) | done | 0.5000 ± 0.0100 | 1:01 |  |" in (sweep.path / "summary.md").read_text()
+    text = (sweep.path / "summary.md").read_text()
+    assert "| [run](seed=0) | 0 | done | 0.5000 ± 0.0100 | 1:01 |  |" in text
+    assert text.index("seed=1") < text.index("seed=0"), "the smaller error is the better one"
     assert "mse,ci95,ci95_classes,std,seeds,val_mse" in (sweep.path / "summary.csv").read_text()
 
 
@@ -281,9 +283,9 @@ def test_other_jobs_are_added_to_a_sweep_of_the_same_name() -> None:
     main(["train", "-m", "seed=1,2", "sweep_name=mine"])
     assert names() == ["seed=0", "seed=1", "seed=2"]
     assert [call["job"] for call in calls(Path("outputs/multirun/mine"))] == ["seed=0", "seed=1", "seed=2"]
-    summary = json.loads(Path("outputs/multirun/mine/summary.json").read_text())
-    assert [row["job"] for row in summary["jobs"]] == names()
-    assert len(summary["commands"]) == 2
+    told = json.loads(Path("outputs/multirun/mine/summary.json").read_text())
+    assert [row["job"] for row in told["jobs"]] == names()
+    assert len(told["commands"]) == 2
 
 
 def test_a_job_that_would_now_be_another_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -344,13 +346,8 @@ def test_whatever_a_job_raises_fails_that_job_alone(capsys: pytest.CaptureFixtur
     assert "failed: RuntimeError: before the run could say anything" in err
     assert "Traceback" in (folder / "seed=112/run.log").read_text()
     assert "Traceback" not in err
-    table = [line.split() for line in out.splitlines() if line.startswith("seed=")]
-    assert [row[:2] for row in table] == [
-        ["seed=112", "failed"],
-        ["seed=114", "failed"],
-        ["seed=113", "failed"],
-        ["seed=1", "done"],
-    ]
+    table = [line.split() for line in out.splitlines() if "outputs/multirun/mine/seed=" in line]
+    assert [row[:2] for row in table] == [["1", "done"], ["112", "failed"], ["114", "failed"], ["113", "failed"]]
     assert "51.00 ± 1.00 %" in out
     for name in names():
         assert (folder / name / "run.log").read_text(), "the log of a job is not empty"
@@ -376,9 +373,9 @@ def test_in_a_pipe_a_job_says_when_it_starts_and_ends(places: int, capsys: pytes
 def test_the_summary_has_jobs_and_seeds_together() -> None:
     main(["train", "-m", "task.ways=5,7", "sweep.seeds=3", "sweep_name=mine"])
     folder = Path("outputs/multirun/mine")
-    summary = json.loads((folder / "summary.json").read_text())
-    assert [row["accuracy"] for row in summary["jobs"]] == [0.5, 0.51, 0.52] * 2
-    five, _ = summary["over_seeds"]
+    told = json.loads((folder / "summary.json").read_text())
+    assert [row["accuracy"] for row in told["jobs"]] == [0.5, 0.51, 0.52] * 2
+    five, _ = told["over_seeds"]
     assert five["choices"] == {"task.ways": 5}
     assert (five["accuracy"], five["seeds"]) == (pytest.approx(0.51), 3)
     assert five["std"] == pytest.approx(0.01)
@@ -387,8 +384,28 @@ def test_the_summary_has_jobs_and_seeds_together() -> None:
         rows = list(csv.DictReader(file))
     assert [(row["kind"], row["task.ways"]) for row in rows[5:]] == [("job", "7"), ("seeds", "5"), ("seeds", "7")]
     text = (folder / "summary.md").read_text()
-    assert "| [task.ways=5-seed=2](task.ways=5-seed=2) | done | 52.00 ± 1.00 % | 0:02 |  |" in text
-    assert "| task.ways=7 | 3 of 3 done | 51.00 ± 2.48 % | 1.00 % |" in text
+    assert "| [run](task.ways=5-seed=2) | 5 | 2 | done | 52.00 ± 1.00 % | 0:02 |  |" in text
+    assert "| task.ways | seeds | mean accuracy, ± 95 % interval over seeds | standard deviation |" in text
+    assert "| 7 | 3 of 3 done | 51.00 ± 2.48 % | 1.00 % |" in text
+
+
+def test_the_table_has_a_column_for_each_setting_and_the_best_on_top(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "-m", "seed=3,9,5", "sweep_name=mine"])
+    lines = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()]
+    first = next(number for number, line in enumerate(lines) if line[0] == "seed")
+    assert lines[first][:4] == ["seed", "status", "accuracy", "time"]
+    assert [line[0] for line in lines[first + 1 : first + 4]] == ["9", "5", "3"]
+    over = lines.index(["over seeds:"])
+    assert lines[over + 2][:3] == ["all", "3 of 3 done", "55.67 ± 7.59 %"]
+    assert not any("(best)" in cell for line in lines for cell in line), "there is one setting only"
+    main(["train", "-m", "task.ways=5,7", "seed=9,3", "sweep_name=more"])
+    rows = job_rows(SweepDir(Path("outputs/multirun/more")))
+    for row in rows:
+        row["accuracy"] += row["choices"]["task.ways"] / 100
+    assert summary.best_of(seed_rows(rows)) == "task.ways=7"
+    assert [row["choices"]["task.ways"] for row in summary.by_score(seed_rows(rows))] == [7, 5]
+    out = capsys.readouterr().out
+    assert out.count("(best)") == 1
 
 
 def test_the_summary_counts_only_what_is_done() -> None:
