@@ -5,6 +5,7 @@ Nothing slow is imported before a command needs it, so that `metalearn --help` a
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -129,7 +130,7 @@ def _run(argv: list[str]) -> None:
         os.environ[DEBUG] = "1"  # the processes that this one starts read it too
     try:
         _dispatch(without_plugins(argv))
-        sys.stdout.flush()
+        _flush()
     except UserError as error:
         _traceback_for_debugging()
         print(f"metalearn: error: {_with_origins(one_line(error))}", file=sys.stderr)
@@ -145,6 +146,20 @@ def _run(argv: list[str]) -> None:
         # The reader (`| head`) has gone; without this, Python complains once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _traceback_for_debugging()
+        print(f"metalearn: error: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _flush() -> None:
+    """Raises SystemExit with 1 where a part of the output could not be written, as on a full disk; a line on stderr says so."""
+    terminal = sys.modules.get("metalearn.report.terminal")  # where it was not needed, nothing was lost in it
+    if terminal is not None and terminal.STDOUT.lost:
+        raise SystemExit(1)
+    sys.stdout.flush()
 
 
 def _with_origins(message: str) -> str:

@@ -28,6 +28,7 @@ class _Stream:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self.lost = False  # whether something could not be written though somebody may want to read it: a full disk
 
     @property
     def _file(self) -> TextIO:
@@ -60,9 +61,14 @@ class _Stream:
             self._outlive(error)
 
     def _outlive(self, error: OSError) -> None:
-        """Sends all further output nowhere if the reader has gone (a closed pipe, a closed terminal): run.log has it too."""
+        """Sends all further output nowhere, since run.log has it too: the reader has gone (a closed pipe, a closed terminal), or the disk is full.
+
+        Of a full disk stderr says so once, and `lost` tells the command: a run that was trained for hours must still write its results.
+        """
         if error.errno not in (errno.EPIPE, errno.EIO):
-            raise error
+            self.lost = True
+            if self is STDOUT:
+                STDERR.write(f"stdout cannot be written: {error.strerror or error}\n")
         # On the file descriptor, so that what Python still holds in its buffer does not fail when it is flushed at exit.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._file.fileno())
@@ -156,9 +162,17 @@ def say(line: str) -> None:
 def table(head: list[str], rows: list[list[str]], style: Callable[[int, str], str] = lambda column, cell: "") -> None:
     """Prints a table: with lines on a terminal, where long cells are folded; elsewhere in columns of even width.
 
+    On a terminal that is too narrow for its columns, each row becomes a paragraph with a line for each cell.
+
     Args:
         style: of a cell, given the number of its column and its text, for a terminal; an empty text for none.
     """
+    if (
+        on_terminal() and _least_width(head, rows) > CONSOLE.width
+    ):  # folded, its cells would be columns of single letters
+        for row in rows:
+            say("\n".join(f"{title}: {cell}" for title, cell in zip(head, row, strict=True) if cell) + "\n")
+        return
     if on_terminal():
         framed = Table(*(Column(title, overflow="fold") for title in head))
         for row in rows:
@@ -168,6 +182,13 @@ def table(head: list[str], rows: list[list[str]], style: Callable[[int, str], st
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for row in [head, *rows]:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _least_width(head: list[str], rows: list[list[str]]) -> int:
+    """The columns of a terminal that a table with lines needs so that no word but a path is broken."""
+    columns = zip(head, *rows, strict=True)
+    words = ([word for cell in column for word in cell.split() if "/" not in word] for column in columns)
+    return 1 + sum(3 + max(map(len, column), default=1) for column in words)
 
 
 def close_log() -> None:
