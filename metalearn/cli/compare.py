@@ -67,11 +67,13 @@ def write(file: str, text: str, flag: str) -> None:
     """
     from metalearn import atomic
     from metalearn.report import terminal
+    from metalearn.runs.directory import refuse_run_file
 
     if file == "-":
         terminal.say(text.rstrip("\n"))
         return
     path = Path(file).expanduser()
+    refuse_run_file(path, flag)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write(path, text.encode())

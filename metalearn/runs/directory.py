@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ log = logging.getLogger("metalearn")
 # What TensorBoard's projector reads: the file that names the others, points, their classes, small images.
 PROJECTOR = ("projector_config.pbtxt", "embeddings.tsv", "embeddings_classes.tsv", "embeddings.png")
 _CHECKPOINTS = ("last.pt", "previous.pt", "best.pt")
+# What no other command may overwrite: nothing can make it again.
+_RUN_FILES = re.compile(
+    r"(config\.yaml|results\.json|metrics\.csv|test_tasks\.npz|test_classes\.json|run\.log|label\.txt|(best|last|previous)\.pt|"
+    r"events\.out\.tfevents\..*|(eval|grid)-.*\.(json|npz))"
+)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -62,7 +68,11 @@ def saved_config(run_dir: Path) -> DictConfig:
         UserError: there is none, naming the newest run below; or it holds interpolations, which a run does not write.
     """
     path = run_dir / "config.yaml"
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:  # of a folder that may not be entered
+        raise UserError(f"'{run_dir}' cannot be read: {error.strerror}") from error
+    if not there:
         below = sorted(run_dir.rglob("config.yaml"), key=lambda file: file.stat().st_mtime)
         hint = f"; the newest run below it is {below[-1].parent}" if below else ""
         raise UserError(f"'{run_dir}' {'has no config.yaml' if run_dir.is_dir() else 'is no directory'}{hint}")
@@ -119,6 +129,12 @@ def in_use(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def refuse_run_file(file: Path, flag: str) -> None:
+    """Raises UserError where `file`, which a command is asked to write, is one that a run keeps its state or its results in."""
+    if _RUN_FILES.fullmatch(file.name) and file.exists() and (file.parent / "config.yaml").is_file():
+        raise UserError(f"{flag} {file} is a file of the run in '{file.parent}': it is not overwritten")
+
+
 def clear(run_dir: Path, keep_checkpoints: bool) -> None:
     """Removes what must not stay when a run goes on: how it ended before, what a killed process left half written and, where there is nothing to go
     on from, all that the earlier attempt wrote but run.log.
@@ -147,12 +163,15 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"there is no {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def mapping(path: Path, content: Any) -> dict[str, Any]:
     """`content`, read from `path`; UserError where it is not a mapping."""
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no mapping but {type(content).__name__}")
+        held = "is empty" if content is None else f"holds no mapping but {type(content).__name__}"
+        raise UserError(f"{path} {held}")
     return content

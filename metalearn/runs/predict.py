@@ -16,6 +16,7 @@ from metalearn.errors import UserError
 from metalearn.runs.calibrate import calibrate, paper_of_run, why_not
 from metalearn.runs.calibration import Covered, in_set
 from metalearn.runs.classifier import Classifier, check, form_shape
+from metalearn.runs.directory import refuse_run_file
 from metalearn.runs.loaded import LoadedRun
 
 _TOGETHER = 256  # images in memory at a time
@@ -245,4 +246,5 @@ def check_target(path: str | None, flag: str) -> Path | None:
     file = Path(path).expanduser()
     if file.is_dir() or not file.parent.is_dir():
         raise UserError(f"{flag} {path} is no file in a folder that is there")
+    refuse_run_file(file, flag)
     return file

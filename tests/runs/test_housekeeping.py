@@ -61,6 +61,8 @@ def test_only_run_directories_are_removed(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds what no run writes: thesis\.tex"):
         removable(run)
     (run / "thesis.tex").unlink()
+    (run / "calibration-f181644a5507.json").write_text("{}")  # which predict keeps there
+    assert removable(run).path == run
     (tmp_path / "link").symlink_to(run)
     with pytest.raises(UserError, match="is a link"):
         removable(tmp_path / "link")

@@ -293,6 +293,13 @@ def test_mistakes_are_one_line(run: Path, here: Path, capsys: pytest.CaptureFixt
         (["run", *support, "--json", "--csv"], "only one of"),
         (["run", *support, "--uncalibrated", "--coverage", "0.9"], "exclude each other"),
         (["run", *support, "--save", "no/folder.pt"], "--save no/folder.pt"),
+        (
+            ["run", *support, "--save", "run/best.pt"],
+            "run/best.pt is a file of the run in 'run': it is not overwritten",
+        ),
+        (["run", *support, "--html", "run/results.json"], "it is not overwritten"),
+        (["run", "--support", "support", "--query", ""], "--query '' is no path"),
+        (["run", "--support", "", "--query", "query"], "--support '' is no path"),
         (["run", *support, "algorithm.nothing=1"], "no setting"),
         (["--adapted", "run/best.pt", "query"], "is a checkpoint of a run"),
         (["--adapted", "note.txt", "query"], "note.txt is not an intact"),

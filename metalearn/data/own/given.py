@@ -142,7 +142,8 @@ def read_support(root: str, form: Form) -> Support:
         raise UserError(f"{_SUPPORT} {root}: the class '{layout.empty[0]}' has no image")
     if layout.missing:
         raise UserError(
-            f"{_SUPPORT} {root} lists {len(layout.missing)} files that are not there, '{layout.missing[0]}' for one"
+            f"{_SUPPORT} {root} lists {'a file that is' if len(layout.missing) == 1 else f'{len(layout.missing)} files that are'} not there, "
+            f"'{layout.missing[0]}'{'' if len(layout.missing) == 1 else ' for one'}"
         )
     by_class: dict[str, list[tuple[str, NDArray[np.uint8]]]] = {}
     for path, content in layout.contents():
@@ -177,6 +178,8 @@ class Query(NamedTuple):
 def check_queries(words: list[str]) -> None:
     """Raises UserError where a path is not there."""
     for word in words:
+        if not word:  # of an unset shell variable; as a path it would stand for all that lies here
+            raise UserError(f"{_QUERY} '' is no path")
         if not Path(word).expanduser().exists():
             raise UserError(f"{_QUERY} {word} is not there")
 
