@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,10 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
         state = torch.load(path, map_location=device, weights_only=True)
         stated = state.pop("checksum", None) if isinstance(state, dict) else None
         computed = _checksum(state)
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # whatever torch's reader stumbles over in a damaged file
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not an intact checkpoint: {first_line}") from error
+        raise UserError(f"{path} is not an intact checkpoint: {_damage(path, error)}") from error
     if not isinstance(state, dict) or state.get("format") not in (FORMAT, _UNCHECKED):
         raise UserError(f"{path} was not written by this version of metalearn")
     if state["format"] != _UNCHECKED and stated != computed:
@@ -80,6 +82,15 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     if wrong:
         raise UserError(f"{path} is not a checkpoint of a run: no usable {', '.join(wrong)}")
     return state
+
+
+def _damage(path: Path, error: Exception) -> str:
+    """What is wrong with a file that torch cannot read; of one that is cut short torch says `Invalid argument`."""
+    if not path.stat().st_size:
+        return "it is empty"
+    if not zipfile.is_zipfile(path):  # its table of contents stands at its end
+        return "it is cut short, or something else"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 class Keeper:

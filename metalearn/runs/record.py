@@ -264,8 +264,9 @@ def read_results(run_dir: Path) -> dict[str, Any]:
         UserError: there is no results.json, or it is not a mapping.
     """
     path = run_dir / "results.json"
+    text = read_text(path)
     try:
-        results = json.loads(read_text(path))
+        results = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     return mapping(path, results)

@@ -21,6 +21,14 @@ def state(**changes: Any) -> dict[str, Any]:
     return {"step": 3, "model": model, "config": {"a": [1, None, "x", True]}, "train_classes": ["b"], **changes}
 
 
+def test_a_damaged_file_is_told_from_one_that_is_cut_short(tmp_path: Path) -> None:
+    file = tmp_path / "best.pt"
+    for content, said in ((b"", "it is empty"), (b"PK" + 300 * b"x", "it is cut short, or something else")):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=said):
+            checkpoint.load(file, torch.device("cpu"))
+
+
 def test_round_trip(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "last.pt", state())
     loaded = checkpoint.load(tmp_path / "last.pt", CPU)
