@@ -20,6 +20,9 @@ from metalearn.places import cache_dir
 from metalearn.tasks import TaskBatch
 
 log = logging.getLogger("metalearn")
+details = logging.getLogger(
+    "metalearn.file"
+)  # run.log alone, as metalearn.report.terminal says: few users ask for these numbers
 
 _ROUNDS = 3  # timed passes for each candidate; the fastest counts, as noise only ever adds
 _SECONDS = 5.0  # after which no further round is begun
@@ -43,15 +46,15 @@ def choose_task_chunk(
         tasks.tasks == 1 or tasks.uneven
     ):  # a task of uneven size is a batch by itself, and the next one is of another size
         return 1
-    log.info("choosing train.task_chunk: how many of %d tasks share a backward pass", tasks.tasks)
     most = min(tasks.tasks, _fitting(algorithm, tasks, config["precision"], meta_gradient))
     file = cache_dir() / "task_chunk" / f"{_setting(config, tasks)}.json"
     if (remembered := _read(file, tasks.tasks)) is not None:
         return remembered
+    log.info("measuring train.task_chunk: how many of %d tasks share a backward pass", tasks.tasks)
     sizes = sorted({size for size in (1, 4, 16, most) if size <= most})
     seconds = _measure(algorithm, tasks, sizes, config["precision"], meta_gradient)
     best = min(seconds, key=lambda size: seconds[size])
-    log.info(
+    details.info(
         "task_chunk: %d of %d tasks per backward pass (ms per step: %s)",
         best,
         tasks.tasks,
@@ -70,9 +73,11 @@ def _fitting(algorithm: Algorithm, tasks: TaskBatch, precision: str, meta_gradie
     free = free_bytes(device)
     fitting = fitting_tasks(per_task, free)
     if free is None or fitting is None:
-        log.info("memory: %.1f MiB per task", per_task / MIB)
+        details.info("memory: %.1f MiB per task", per_task / MIB)
         return tasks.tasks
-    log.info("memory: %.1f MiB per task, %.0f MiB free: %d tasks at a time fit", per_task / MIB, free / MIB, fitting)
+    details.info(
+        "memory: %.1f MiB per task, %.0f MiB free: %d tasks at a time fit", per_task / MIB, free / MIB, fitting
+    )
     return fitting
 
 

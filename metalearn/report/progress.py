@@ -17,6 +17,8 @@ from metalearn.report.text import duration
 
 _BYTES_SECONDS = 10.0  # between two lines about a file that comes or is read
 _BAR_SECONDS = 0.25  # between two changes of the bar that no number asks for
+_ESTIMATED = (3, 5.0)  # after so many steps and seconds it is said how long the whole will take
+_LONG = 60.0  # seconds; what takes less needs no such line
 LOG_SECONDS = 60.0  # at least every so many seconds a line, where nothing else is asked for
 
 
@@ -45,7 +47,7 @@ class Progress:
         self._latest: dict[str, float] = {}
         self._names = _names(ways)
         self._shown = 0.0
-        self._rate = _Rate()
+        self._rate, self._estimated = _Rate(), False
         self._line = _Line(done, total_steps, log_seconds)
         self._bar = _LiveBar(title, total_steps)
 
@@ -79,7 +81,18 @@ class Progress:
     def _show(self, step: int) -> str:
         left = self._rate.left(step, self._total_steps)
         self._bar.show(step, "  ".join(self._numbers()), left)
+        self._say_how_long(step)
         return left
+
+    def _say_how_long(self, step: int) -> None:
+        """Says once, after the first steps, how long training will take: the first tenth of a long run may be an hour away."""
+        seconds = None if self._estimated else self._rate.remaining(step, self._total_steps, *_ESTIMATED)
+        if seconds is None:
+            return
+        self._estimated = True
+        if seconds > _LONG:
+            steps = self._total_steps - step
+            terminal.log.info(f"training: about {duration(seconds)} for {steps:,} more steps")
 
     def _numbers(self) -> Iterable[str]:
         latest, kind = self._latest, self._kind
@@ -193,15 +206,20 @@ class _Rate:
     def __init__(self) -> None:
         self._first: tuple[int, float] | None = None
 
-    def left(self, count: int, total: int) -> str:
-        """`1:02 left`; nothing where all is done, or where nothing is known yet."""
+    def remaining(self, count: int, total: int, least: int = 1, seconds: float = 0.0) -> float | None:
+        """Seconds left; None where all is done, or nothing is known yet: before `least` counts and so many seconds after the first."""
         now = time.monotonic()
         if self._first is None:
             self._first = (count, now)
         first, since = self._first
-        if count >= total or count <= first:
-            return ""
-        return f"{duration((now - since) / (count - first) * (total - count))} left"
+        if count >= total or count < first + least or now - since < seconds:
+            return None
+        return (now - since) / (count - first) * (total - count)
+
+    def left(self, count: int, total: int) -> str:
+        """`1:02 left`; nothing where that is not known."""
+        seconds = self.remaining(count, total)
+        return "" if seconds is None else f"{duration(seconds)} left"
 
 
 class _Line:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> li
         each = "each inner step" if steps[-1] == len(after) else f"inner steps {', '.join(map(str, steps))}:"
         before = kind.text(test["per_step"][0], digits=1 if kind.percent else None)
         lines.append(f"before adaptation {before}; after {each} {_listed(after)}")
+        lines += _fewer_steps(kind, test["per_step"], [0, *steps], test["ci95"])
     several = {what: groups for what, groups in test.get("groups", {}).items() if len(groups) > 1}
     lines += [_grouped(kind, what, groups, test) for what, groups in several.items()]
     for name, score in test.get("further", {}).items():
@@ -138,6 +140,25 @@ def calibration_text(calibration: dict[str, Any]) -> str:
     ways = (("ece", "ECE {:.2%}"), ("nll", "NLL {:.4f}"), ("brier", "Brier {:.4f}"))
     texts = [form.format(value) for name, form in ways if (value := calibration.get(name)) is not None]
     return ", ".join(texts).replace("%", " %")
+
+
+def _fewer_steps(kind: Scale, scores: list[float], steps: Sequence[int], ci95: float | None) -> list[str]:
+    """A hint where fewer inner steps score better than all of them, by more than the interval over tasks.
+
+    Args:
+        scores: after each of `steps`, of which the first is no step.
+    """
+    finite = [(score, step) for score, step in zip(scores, steps, strict=True) if score is not None]
+    if not finite or scores[-1] is None or ci95 is None:
+        return []
+    best, step = max(finite) if kind.higher_is_better else min(finite)
+    if abs(best - scores[-1]) <= ci95:
+        return []
+    many = "no inner step scores" if step == 0 else f"{step} inner step{'s score' if step > 1 else ' scores'}"
+    text = kind.text(best, digits=1 if kind.percent else None)
+    return [
+        f"hint: {many} better here ({text}): a smaller algorithm.inner_lr, or fewer algorithm.test_inner_steps, may help"
+    ]
 
 
 def _image_size(shape: list[int]) -> str:

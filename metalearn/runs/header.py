@@ -13,12 +13,14 @@ def describe(config: dict[str, Any], parts: Parts) -> str:
     classes, train_task = len(parts.dataset.classes("train")), task["train"]
     origin = f"{classes} classes of {config['names']['dataset']}" if classes else config["names"]["dataset"]
 
+    together = config["train"]["meta_batch_size"]
+
     def ways(shape: dict[str, Any]) -> str:
         return f"{shape['ways']}-way, " if classes else ""
 
     training = (
         f"train: {ways(train_task)}{train_task['shots']} support + {train_task['queries']} query {'per class, ' if classes else ''}from "
-        f"{origin}, {config['train']['meta_batch_size']} tasks a step"
+        f"{origin}, {together} task{'' if together == 1 else 's'} a step"
         if config["train"]["steps"]
         else f"no outer steps, {origin}"
     )

@@ -25,6 +25,7 @@ from metalearn.engine.settings import Settings
 from metalearn.errors import UserError
 from metalearn.kinds import Scale
 from metalearn.report import results as shown
+from metalearn.report import terminal
 from metalearn.report.progress import Progress
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
@@ -149,7 +150,7 @@ def _train_and_test(
     attempt.kind, attempt.placement, attempt.notes = parts.dataset.kind, parts.placement, parts.dataset.notes
     log.info(describe(config, parts))
     if parts.placement is not None:
-        log.info("%s", parts.placement)
+        (terminal.file_log if parts.placement.place == "device" else log).info("%s", parts.placement)
     reported = state["outcome"]["reported"] if state else None
     if state is not None:
         log.info("going on after step %d", state["step"])

@@ -57,7 +57,9 @@ def test_slow_steps_are_measured_once(
     with caplog.at_level("INFO", "metalearn"):
         assert choose_task_chunk(config, algorithm, tasks, slow) == 4
     assert tried == [1, 4, 6]
-    assert caplog.records[0].message.startswith("choosing train.task_chunk")
+    on_console = [record.message for record in caplog.records if record.name == "metalearn"]
+    assert on_console == ["measuring train.task_chunk: how many of 6 tasks share a backward pass"]
+    assert "task_chunk: 4 of 6 tasks per backward pass" in caplog.text
 
 
 def test_measured_once_and_changing_nothing(

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs.made_runs import config_of, make_run
+
 # Logs as a run does, through the shipped YAML; RUN stands for what a test does.
 SCRIPT = """
 import logging, logging.config, multiprocessing, sys, time
@@ -186,7 +188,26 @@ with Progress(400, "x", done=80, log_seconds=30) as progress:
             progress.update(step, {})
 """
     )
-    assert on_pipe(run, tmp_path) == "step 100/400 (25 %)  5:00 left\n"
+    lines = on_pipe(run, tmp_path).splitlines()
+    assert lines == ["training: about 5:14 for 314 more steps", "step 100/400 (25 %)  5:00 left"]
+
+
+def test_after_the_first_steps_of_a_long_training_its_length_is_said_once(tmp_path: Path) -> None:
+    run = (
+        CLOCK
+        + """
+def trained(total, seconds):
+    with Progress(total, "x", log_seconds=1e9) as progress:
+        progress.update(0, {})
+        for step in range(1, 9):
+            wait(seconds)
+            progress.update(step, {})
+trained(10_001, 1.0)
+trained(50, 1.0)
+"""
+    )
+    lines = on_pipe(run, tmp_path).splitlines()
+    assert [line for line in lines if not line.startswith("step ")] == ["training: about 2:46:36 for 9,996 more steps"]
 
 
 def test_a_pipe_gets_a_line_every_so_many_seconds_as_well(tmp_path: Path) -> None:
@@ -199,7 +220,7 @@ with Progress(1000, "x", log_seconds=30) as progress:
         wait(10)
 """
     )
-    lines = on_pipe(run, tmp_path).splitlines()
+    lines = [line for line in on_pipe(run, tmp_path).splitlines() if line.startswith("step ")]
     assert [re.findall(r"step (\d+)", line) for line in lines] == [["15"], ["30"], ["45"], ["60"], ["75"], ["90"]]
 
 
@@ -343,12 +364,23 @@ def test_a_closed_terminal_does_not_end_the_run(tmp_path: Path) -> None:
     assert len(progress_lines((tmp_path / "run.log").read_text())) == 10
 
 
-def test_stdout_that_fails_otherwise_is_not_passed_over(tmp_path: Path) -> None:
-    run = f"results.result_panel({RESULTS!r})"
+def test_a_full_disk_behind_stdout_is_said_once_and_ends_no_run(tmp_path: Path) -> None:
+    run = f"train()\nresults.result_panel({RESULTS!r})\nPath('end').touch()\nassert terminal.STDOUT.lost"
     with open("/dev/full", "w") as full:
         done = subprocess.run(command(run), cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE)
-    assert done.returncode != 0
-    assert b"No space left" in done.stderr
+    assert (done.returncode, done.stderr) == (0, b"stdout cannot be written: No space left on device\n")
+    assert (tmp_path / "end").exists()
+    assert len(progress_lines((tmp_path / "run.log").read_text())) == 10
+
+
+@pytest.mark.parametrize("words", [["--version"], ["runs", "."]], ids=["print", "say"])
+def test_a_command_whose_output_is_lost_fails(tmp_path: Path, words: list[str]) -> None:
+    make_run(tmp_path / "run", config=config_of("a"))
+    with open("/dev/full", "w") as full:
+        started = [sys.executable, "-m", "metalearn", *words]
+        done = subprocess.run(started, cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert re.fullmatch(rb".*No space left on device\n", done.stderr)  # one line
 
 
 def test_the_result_on_a_pipe(tmp_path: Path) -> None:
@@ -394,6 +426,26 @@ def test_the_result_without_inner_steps_in_a_poor_encoding_and_elsewhere(tmp_pat
         "run directory: /elsewhere/a/run",
         "metalearn tensorboard /elsewhere/a",
     ]
+
+
+def test_a_result_that_fewer_inner_steps_would_better_says_so(tmp_path: Path) -> None:
+    hint = "hint: {} better here ({}): a smaller algorithm.inner_lr, or fewer algorithm.test_inner_steps, may help"
+    for scores, said in (
+        ([0.201, 0.476, 0.408, 0.342], hint.format("1 inner step scores", "47.6 %")),
+        ([0.301, 0.276, 0.288, 0.242], hint.format("no inner step scores", "30.1 %")),
+        ([0.201, 0.342, 0.476, 0.475], None),  # within the interval
+    ):
+        results = {**RESULTS, "test": {**RESULTS["test"], "accuracy": scores[-1], "per_step": scores}}  # type: ignore[dict-item]
+        lines = on_pipe(f"results.result_panel({results!r})", tmp_path).splitlines()
+        assert [line for line in lines if line.startswith("hint")] == ([said] if said else [])
+
+
+def test_a_table_on_a_narrow_terminal_has_a_line_for_each_cell(tmp_path: Path) -> None:
+    run = "terminal.table(['status', 'score', 'run'], [['done', '41.33 ± 3.62 %', 'outputs/' + 30 * 'x']])"
+    wide = ESCAPE.sub("", Terminal(run, tmp_path).read())
+    assert "│ done" in wide
+    narrow = ESCAPE.sub("", Terminal(run, tmp_path, columns=20).read()).replace("\r", "")
+    assert narrow.split("\n")[:3] == ["status: done", "score: 41.33 ± 3.62 %", f"run: outputs/{30 * 'x'}"]
 
 
 def test_the_result_on_a_terminal_is_framed(tmp_path: Path) -> None:
