@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check format bench docs notebook clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -40,6 +40,10 @@ format: $(INSTALLED)  ## format the code and mend what the linter can
 
 bench: $(INSTALLED)  ## speed beside learn2learn, compared with the stored ratios (minutes, offline)
 	$(BIN)/metalearn bench tasks steps --quick --against benchmarks/results/pinned.json
+
+docs: $(INSTALLED)  ## build the documentation site, offline: build/site/index.html
+	$(BIN)/python scripts/config_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file scripts/mkdocs.yml
 
 clean:  ## remove what was built, not what runs wrote
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
