@@ -1,7 +1,7 @@
 """SimpleShot (Wang, Chao, Weinberger and van der Maaten 2019, https://arxiv.org/abs/1911.04623): the nearest class mean of given features.
 
 Nothing is learned for a task. Features are left as they are, divided by their length, or centred by the mean feature of the training images and
-then divided by their length (section 3.2: UN, L2N, CL2N); a class is the mean of its transformed support features, and a query belongs to the
+then divided by their length (UN, L2N, CL2N in the paper); a class is the mean of its transformed support features, and a query belongs to the
 nearest of them.
 
 The features come from a backbone that was trained before: from `train.init` or a pre-trained one. As in the paper, nothing trains here by

@@ -5,7 +5,8 @@ T tasks, N ways, K shots, Q queries per class, D features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from metalearn.tasks import TaskBatch
 
 
 class FeatureTransform(nn.Module):
-    """The three ways to prepare features of Wang, Chao, Weinberger and van der Maaten 2019 (https://arxiv.org/abs/1911.04623, section 3.2).
+    """The three ways to prepare features of Wang, Chao, Weinberger and van der Maaten 2019 (SimpleShot, https://arxiv.org/abs/1911.04623).
 
     Args:
         kind: "none" leaves features as they are (UN in the paper); "l2" divides each by its length (L2N); "centred_l2" first takes the mean
@@ -86,3 +87,10 @@ class FeatureLearner(EmbeddingLearner):
         """Support [T, N*K, D] and queries [T, N*Q, D], which pass the backbone together, as in training."""
         support, queries = self.embed_together(tasks)
         return self.transform(support), self.transform(queries)
+
+
+@contextlib.contextmanager
+def exact(features: Tensor) -> Iterator[Tensor]:
+    """The features in at least float32, and no autocast: systems of equations have no bfloat16."""
+    with torch.autocast(features.device.type, enabled=False):
+        yield features.float() if features.dtype in (torch.bfloat16, torch.float16) else features

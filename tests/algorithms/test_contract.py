@@ -200,7 +200,7 @@ def test_beats_chance_after_a_few_dozen_steps(name: str, easy: ImageClasses, sou
         meta_gradient(algorithm, tasks.tasks(4 * step, 4, TaskShape(5, 1, 5)), 4, "fp32")
         optimizer.step()
     scores = evaluate(algorithm, source("test"), TaskShape(5, 1, 5), 50, 25, stepwise=False)
-    assert scores.mean - scores.ci95 > 0.5, "chance is 0.2"
+    assert scores.mean - scores.ci95 > (0.5 if algorithm.trains else 0.3), "chance is 0.2"
 
 
 def test_outer_steps_are_refused_where_they_could_not_change_it(name: str, easy: ImageClasses) -> None:

@@ -32,7 +32,7 @@ def random_task(ways: int = 3, shots: int = 2, queries: int = 4, dim: int = 7) -
 
 @pytest.mark.parametrize("transform", ["none", "l2", "centred_l2"])
 def test_distances_are_those_of_the_authors_formula(transform: str) -> None:
-    """UN, L2N and CL2N as section 3.2 has them, in numpy, one query at a time."""
+    """UN, L2N and CL2N as the authors compute them, in numpy, one query at a time."""
     algorithm, (support, queries) = learner(transform), random_task()
     training = torch.randn(50, 7) + torch.arange(7)
     algorithm.fit(iter(torch.split(training, 8)))
