@@ -46,7 +46,7 @@ _OFFERED = {
     "records": ("compare", "list_runs", "progress", "tensorboard"),
     "reproducing": ("reproduce",),
     "run": ("Prediction", "Run", "load"),
-    "trained": ("evaluate", "evaluate_grid", "predict"),
+    "trained": ("evaluate", "evaluate_grid", "export", "predict"),
     "training": ("sweep", "train"),
 }
 
