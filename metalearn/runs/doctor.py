@@ -34,6 +34,7 @@ _USES = {
     "ray": "sweeps on a Ray cluster",
     "optuna": "searches (sweep.search)",
     "export": "metalearn export",
+    "timm": "backbone=timm",
 }
 _GB = 1e9
 _FAULT_GB, _WARNING_GB = 0.2, 5.0  # free on a disk: a run with its checkpoints; the larger data sets, converted

@@ -77,13 +77,13 @@ def source_of(
     if run_dir is not None:
         results = results_of(run_dir)
         run = load_run(run_dir, composed(saved_config(run_dir)) | {"device": "cpu"}, results)
-        _check_exportable(run.algorithm, with_classes=bool(support or adapted))
+        check_exportable(run.algorithm, with_classes=bool(support or adapted))
     if adapted is not None:
         file = Path(adapted).expanduser()
         state = read_saved(file)
         config = composed(stored_config(file, state["config"])) | {"device": "cpu"}
         learned = Learned(load_classifier(file, state, config), None, None, ())
-        _check_exportable(learned.classifier.algorithm, with_classes=True)
+        check_exportable(learned.classifier.algorithm, with_classes=True)
     elif support is not None:
         assert run is not None
         learned = learn(run, support, asked, progress)
@@ -110,7 +110,8 @@ def refuse_device(overrides: Sequence[str]) -> None:
         )
 
 
-def _check_exportable(algorithm: Algorithm, with_classes: bool) -> None:
+def check_exportable(algorithm: Algorithm, with_classes: bool) -> None:
+    """Raises UserError where predictions depend on the images that come together, or where there is nothing to export."""
     if algorithm.transductive:
         raise UserError(
             "this model predicts images together: what it says of one depends on the others, so it makes no program for single images "
@@ -152,7 +153,7 @@ def export(source: Source, asked: Asked, out: Path, formats: tuple[str, ...] = F
     work = out.with_name(f".{out.name}.{os.getpid()}")
     work.mkdir()
     try:
-        written = [file for part in _parts(source, form) for file in write(part, images, ordered, work)]
+        written = [file for part in parts_of(source, form) for file in write(part, images, ordered, work)]
         record = _record(source, form, notes) | {"files": [file.record() for file in written]}
         write_text(work / CARD, model_card(record))
         write_json(work / RECORD, record)
@@ -173,7 +174,8 @@ def _form(source: Source, asked: Asked) -> tuple[Form, list[str]]:
     return form_for(source.run, asked)
 
 
-def _parts(source: Source, form: Form) -> list[Part]:
+def parts_of(source: Source, form: Form) -> list[Part]:
+    """What becomes programs: the embedding where there is one, and the classifier where classes are known."""
     algorithm, parts = source.algorithm, []
     if (network := algorithm.embedding()) is not None:
         steps = algorithm.in_two_steps()

@@ -27,7 +27,7 @@ from metalearn.engine.build import build_algorithm
 from metalearn.errors import UserError
 from metalearn.runs import programs
 from metalearn.runs.classifier import Classifier, adapted_to
-from metalearn.runs.export import Source, _check_exportable, _parts
+from metalearn.runs.export import Source, check_exportable, parts_of
 from metalearn.runs.predict import Learned
 from metalearn.runs.programs import FORMATS, write
 from metalearn.tasks import TaskShape
@@ -77,7 +77,7 @@ def onnx_probabilities(file: Path, images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", choices("algorithm"))
 def test_every_algorithm_gives_in_every_format_what_it_predicts(name: str, easy: ImageClasses, tmp_path: Path) -> None:
     classifier = classifier_of(name, easy)
-    parts = _parts(source_of(classifier), classifier.form)
+    parts = parts_of(source_of(classifier), classifier.form)
     embeds = classifier.algorithm.embedding() is not None
     assert [part.name for part in parts] == (["embedding", "classifier"] if embeds else ["classifier"])
     for file in write(parts[-1], torch.from_numpy(images_of(easy, 3, 3, 2, skip=3)), FORMATS, tmp_path):
@@ -95,15 +95,15 @@ def test_one_that_learns_weights_says_that_it_needs_classes(easy: ImageClasses) 
         algorithm = classifier_of(name, easy).algorithm
         if algorithm.embedding() is None:
             with pytest.raises(UserError, match="Give --support DIR"):
-                _check_exportable(algorithm, with_classes=False)
+                check_exportable(algorithm, with_classes=False)
         else:
-            _check_exportable(algorithm, with_classes=False)
-        _check_exportable(algorithm, with_classes=True)
+            check_exportable(algorithm, with_classes=False)
+        check_exportable(algorithm, with_classes=True)
 
 
 def test_what_only_training_uses_is_left_out(easy: ImageClasses, tmp_path: Path) -> None:
     classifier = classifier_of("pretrain", easy)
-    part = _parts(source_of(classifier), classifier.form)[1]
+    part = parts_of(source_of(classifier), classifier.form)[1]
     program = programs.traced(part, torch.from_numpy(images_of(easy, 1, 1)))
     names = set(program.state_dict)
     assert not any("classifier" in name or "num_batches" in name for name in names)
@@ -113,7 +113,7 @@ def test_what_only_training_uses_is_left_out(easy: ImageClasses, tmp_path: Path)
 def test_a_model_that_predicts_images_together_is_refused(easy: ImageClasses) -> None:
     algorithm = build_algorithm(compose("algorithm=protonet", "backbone.running_stats=false", *SMALL), easy).eval()
     with pytest.raises(UserError, match="predicts images together"):
-        _check_exportable(algorithm, with_classes=True)
+        check_exportable(algorithm, with_classes=True)
 
 
 @pytest.fixture(scope="module")
