@@ -120,7 +120,9 @@ choices:
 {_choices_help(argv, "dataset", "task")}
 
 settings:
-  task.ways task.shots task.queries eval.tasks eval.seed eval.checkpoint eval.transductive eval.allow_seen device images
+  task.ways task.shots task.queries eval.tasks eval.seed eval.checkpoint eval.transductive eval.allow_seen
+  eval.ensemble                     average so many checkpoints, which train.snapshots kept
+  device images
   algorithm.*                       settings of the evaluation, such as algorithm.test_inner_steps
 
 flags:

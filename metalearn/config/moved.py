@@ -44,7 +44,7 @@ _ADDED_TO_AUGMENT = dict.fromkeys(("crop", "flip", "brightness", "contrast", "sa
 
 
 def with_all_added(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a run, each of its parts and what these are made of as `with_added` completes it; and `train.augment`."""
+    """The configuration of a run, each of its parts and what these are made of as `with_added` completes it; and `train.augment`, `eval`."""
     whole = {
         key: with_added(with_all_added(value)) if isinstance(value, Mapping) else value for key, value in config.items()
     }
@@ -52,6 +52,8 @@ def with_all_added(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(train, dict) and isinstance(train.get("augment"), dict):
         added = {key: value for key, value in _ADDED_TO_AUGMENT.items() if key not in train["augment"]}
         whole["train"] = train | {"augment": train["augment"] | added}
+    if isinstance(whole.get("eval"), dict):
+        whole["eval"] = whole["eval"] | {"ensemble": whole["eval"].get("ensemble", 1)}
     return whole
 
 

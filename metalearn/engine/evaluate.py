@@ -151,14 +151,12 @@ def evaluate(
         torch.cat(padded(classes, -1)).cpu() if source.classes else None,
         source.classes,
         {name: tuple(of_tasks) for name, of_tasks in about.items()},
-        _calibration(reliability),
+        calibration_of(functools.reduce(operator.add, reliability)) if reliability else None,
     )
 
 
-def _calibration(parts: list[Reliability]) -> dict[str, Any] | None:
-    if not parts:
-        return None
-    whole = functools.reduce(operator.add, parts)
+def calibration_of(whole: Reliability) -> dict[str, Any]:
+    """What `Scores.calibration` holds."""
     return {**whole.record(), "bins": whole.bins}
 
 

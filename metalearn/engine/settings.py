@@ -47,6 +47,7 @@ class TrainSettings(_Group):
     cuda_graph: bool = True
     log_seconds: float = 60.0
     keep: str = "all"
+    snapshots: int = 0
     momentum: float = 0.0
     weight_decay: float = 0.0
     warmup: int = 0
@@ -75,6 +76,7 @@ class EvalSettings(_Group):
     transductive: bool | None
     allow_seen: bool = False
     pictures: int = 0
+    ensemble: int = 1
 
 
 @dataclass(frozen=True)

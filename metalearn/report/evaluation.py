@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from metalearn.kinds import Scale, scale_of
 from metalearn.report import terminal
 from metalearn.report.comparison import setting_text
+from metalearn.report.results import gain_text
 from metalearn.report.seen import marks
 from metalearn.report.text import duration
 from metalearn.status import Status
@@ -126,17 +126,11 @@ def _numbers(cell: Record) -> list[str]:
 
 def _of_ensemble(kind: Scale, ensemble: Record | None) -> list[str]:
     """The best or last checkpoint alone, and what the ensemble gains on the same tasks."""
-    if ensemble is None:
+    if ensemble is None or ensemble["alone"]["mean"] is None:
         return ["", ""]
     alone, gain = ensemble["alone"], ensemble["difference"]
-    return [kind.text(alone["mean"], alone["ci95"]), gain_text(kind, gain)]
-
-
-def gain_text(kind: Scale, gain: Record) -> str:
-    """`+0.42 ± 0.10` points, or in the score's own unit."""
-    factor, digits = (100, 2) if kind.percent else (1, 4)
-    half = "" if gain["ci95"] is None or math.isnan(gain["ci95"]) else f" ± {factor * gain['ci95']:.{digits}f}"
-    return f"{factor * gain['mean']:+.{digits}f}{half}"
+    points = f"{gain_text(kind, gain['mean'], sign=True)} ± {gain_text(kind, gain['ci95'])}"
+    return [kind.text(alone["mean"], alone["ci95"]), points]
 
 
 def note(cell: Record) -> str:

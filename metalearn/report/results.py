@@ -130,9 +130,33 @@ def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> li
         lines.append(f"{name.replace('_', ' ')}: {kind.text(score['mean'], score['ci95'])}{_over_classes(kind, score)}")
     if test.get("seen_in_pretraining"):
         lines.append(pretraining_text(test["seen_in_pretraining"]))
+    if ensemble := test.get("ensemble"):
+        lines += _ensemble(kind, ensemble, test["checkpoint"])
     if test.get("calibration"):
         lines.append(f"calibration of the probabilities: {calibration_text(test['calibration'])}")
     return lines
+
+
+def _ensemble(kind: Scale, ensemble: dict[str, Any], which: str) -> list[str]:
+    """Which checkpoints were averaged, and what that gains."""
+    alone, gain, steps = ensemble["alone"], ensemble["difference"], ", ".join(map(str, ensemble["steps"]))
+    lines = [
+        f"an ensemble of the {len(ensemble['steps'])} {which} checkpoints (steps {steps}): their probabilities are averaged"
+    ]
+    if all(isinstance(one["mean"], float) and math.isfinite(one["mean"]) for one in (alone, gain)):
+        points = " points" if kind.percent else ""
+        over = "" if gain.get("ci95_classes") is None else f", ± {gain_text(kind, gain['ci95_classes'])} over classes"
+        lines.append(
+            f"the {which} checkpoint alone: {kind.text(alone['mean'], alone['ci95'])}; difference on the same tasks: "
+            f"{gain_text(kind, gain['mean'], sign=True)} ± {gain_text(kind, gain['ci95'])}{points} over tasks{over}"
+        )
+    return lines
+
+
+def gain_text(kind: Scale, value: float, sign: bool = False) -> str:
+    """`+0.42` points of 0.0042, or in the score's own unit."""
+    factor, digits = (100, 2) if kind.percent else (1, 4)
+    return f"{factor * value:{'+' if sign else ''}.{digits}f}"
 
 
 def calibration_text(calibration: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -49,6 +49,8 @@ def drop(run_dir: Path, keep: str) -> None:
     stay = {"all": (LAST, PREVIOUS, BEST), "last": (LAST,), "best": (BEST,), "none": ()}[keep]
     for name in {LAST, PREVIOUS, BEST} - set(stay):
         (run_dir / name).unlink(missing_ok=True)
+    for snapshot in run_dir.glob("snapshot-*.pt") if keep == "none" else ():
+        snapshot.unlink(missing_ok=True)
 
 
 def newest(run_dir: Path) -> dict[str, Any] | None:
@@ -93,6 +95,13 @@ def _damage(path: Path, error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
+class Keeps(Protocol):
+    """What keeps the states of validations, such as Snapshots."""
+
+    def add(self, step: int, score: float, state: dict[str, Any]) -> None:
+        """Takes the state of a validated step, without what only training needs."""
+
+
 class Keeper:
     """Writes last.pt and best.pt of a run that is being trained.
 
@@ -100,6 +109,7 @@ class Keeper:
         always: stored in every checkpoint beside the state of training: the configuration and the training classes.
         every: `train.checkpoint_every`.
         writes: whether this process does; of several, the others only look at the losses when it does.
+        snapshots: keeps the states of validations beside; None: none.
         before_saving: puts on the disk what was reported, so that last.pt is never ahead of it.
     """
 
@@ -110,11 +120,12 @@ class Keeper:
         every: int | str,
         *,
         writes: bool = True,
+        snapshots: Keeps | None = None,
         before_saving: Callable[[], None] = lambda: None,
     ) -> None:
         self._run_dir, self._always = run_dir, always
         self._is_due, self._writes, self._before_saving = saving_due(every), writes, before_saving
-        self._has_saved = False
+        self._has_saved, self._snapshots = False, snapshots
 
     def before_validating(self, loop: OuterLoop) -> None:
         """Saves what was trained so far where nothing is saved yet: the first validation may fail."""
@@ -129,6 +140,11 @@ class Keeper:
         """
         if reported.is_best:
             self._save_best(loop)
+        if reported.score is not None and self._snapshots is not None:
+            # Before last.pt: a run that goes on from there does not validate this step again.
+            state = _without_training(loop.state_dict()) | self._always
+            if self._writes:
+                self._snapshots.add(reported.step, reported.score.value, state)
         if self._is_due(reported.step) or reported.is_last or last:
             self.save_last(loop)
 

@@ -24,6 +24,7 @@ log = logging.getLogger("metalearn")
 
 # What TensorBoard's projector reads: the file that names the others, points, their classes, small images.
 PROJECTOR = ("projector_config.pbtxt", "embeddings.tsv", "embeddings_classes.tsv", "embeddings.png")
+_BEGINNINGS = ("events.out.tfevents.", "snapshot-")  # of files of which there are several
 _CHECKPOINTS = ("last.pt", "previous.pt", "best.pt")
 # What no other command may overwrite: nothing can make it again.
 _RUN_FILES = re.compile(
@@ -144,7 +145,7 @@ def clear(run_dir: Path, keep_checkpoints: bool) -> None:
         set() if keep_checkpoints else {"metrics.csv", *_CHECKPOINTS}
     )
     for file in list(run_dir.iterdir()):
-        if file.name in removed or (not keep_checkpoints and file.name.startswith("events.out.tfevents.")):
+        if file.name in removed or (not keep_checkpoints and file.name.startswith(_BEGINNINGS)):
             file.unlink()
 
 

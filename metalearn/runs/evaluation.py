@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import time
@@ -14,10 +15,12 @@ from typing import Any
 
 import torch
 
+from metalearn.algorithms.base import Algorithm
 from metalearn.config.identity import compared
 from metalearn.data.base import TrainedOn
 from metalearn.engine.build import Parts, assemble, build_dataset, check_tasks
 from metalearn.engine.device import choose_device
+from metalearn.engine.ensemble import Pool
 from metalearn.engine.evaluate import Scores, evaluate
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.engine.ranks import launched
@@ -29,8 +32,9 @@ from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
 from metalearn.runs.environment import environment
 from metalearn.runs.per_task import write_tasks
-from metalearn.runs.record import EvalResults, TestRecord
+from metalearn.runs.record import EnsembleRecord, EvalResults, TestRecord
 from metalearn.runs.seen import refuse_seen_classes, seen_in_pretraining
+from metalearn.runs.snapshots import member_files, members
 from metalearn.status import Status
 from metalearn.version import __version__
 
@@ -97,7 +101,10 @@ class Evaluator:
         seen = refuse_seen_classes(state["train_classes"], tested, config["eval"]["allow_seen"])
         parts = assemble(config, trained_on(state))
         settings = parts.settings
-        scores = _scored(run_dir, parts, state["model"], stepwise, progress)
+        states, which = [state], settings.eval.checkpoint
+        if settings.eval.ensemble > 1:
+            states = members(run_dir, which, settings.eval.ensemble, parts.dataset.kind, parts.device)
+        scores, means = _scored(run_dir, parts, states, stepwise, progress)
         results = EvalResults(
             status=Status.DONE,
             error=None,
@@ -115,16 +122,18 @@ class Evaluator:
             notes=parts.dataset.notes,
             conditions=conditions_of(run_dir, config),
         )
-        transductive, name = parts.algorithm.transductive, settings.eval.checkpoint
         try:
             record = TestRecord.of(
                 scores,
-                transductive=transductive,
-                checkpoint=name,
+                transductive=parts.algorithm.transductive,
+                checkpoint=which,
                 step=state["step"],
                 seen_classes=seen,
                 seen_in_pretraining=seen_in_pretraining(parts.pretrained_on, tested),
             )
+            if len(states) > 1:
+                ensemble = EnsembleRecord.of(scores, [int(one["step"]) for one in states], means)
+                record = replace(record, ensemble=ensemble, further={})
             results = replace(results, test=record)
         except NotFinite as error:
             results = replace(results, status=Status.FAILED, error=str(error))
@@ -143,12 +152,14 @@ def conditions_of(run_dir: Path, config: dict[str, Any]) -> str:
         UserError: there is no such checkpoint.
     """
     path = run_dir / f"{config['eval']['checkpoint']}.pt"
+    content = hashlib.blake2b(digest_size=16)
     try:
-        content = path.read_bytes()
+        for file in [path, *(member_files(run_dir) if config["eval"]["ensemble"] > 1 else ())]:
+            content.update(file.read_bytes())
     except OSError as error:
         raise UserError(f"no checkpoint {path}") from error
     settings = compared(config) | {"allow_seen": config["eval"]["allow_seen"], "places": _places(config["dataset"])}
-    of = [__version__, settings, hashlib.blake2b(content, digest_size=16).hexdigest()]
+    of = [__version__, settings, content.hexdigest()]
     return hashlib.blake2b(json.dumps(of, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
@@ -178,30 +189,51 @@ def trained_on(state: dict[str, Any]) -> TrainedOn:
 
 
 def _scored(
-    run_dir: Path, parts: Parts, model: dict[str, Any], stepwise: bool, progress: Callable[[int], TaskProgress]
-) -> Scores:
-    """The scores of a checkpoint's model."""
-    settings, algorithm = parts.settings, parts.algorithm
-    source = parts.source("test")
+    run_dir: Path,
+    parts: Parts,
+    states: list[dict[str, Any]],
+    stepwise: bool,
+    progress: Callable[[int], TaskProgress],
+) -> tuple[Scores, list[float]]:
+    """The scores of a checkpoint's model or, of several, of their ensemble; and the mean score of each."""
+    settings, algorithm, source = parts.settings, parts.algorithm, parts.source("test")
+    tasks, chunk = settings.eval.tasks, settings.eval.task_chunk
+    pool = Pool(len(states), source.kind, bool(source.classes)) if len(states) > 1 else None
+    alone, means = None, []
+    with contextlib.closing(source), progress(tasks * len(states)) as shown_progress:
+        for number, state in enumerate(states):
+            _load(algorithm, state["model"], run_dir)
+            parts.be_transductive()
+            if pool is not None and number:
+                pool.next_member()
+            scores = evaluate(
+                algorithm,
+                source,
+                settings.task,
+                tasks,
+                chunk,
+                stepwise=stepwise and not number,
+                progress=functools.partial(_passed_on, shown_progress, number * tasks),
+                answers=None if pool is None else pool.add,
+                further=not number,
+            )
+            alone = alone or scores
+            means.append(scores.mean)
+    assert alone is not None
+    return (alone if pool is None else pool.scores(alone)), means
+
+
+def _passed_on(progress: TaskProgress, before: int, done: int) -> None:
+    progress.update(before + done)
+
+
+def _load(algorithm: Algorithm, model: dict[str, Any], run_dir: Path) -> None:
     try:
         algorithm.load_state_dict(model)
     except RuntimeError as error:
         raise UserError(
             f"{run_dir}: the checkpoint does not fit this configuration: {one_line(error)[:300]}"
         ) from error
-    parts.be_transductive()
-    tasks, chunk = settings.eval.tasks, settings.eval.task_chunk
-    with contextlib.closing(source), progress(tasks) as shown_progress:
-        return evaluate(
-            algorithm,
-            source,
-            settings.task,
-            tasks,
-            chunk,
-            stepwise=stepwise,
-            progress=shown_progress.update,
-            further=True,
-        )
 
 
 def _publish(run_dir: Path, tested: Tested) -> dict[str, Any]:

@@ -85,7 +85,9 @@ class _Grid:
         }
         self._cells, self._earlier = cells, {run: _earlier(run) for run in runs}
         self._nodes = [json.dumps((cell.config or {}).get("dataset"), sort_keys=True) for cell in cells]
-        self._tasks = [cell.config["eval"]["tasks"] if cell.config else 0 for cell in cells]
+        self._tasks = [
+            cell.config["eval"]["tasks"] * cell.config["eval"]["ensemble"] if cell.config else 0 for cell in cells
+        ]
         self._done = 0  # tasks of cells that were computed
         self._evaluator: Evaluator | None = None
 

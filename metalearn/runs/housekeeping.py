@@ -21,7 +21,7 @@ from metalearn.status import Status
 # What a run, its evaluations, reproductions and predictions write.
 _OURS = re.compile(
     r"(config\.yaml|results\.json|progress\.json|metrics\.csv|test_tasks\.npz|test_classes\.json|run\.log|reproduction\.json|label\.txt|"
-    r"(best|last|previous)\.pt|events\.out\.tfevents\..*|projector_config\.pbtxt|embeddings(_classes)?\.(tsv|png)|"
+    r"(best|last|previous|snapshot-\d+)\.pt|events\.out\.tfevents\..*|projector_config\.pbtxt|embeddings(_classes)?\.(tsv|png)|"
     r"eval-.*\.(json|npz)|grid-.*\.json|calibration-\w+\.json|(predict|export)[-\w.]*|\..*\.\d+|\.lock)"
 )
 _SORTED_BY = ("age", "size", "score", "status", "algorithm", "dataset", "path")

@@ -74,6 +74,10 @@ def load_run(run_dir: Path, config: dict[str, Any], results: Mapping[str, Any]) 
     Raises:
         UserError: the run is not one of classes, has no usable checkpoint, or the checkpoint does not fit.
     """
+    if config["eval"]["ensemble"] > 1:
+        raise UserError(
+            f"eval.ensemble={config['eval']['ensemble']} is for metalearn eval: labels come from one checkpoint"
+        )
     scale = scale_of(results)
     if scale.name != CLASSIFICATION.name:
         raise UserError(f"{run_dir} is a {scale.name} run: it has no classes to predict")

@@ -10,6 +10,7 @@ from metalearn.engine.optimizer import check_schedule
 from metalearn.engine.placement import placed
 from metalearn.engine.ranks import check_share, launched
 from metalearn.engine.settings import Settings
+from metalearn.errors import UserError
 from metalearn.runs.initial import read_initial, start_from
 from metalearn.runs.seen import refuse_seen_classes
 
@@ -22,6 +23,11 @@ def preflight(config: dict[str, Any]) -> None:
     """
     device, settings = choose_device(config), Settings.of(config)
     check_schedule(settings.train)
+    if settings.eval.ensemble > 1:
+        raise UserError(
+            f"eval.ensemble={settings.eval.ensemble} is for metalearn eval: train with train.snapshots={settings.eval.ensemble} "
+            "and give it there"
+        )
     check_share(launched(), settings.train.meta_batch_size)
     dataset = build_dataset(config)
     placed(dataset, settings.images, device)

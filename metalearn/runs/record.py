@@ -30,6 +30,32 @@ class Interval:
     ci95_classes: float | None
 
 
+@dataclass(frozen=True)
+class EnsembleRecord:
+    """The `ensemble` entry of a test: which checkpoints' probabilities were averaged, beside the first of them alone on the same tasks."""
+
+    steps: list[int]  # outer steps behind each member, the one that a single evaluation takes first
+    members: list[float]  # the score of each
+    alone: Interval  # of the first member
+    difference: Interval  # of the ensemble's score and that, task by task
+
+    @classmethod
+    def of(cls, scores: Scores, steps: list[int], members: list[float]) -> EnsembleRecord:
+        """Of an ensemble's scores, which hold those of its first member alone."""
+        from metalearn.engine.ensemble import ALONE
+        from metalearn.intervals import interval95
+
+        alone = scores.further[ALONE]
+        return cls(
+            steps,
+            members,
+            *(
+                Interval(float(values.mean()), interval95(values), scores.ci95_classes(values))
+                for values in (alone, scores.score[-1] - alone)
+            ),
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TestRecord:
     """The `test` entry: the score of one checkpoint on fixed test tasks."""
@@ -58,6 +84,7 @@ class TestRecord:
     seen_in_pretraining: dict[str, Any] | None = (
         None  # those that its backbone was (seen.py); None: it was not pre-trained
     )
+    ensemble: EnsembleRecord | None = None  # None: of one checkpoint
     seconds: float | None = None  # of the test; an evaluation does not record it here
 
     @classmethod
@@ -147,6 +174,7 @@ class TestRecord:
             **({} if self.chance is None else {"chance": self.chance}),
             **({} if self.calibration is None else {"calibration": dict(self.calibration)}),
             **record,
+            **({} if self.ensemble is None else {"ensemble": asdict(self.ensemble)}),
             "step": self.step,
             **({} if self.seen_classes == 0 else {"seen_classes": self.seen_classes}),
             **({} if self.seen_in_pretraining is None else {"seen_in_pretraining": self.seen_in_pretraining}),

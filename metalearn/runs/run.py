@@ -37,6 +37,7 @@ from metalearn.runs.initial import read_initial, start_from
 from metalearn.runs.pictures import show_test
 from metalearn.runs.progress import ProgressFile
 from metalearn.runs.record import RunResults, TestRecord, is_done
+from metalearn.runs.snapshots import Snapshots
 from metalearn.runs.tracking import Tracker
 from metalearn.runs.training import Counter, Listener, ShouldPrune, train
 from metalearn.status import Status
@@ -211,6 +212,7 @@ def _iterate(
         },
         parts.settings.train.checkpoint_every,
         writes=attempt.ranks.first,
+        snapshots=_snapshots(attempt, parts),
         before_saving=before_saving,
     )
     loop = OuterLoop(
@@ -227,6 +229,14 @@ def _iterate(
         loop.load_state_dict(attempt.state)
     with contextlib.closing(train_tasks), contextlib.closing(val_tasks):
         train(loop, keeper, attempt.interrupts, listeners, should_prune, counters)
+
+
+def _snapshots(attempt: _Attempt, parts: Parts) -> Snapshots | None:
+    keep = parts.settings.train.snapshots
+    if not keep or not attempt.ranks.first:
+        return None
+    step = None if attempt.state is None else int(attempt.state["step"])
+    return Snapshots(attempt.run_dir, keep, parts.dataset.kind, step)
 
 
 def _trained_classes(attempt: _Attempt, parts: Parts, classes: tuple[str, ...]) -> list[str]:
