@@ -37,7 +37,10 @@ _KINDS: tuple[tuple[re.Pattern[str], Kind], ...] = tuple(
     for pattern, kind in (
         (r"dataset\.(sources\.[^.]+\.)?(root|download)|hydra(\..*)?", Kind.PLACE),
         (r"sweep_name|(names|reference|sweep|plugins)(\..*)?", Kind.LABEL),
-        (r"train\.(log_every|log_seconds|checkpoint_every|keep|snapshots|max_loss)|eval\.(allow_seen|pictures)", Kind.RECORD),
+        (
+            r"train\.(log_every|log_seconds|checkpoint_every|keep|snapshots|max_loss)|eval\.(allow_seen|pictures)",
+            Kind.RECORD,
+        ),
         (r"device|images|(train|eval)\.task_chunk|train\.cuda_graph", Kind.SPEED),
         (r"train\.steps", Kind.LENGTH),
         (r"seed", Kind.SEED),
