@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from metalearn.version import __version__
 
 if TYPE_CHECKING:
-    from metalearn.api.finding import choices, doctor, explain
-    from metalearn.api.records import compare, list_runs, progress, tensorboard
+    from metalearn.api.drawing import draw_tasks
+    from metalearn.api.finding import choices, configuration, copy, doctor, explain, schema
+    from metalearn.api.records import compare, list_runs, mark_runs, progress, remove_runs, tensorboard
     from metalearn.api.reproducing import reproduce
     from metalearn.api.run import Prediction, Run, load
     from metalearn.api.trained import evaluate, evaluate_grid, export, predict
@@ -25,16 +26,22 @@ __all__ = [
     "__version__",
     "choices",
     "compare",
+    "configuration",
+    "copy",
     "doctor",
+    "draw_tasks",
     "evaluate",
     "evaluate_grid",
     "explain",
     "export",
     "list_runs",
     "load",
+    "mark_runs",
     "predict",
     "progress",
+    "remove_runs",
     "reproduce",
+    "schema",
     "sweep",
     "tensorboard",
     "train",
@@ -42,8 +49,9 @@ __all__ = [
 
 # Module of metalearn/api -> what it offers; the same as the imports above, which only type checkers read.
 _OFFERED = {
-    "finding": ("choices", "doctor", "explain"),
-    "records": ("compare", "list_runs", "progress", "tensorboard"),
+    "drawing": ("draw_tasks",),
+    "finding": ("choices", "configuration", "copy", "doctor", "explain", "schema"),
+    "records": ("compare", "list_runs", "mark_runs", "progress", "remove_runs", "tensorboard"),
     "reproducing": ("reproduce",),
     "run": ("Prediction", "Run", "load"),
     "trained": ("evaluate", "evaluate_grid", "export", "predict"),

@@ -1,10 +1,11 @@
-"""What there is to choose and to set, and whether the installation is whole: `explain`, `choices`, `doctor`."""
+"""What there is to choose and to set, and whether the installation is whole: `explain`, `configuration`, `schema`, `choices`, `copy`, `doctor`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from metalearn.api.composing import settings_composer
+from metalearn.api.composing import settings_composer, written
 from metalearn.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +23,41 @@ def explain(key: str, *overrides: str, config_dir: str | None = None) -> list[Se
 
     with settings_composer(list(overrides), config_dir, ()) as composing:
         return of_key(composing, key, list(overrides))
+
+
+def configuration(
+    *overrides: str, config_dir: str | None = None, plugins: tuple[str, ...] = (), **settings: Any
+) -> dict[str, Any]:
+    """The composed and checked configuration of a run, as `metalearn config` shows it: a nested mapping, like config.yaml.
+
+    Arguments as for `train`. `explain` says who set a value.
+
+    Raises:
+        UserError: a setting is wrong.
+    """
+    asked = [*overrides, *written(settings)]
+    with settings_composer(asked, config_dir, plugins) as composing:
+        return composing.job(asked, 0)[0]
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of all settings, as `metalearn config --schema` prints it."""
+    from metalearn.compose.mistakes import GROUPS
+    from metalearn.config.schema import schema as of_groups
+
+    return of_groups(GROUPS)
+
+
+def copy(choice: str, file: str | Path) -> Path:
+    """Writes a copy of a choice's YAML file to edit, as `metalearn copy` does: `copy("experiment/finn2017/omniglot_5w1s", "mine/experiment/a.yaml")`.
+
+    Raises:
+        UserError: there is no such choice, or the file does not end in .yaml, is there already or cannot be written.
+    """
+    from metalearn.config.offer import copy_choice
+
+    copy_choice(choice, Path(file))
+    return Path(file)
 
 
 def choices(kind: str) -> list[dict[str, str]]:

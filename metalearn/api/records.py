@@ -1,4 +1,4 @@
-"""What runs wrote: `compare`, `list_runs`, `progress` and `tensorboard`. None of them imports torch."""
+"""What runs wrote: `compare`, `list_runs`, `remove_runs`, `mark_runs`, `progress` and `tensorboard`. None of them imports torch."""
 
 from __future__ import annotations
 
@@ -84,3 +84,28 @@ def tensorboard(*paths: str | Path, filters: Sequence[str] = (), port: int | Non
     from metalearn.runs.tensorboard import Board
 
     return Board(paths or ("outputs",), filters, port)
+
+
+def remove_runs(*paths: str | Path) -> list[Path]:
+    """Removes runs, as `metalearn runs rm --yes` does, without asking; returns their directories. All are checked before the first one goes.
+
+    Raises:
+        UserError: a path is no run, is at work, is a link, or holds what no run writes: then nothing is removed.
+    """
+    from metalearn.runs.housekeeping import removable, remove
+
+    chosen = [removable(path) for path in dict.fromkeys(paths)]
+    remove(chosen)
+    return [run.path for run in chosen]
+
+
+def mark_runs(*paths: str | Path, label: str) -> None:
+    """Gives runs a label, as `metalearn runs mark` does; an empty one takes it away.
+
+    Raises:
+        UserError: a path is no run, or the label has several lines or is longer than 60 characters.
+    """
+    from metalearn.runs.housekeeping import mark, run_of
+
+    for run in [run_of(path) for path in paths]:
+        mark(run, label)

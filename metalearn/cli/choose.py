@@ -8,8 +8,8 @@ import shlex
 from pathlib import Path
 
 from metalearn.cli.arguments import parsed
-from metalearn.config.files import choices
-from metalearn.config.offer import KINDS, copy_text, listed, write_new
+from metalearn.config.offer import KINDS, listed
+from metalearn.config.offer import copy_choice as write_copy
 from metalearn.errors import UserError, nearest
 
 
@@ -41,18 +41,8 @@ def copy_choice(argv: list[str]) -> None:
     if len(args.words) != 2:
         raise UserError("copy needs a choice and a file: metalearn copy experiment/NAME FILE")
     source, target = args.words
-    group, _, name = source.partition("/")
-    if group not in KINDS.values() or not name:
-        raise UserError(
-            f"copy: '{source}' is no choice; write GROUP/NAME, GROUP being one of {', '.join(KINDS.values())}"
-        )
-    known = choices(group)
-    if name not in known:
-        raise UserError(f"no {group} named '{name}'{nearest(name, known)} (metalearn list {group}s shows all)")
     file = Path(target)
-    if file.suffix != ".yaml":
-        raise UserError(f"copy: '{target}' must end in .yaml")
-    write_new(file, copy_text(group, name))
+    group = write_copy(source, file)
     usable = file.parent.name == group
     command = ["metalearn", "train", "--config-dir", str(file.parent.parent), f"{group}={file.stem}"]
     if args.json:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from metalearn.config.comments import summary
 from metalearn.config.files import choice_file, choices
-from metalearn.errors import UserError
+from metalearn.errors import UserError, nearest
 
 # What the command line calls them -> the group.
 KINDS = {
@@ -32,6 +32,26 @@ def copy_text(group: str, name: str) -> str:
     lines = [line for line in lines if not _OF_THE_ORIGINAL.match(line)]
     note = f"# A copy of {group}/{name}."
     return "\n".join([*lines[:1], note, *lines[1:]]) + "\n"  # the first line may be `# @package`
+
+
+def copy_choice(source: str, file: Path) -> str:
+    """Writes a copy of the choice `GROUP/NAME`; returns the group.
+
+    Raises:
+        UserError: there is no such choice, or the file does not end in .yaml, is there already or cannot be written.
+    """
+    group, _, name = source.partition("/")
+    if group not in KINDS.values() or not name:
+        raise UserError(
+            f"copy: '{source}' is no choice; write GROUP/NAME, GROUP being one of {', '.join(KINDS.values())}"
+        )
+    known = choices(group)
+    if name not in known:
+        raise UserError(f"no {group} named '{name}'{nearest(name, known)} (metalearn list {group}s shows all)")
+    if file.suffix != ".yaml":
+        raise UserError(f"copy: '{file}' must end in .yaml")
+    write_new(file, copy_text(group, name))
+    return group
 
 
 def write_new(file: Path, text: str) -> None:

@@ -115,3 +115,40 @@ def test_reading_runs_imports_no_torch() -> None:
         "import sys, metalearn as m; m.compare, m.list_runs, m.progress, m.doctor; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)})
+
+
+def test_tasks_are_those_that_a_run_is_tested_on() -> None:
+    small = ("dataset.classes=40", "dataset.val_classes=6", "dataset.test_classes=6", "dataset.size=16")
+    batch = metalearn.draw_tasks(*small, "task.queries=2", count=3, **{"task.ways": 4})
+    assert batch.support.x.shape == (3, 4, 1, 16, 16)
+    assert batch.query.y.shape == (3, 8)
+    again = metalearn.draw_tasks(*small, "task.queries=2", "task.ways=4", first=2)
+    assert torch.equal(again.support.x[0], batch.support.x[2])
+    assert metalearn.draw_tasks(*small, "task.train.ways=3", split="train").support.x.shape[1] == 3
+    for wrong in ({"split": "testing"}, {"count": 0}, {"first": -1}, {"task.ways": 7}):
+        with pytest.raises(UserError):
+            metalearn.draw_tasks(*small, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_configuration_and_the_schema_of_all(tmp_path: Path) -> None:
+    config = metalearn.configuration("train.lr=0.5", algorithm="maml", seed=3)
+    assert (config["train"]["lr"], config["names"]["algorithm"], config["seed"]) == (0.5, "maml", 3)
+    assert "properties" in metalearn.schema()
+    file = metalearn.copy("algorithm/maml", tmp_path / "mine" / "algorithm" / "other.yaml")
+    assert (
+        metalearn.configuration(algorithm="other", config_dir=str(tmp_path / "mine"))["names"]["algorithm"] == "other"
+    )
+    for choice, target in (("algorithm/mam", file), ("algorithm/maml", file), ("algorithm/maml", tmp_path / "a.txt")):
+        with pytest.raises(UserError):
+            metalearn.copy(choice, target)
+
+
+def test_runs_are_marked_and_removed(tmp_path: Path) -> None:
+    run = metalearn.train(*TINY, "hydra.run.dir=runs/a")
+    metalearn.mark_runs(run.directory, label="kept")
+    assert [row["label"] for row in metalearn.list_runs("runs")] == ["kept"]
+    with pytest.raises(UserError):
+        metalearn.remove_runs(run.directory, tmp_path)
+    assert run.directory.is_dir()
+    assert metalearn.remove_runs(run.directory) == [run.directory]
+    assert not run.directory.exists()
