@@ -93,7 +93,7 @@ def assert_equal_runs(run_dir: Path, straight: Path) -> None:
 
 def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0}).Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("time/")]
+    tags = [tag for tag in events.Tags()["scalars"] if tag != "training/tasks_per_second"]
     return {tag: points for tag in tags if (points := [(event.step, event.value) for event in events.Scalars(tag)])}
 
 
