@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from metalearn.config.tree import leaves
 from metalearn.intervals import interval95
 from metalearn.kinds import CLASSIFICATION, Scale, scale_of
 from metalearn.report import terminal
@@ -28,10 +29,40 @@ def job_rows(sweep: SweepDir) -> list[dict[str, Any]]:
     Accuracies are fractions, ci95 is over test tasks, ci95_classes over tasks and classes.
     The score stands under its kind's name: `accuracy` and `val_accuracy`, or `mse` and `val_mse`.
     """
-    results = {name: sweep.results(name) or {} for name in sweep.choices()}
+    by_job = sweep.choices() if sweep.search() is not None else _what_varies(sweep)
+    results = {name: sweep.results(name) or {} for name in by_job}
     kind = _kind(results.values())
-    rows = [_job_row(sweep, name, choices, results[name], kind) for name, choices in sweep.choices().items()]
+    rows = [_job_row(sweep, name, choices, results[name], kind) for name, choices in by_job.items()]
     return rows if sweep.search() is None else sorted(rows, key=_rank)
+
+
+def _what_varies(sweep: SweepDir) -> dict[str, dict[str, Any]]:
+    """What tells each job from the others.
+
+    Jobs of several commands that joined one sweep, such as the tasks of an array job that set a seed each, name what their command set.
+    What a job's command left out comes from its configuration, and what all of them share is left out.
+    """
+    by_job = sweep.choices()
+    keys = list(dict.fromkeys(key for choices in by_job.values() for key in choices))
+    if all(len(choices) == len(keys) for choices in by_job.values()):
+        filled = by_job
+    else:
+        filled = {name: {**_configured(sweep.config(name), keys), **choices} for name, choices in by_job.items()}
+    varied = [
+        key
+        for key in keys
+        if key == "seed" or len({json.dumps(all_of.get(key), default=str) for all_of in filled.values()}) > 1
+    ]
+    if not varied:
+        return by_job
+    return {name: {key: all_of[key] for key in varied if key in all_of} for name, all_of in filled.items()}
+
+
+def _configured(config: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The values of settings in a job's configuration; of a group such as `dataset`, the name of the choice."""
+    plain = dict(leaves(config))
+    names = {key: config.get("names", {}).get(key) for key in keys}
+    return {key: names[key] or plain[key] for key in keys if names[key] or key in plain}
 
 
 def seed_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -166,6 +166,16 @@ def test_a_table_with_cut_names_has_a_column_for_each_setting(capsys: pytest.Cap
     )
 
 
+def test_jobs_that_join_a_sweep_with_a_seed_each_are_summed_up_together() -> None:
+    fixed = ["dataset=glyphs", "train.lr=0.01", "sweep_name=mine"]
+    main(["train", "-m", *fixed, "seed=0,1"])
+    for seed in (2, 3):  # as the tasks of an array job do
+        main(["train", "-m", *fixed, f"seed={seed}"])
+    rows = job_rows(SweepDir(Path("outputs/multirun/mine")))
+    assert sorted(tuple(row["choices"].items()) for row in rows) == [(("seed", seed),) for seed in range(4)]
+    assert [row["status"] for row in seed_rows(rows)] == ["4 of 4 done"]
+
+
 def test_a_large_number_in_a_name_keeps_its_exponent() -> None:
     assert trial_text(0, {"train.lr": 3.43e30}).endswith("=3.43e+30")
     assert slug("trial=0-train.lr=3.43e+30") == "trial=0-train.lr=3.43e30"
