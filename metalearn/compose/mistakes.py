@@ -6,6 +6,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -76,7 +77,7 @@ def no_such_setting(key: str, known: list[str]) -> str:
     """`known` are the settings of the chosen parts; the other choices' settings are looked through as well."""
     elsewhere = _settings_by_choice()
     if key in elsewhere and key not in known:
-        return f"no setting '{key}' here; it belongs to {elsewhere[key]}"
+        return f"no setting '{key}' here; it belongs to {_owners(elsewhere[key])}"
     if key in known:  # something above it was set to a single value
         parent = key.rpartition(".")[0]
         return f"no setting '{key}'" + (
@@ -123,7 +124,7 @@ def _no_such_choice(missing: str, options: Sequence[str]) -> str:
         return f"this launcher needs a plugin of Hydra's: pip install '.[{_PLUGINS[missing]}]' in the checkout"
     first, _, rest = missing.partition("/")
     if first in GROUPS and ("/" in rest or rest.startswith((".", "~"))):
-        there = f"; where its files lie is {first}.root=PATH" if first == "dataset" else ""
+        there = f"; where its files lie is {first}.root=PATH{_yours(rest)}" if first == "dataset" else ""
         return f"'{first}={rest}': {first}= takes a name, not a path (available: {', '.join(choices(first))}){there}"
     group, _, name = missing.rpartition("/")
     kind = group.rpartition("/")[2] or "configuration"
@@ -131,7 +132,18 @@ def _no_such_choice(missing: str, options: Sequence[str]) -> str:
         return f"a file of {first}/ chooses '{kind}: {name}' in its defaults: it must be written - override /{kind}: {name}"
     if first == "experiment":
         return _no_such_experiment(rest, options)
-    return f"no {kind} named '{name}'{nearest(name, options)} (available: {', '.join(options) or 'none'})"
+    yours = _yours(name) if kind == "dataset" else ""
+    return f"no {kind} named '{name}'{nearest(name, options)} (available: {', '.join(options) or 'none'}){yours}"
+
+
+def _yours(path: str) -> str:
+    """What to do where somebody names the folder of his images in place of a data set."""
+    there = Path(path).expanduser().is_dir()
+    return (
+        f"; if '{path}' holds images of yours: metalearn data check {shlex.quote(path)} says how to train on them"
+        if there
+        else ""
+    )
 
 
 def _no_such_experiment(name: str, without_folder: Sequence[str]) -> str:
@@ -156,9 +168,15 @@ def _quoted(override: str) -> str:
     return f": a path with such signs needs quotes: {written}"
 
 
-def _settings_by_choice() -> dict[str, str]:
-    """Dotted path of every setting of every shipped algorithm, backbone, ... -> the first choice that has it."""
-    found: dict[str, str] = {}
+def _owners(choices_with_it: list[str]) -> str:
+    """`algorithm=maml`, or `algorithm=anil and 6 others`."""
+    first, *others = choices_with_it
+    return first + (f" and {len(others)} other{'' if len(others) == 1 else 's'}" if others else "")
+
+
+def _settings_by_choice() -> dict[str, list[str]]:
+    """Dotted path of every setting of every shipped algorithm, backbone, ... -> the choices that have it."""
+    found: dict[str, list[str]] = {}
     for group in GROUPS:
         for name in choices(group):
             file = conf_dir() / group / f"{name}.yaml"
@@ -168,7 +186,7 @@ def _settings_by_choice() -> dict[str, str]:
             # A file of package _global_ holds its group's node, others are the node.
             node = plain[group] if isinstance(plain.get(group), dict) else plain
             for key in dotted_keys(node):
-                found.setdefault(f"{group}.{key}", f"{group}={name}")
+                found.setdefault(f"{group}.{key}", []).append(f"{group}={name}")
     return found
 
 

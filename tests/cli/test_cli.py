@@ -132,6 +132,7 @@ def subprocess_of(code: str, **environment: str) -> subprocess.CompletedProcess[
         ("algorithm=maml", "no command named 'algorithm=maml'; did you mean 'metalearn train algorithm=maml'?"),
         ("train algorithm=mamll", "no algorithm named 'mamll'; did you mean 'maml'? (available: "),
         ("train algorithm=", "no algorithm named '' (available: "),
+        ("train dataset.root=photos", "no setting 'dataset.root' here; it belongs to dataset=aircraft and "),
         ("train algorithm=null", "cannot compose algorithm=null: "),
         ("train experiment=nothing", "no experiment named 'nothing'"),
         ("train hydra/launcher=bsic", "no launcher named 'bsic'; did you mean 'basic'?"),
@@ -236,6 +237,17 @@ def subprocess_of(code: str, **environment: str) -> subprocess.CompletedProcess[
 def test_mistake(command: str, line: str, refused: Refused, runs: Calls) -> None:
     assert refused(command.split()).startswith(line)
     assert runs == []
+
+
+@pytest.mark.parametrize("given", ["photos", "./photos"])
+def test_a_folder_in_place_of_a_data_set_is_answered_with_what_to_do(
+    given: str, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hint = f"if '{given}' holds images of yours: metalearn data check {given} says how to train on them"
+    assert hint not in refused(["train", f"dataset={given}"])
+    Path("photos").mkdir()
+    assert refused(["train", f"dataset={given}"]).endswith(hint)
 
 
 @pytest.mark.parametrize(
