@@ -133,6 +133,13 @@ class Algorithm(nn.Module, ABC):
         """
         return False
 
+    def check_ways(self, ways: int) -> None:  # most serve any
+        """Asked before a run begins, of the ways of its test tasks.
+
+        Raises:
+            UserError: it cannot serve tasks of so many ways.
+        """
+
     @property
     def transductive(self) -> bool:
         """Whether, in evaluation, the prediction for one query depends on the other queries."""

@@ -109,7 +109,7 @@ class MANN(Algorithm):
         self.backbone = backbone
         self.label_units = label_units
         self.instances = instances
-        self._refuse_too_many(ways)
+        self.check_ways(ways)
         shape = (memory_slots, memory_width, read_heads, key_strength, empty_length)
         write_first = order == "write_first"
         self.addressing: Addressing = (
@@ -151,7 +151,7 @@ class MANN(Algorithm):
         return MetaLoss(kinds.cross_entropy(logits, y), {"accuracy": scores[:, 1:].mean(1), **shown})
 
     def adapt(self, support: Examples) -> Adapted:
-        self._refuse_too_many(support.ways)
+        self.check_ways(support.ways)
         order = shuffled(support.y[:1, :1], support.y.shape[1], _ORDER)[
             0
         ]  # y starts with 0: the same order for every task
@@ -187,7 +187,7 @@ class MANN(Algorithm):
     def _sequence_logits(self, tasks: TaskBatch) -> tuple[Tensor, Tensor]:
         """Logits [T, S, N] and labels [T, S] of the whole task as one sequence."""
         ways = tasks.support.ways
-        self._refuse_too_many(ways)
+        self.check_ways(ways)
         x, y = self._sequence(tasks)
         # Which label unit stands for which label: a random choice for every task, so that all units are trained.
         units = shuffled(tasks.classes, self.label_units, _UNITS)[:, :ways]  # [T, N]
@@ -250,7 +250,7 @@ class MANN(Algorithm):
         read, memory = self.addressing.step(interface, state.memory)
         return State(torch.cat([hidden, read], dim=1), cell, memory)
 
-    def _refuse_too_many(self, ways: int) -> None:
+    def check_ways(self, ways: int) -> None:
         if ways > self.label_units:
             raise UserError(
                 f"algorithm.label_units={self.label_units}: a task of {ways} ways needs a label unit for each; "

@@ -34,6 +34,8 @@ def preflight(config: dict[str, Any]) -> None:
     dataset.check_augment(settings.train.augment)
     algorithm = build_algorithm(config, dataset)  # first: an algorithm for another kind of task may have set task.train
     check_tasks(dataset, config["task"], *(("train",) if settings.train.steps else ()), "val", "test")
+    if isinstance(ways := config["task"].get("max_ways", config["task"]["ways"]), int):
+        algorithm.check_ways(ways)
     if settings.eval.transductive is not None:
         algorithm.set_transductive(settings.eval.transductive)
     if settings.train.init is not None:

@@ -300,6 +300,8 @@ def test_more_ways_than_label_units_are_refused() -> None:
             attempt()
     with pytest.raises(UserError, match=r"algorithm\.label_units=2: .* 3 ways"):
         mann(label_units=2)
+    with pytest.raises(UserError, match=r"algorithm\.label_units=3: .* 10 ways"):
+        algorithm.check_ways(10)  # asked before a run begins
 
 
 @pytest.mark.parametrize(("instances", "steps"), [(2, 6), (5, 15), (9, 15)])
