@@ -32,7 +32,7 @@ def result_panel(results: dict[str, Any]) -> None:
     """Prints the final result and puts it into run.log.
 
     Args:
-        results: what results.json holds, and `run_dir`; with `written`, a file, that is named in place of the run directory.
+        results: what results.json holds, and `run_dir`; where that is None, no place is named: `written` names it once the file is there.
     """
     numbers = _result_lines(scale_of(results), results["task"], results["test"])
     if changed := results.get("images"):
@@ -42,11 +42,14 @@ def result_panel(results: dict[str, Any]) -> None:
     numbers += results.get("notes", [])
     for line in numbers:
         terminal.file_log.info(line)
-    places = _places(results)  # outside the frame, so that they can be copied whole
+    places = (
+        [] if results["run_dir"] is None else _places(Path(results["run_dir"]).absolute())
+    )  # outside the frame, so that they can be copied whole
     if terminal.on_terminal():
         title = f"{results['algorithm']} on {results['dataset']}, {results['backbone']}, seed {results['seed']}"
         terminal.CONSOLE.print(Panel(Text("\n".join(numbers)), title=Text(title), expand=False))
-        terminal.CONSOLE.print(Text("\n".join(places)), soft_wrap=True)
+        if places:
+            terminal.CONSOLE.print(Text("\n".join(places)), soft_wrap=True)
     else:
         terminal.say("\n".join([*numbers, *places]))
 
@@ -251,10 +254,12 @@ def _listed(texts: list[str]) -> str:
     return ", ".join(text.removesuffix(unit) for text in texts) + unit
 
 
-def _places(results: dict[str, Any]) -> list[str]:
-    run_dir = Path(results["run_dir"]).absolute()
-    if results.get("written"):
-        return [f"written to: {_shown(Path(results['written']).absolute())}"]
+def written(file: Path) -> None:
+    """Says where a result is, after it was written: on a full disk it is not."""
+    terminal.say(f"written to: {_shown(file.absolute())}")
+
+
+def _places(run_dir: Path) -> list[str]:
     return [f"run directory: {_shown(run_dir)}", f"metalearn tensorboard {shlex.quote(_shown(run_dir.parent))}"]
 
 

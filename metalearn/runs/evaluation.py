@@ -243,9 +243,11 @@ def _publish(run_dir: Path, tested: Tested) -> dict[str, Any]:
     if results.error is not None:
         terminal.error_line(f"failed: {results.error} ({run_dir})")
     else:
-        shown.result_panel({**record, "run_dir": str(run_dir), "written": str(file)})
+        shown.result_panel({**record, "run_dir": None})
     write_or_say(file, record)
     write_tasks(tasks_file(file), tested.scores)
+    if results.error is None:
+        shown.written(file)
     if results.error is not None:
         raise RunFailed(results.error)
     return record

@@ -15,6 +15,7 @@ from typing import Any
 from metalearn.errors import UserError, one_line
 from metalearn.kinds import scale_of
 from metalearn.locks import is_folder_locked
+from metalearn.report import terminal
 from metalearn.runs.directory import mapping, read_text
 from metalearn.runs.found import UNREADABLE, Found
 from metalearn.runs.quick_config import quick_config
@@ -58,19 +59,31 @@ def _places(path: str) -> list[Path]:
     return list(dict.fromkeys(place if place.is_dir() else place.parent for place in map(Path, matches)))
 
 
-def run_directories(folder: Path) -> Iterator[Path]:
-    """The run directories at or below a folder, in the order of their names; links to folders are not followed."""
+def run_directories(folder: Path, below: bool = False) -> Iterator[Path]:
+    """The run directories at or below a folder, in the order of their names; links to folders are not followed.
+
+    Args:
+        below: whether `folder` lies below what the user named; one that cannot be read is passed over then, and stderr says so.
+
+    Raises:
+        UserError: the folder that the user named cannot be read.
+    """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        (folder / "config.yaml").exists()  # raises where the folder can be listed and not entered
     except OSError as error:
-        raise UserError(f"'{folder}' cannot be read: {error.strerror}") from error
+        fault = f"'{folder}' cannot be read: {error.strerror}"
+        if not below:
+            raise UserError(fault) from error
+        terminal.error_line(f"warning: {fault}; passed over")
+        return
     names = {entry.name for entry in entries}
     if names & {"config.yaml", "results.json"}:
         yield folder
         return
     for entry in entries:
         if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-            yield from run_directories(Path(entry.path))
+            yield from run_directories(Path(entry.path), below=True)
 
 
 def read_run(path: Path) -> Found:

@@ -154,6 +154,9 @@ def _scored(row: Row, test: dict[str, Any], factor: int, incomparable: Sequence[
     )
     return {
         **row._asdict(),
+        "unit": "percent"
+        if factor == 100
+        else None,  # results.json has fractions, this file what the paper's table has
         "transductive": test["transductive"],
         "ours": ours,
         "ci95": ci95,

@@ -175,6 +175,7 @@ def differing(rows: Sequence[Row]) -> dict[str, str]:
 
     A setting that some rows lack counts where it differs among those that have it, and where nothing else tells two rows apart.
     """
+    rows = [row for row in rows if row.identity] or rows  # of the others, whose files cannot be read, nothing is known
     names = [name for name in NAMES if len({row.value(name) for row in rows} - {None}) > 1]
     keys = list(dict.fromkeys(key for row in rows for key in row.identity))
     texts = {key: [_text(row.identity[key]) if key in row.identity else None for row in rows] for key in keys}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -127,6 +128,8 @@ def _to_resume(config: dict[str, Any], run_dir: Path, resume: bool) -> dict[str,
         if (run_dir / "metrics.csv").exists() or (run_dir / "results.json").exists():
             raise UserError(f"'{run_dir}' holds another run's files already")
         return None
+    if not os.access(run_dir, os.W_OK):
+        raise UserError(f"'{run_dir}' cannot be written: it cannot be gone on with")
     state = checkpoint.newest(run_dir)
     if state is None:
         keep = Settings.of(files.read_config(run_dir)).train.keep if is_done(run_dir) else "all"

@@ -46,6 +46,13 @@ def test_runs_that_differ_in_their_seed_are_one_row_with_an_interval_over_seeds(
     assert good["interval"] == pytest.approx(4.302653 * np.std(means, ddof=1) / 3**0.5, rel=1e-5)
 
 
+def test_a_run_that_cannot_be_read_adds_no_columns(two: Path) -> None:
+    before = compare(Wanted([two])).record["columns"]
+    (two / "weak-0" / "config.yaml").write_text("")
+    (two / "weak-0" / "results.json").write_text("")
+    assert compare(Wanted([two])).record["columns"] == before
+
+
 def test_a_paired_difference_sees_what_intervals_of_the_rows_hide(two: Path) -> None:
     difference = rows_of(two)["weak"]["difference"]
     assert difference["paired"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,50 @@ def test_other_images_are_brought_to_what_the_model_knows(trained: Path, capsys:
     assert "seen_classes" not in record["test"]
     assert "images of the shape 20 x 20 x 1 were brought to 16 x 16 x 1" in capsys.readouterr().out
     assert "images" not in evaluated(trained), "the run's own are as they were"
+
+
+def test_the_file_is_named_once_it_is_there(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["eval", str(trained)])
+    file = next(trained.glob("eval-*.json"))
+    assert capsys.readouterr().out.splitlines()[-1] == f"written to: run/{file.name}"
+
+    def full(path: Path, record: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("metalearn.runs.evaluation.files.write_json", full)
+    with pytest.raises(SystemExit) as leaving:
+        main(["eval", str(trained)])
+    said = capsys.readouterr()
+    assert leaving.value.code == 1
+    assert "test 5-way 1-shot:" in said.out
+    assert "written to" not in said.out
+    assert "cannot be written: No space left on device" in said.err
+
+
+def test_a_directory_that_cannot_be_written_is_not_gone_on_with(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (trained / "results.json").unlink()
+    before = sorted(trained.iterdir())
+    monkeypatch.setattr("metalearn.runs.run.os.access", lambda path, mode: Path(path) != trained)
+    with pytest.raises(SystemExit) as leaving:
+        main(["train", "--resume", str(trained)])
+    assert leaving.value.code == 2
+    assert f"'{trained}' cannot be written: it cannot be gone on with" in capsys.readouterr().err
+    assert sorted(trained.iterdir()) == before
+
+
+def test_more_ways_than_the_algorithm_serves_are_refused_before_a_file_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as leaving:
+        main(["train", "algorithm=mann", "algorithm.label_units=5", *TINY, "task.ways=6", "hydra.run.dir=run"])
+    assert leaving.value.code == 2
+    assert "algorithm.label_units=5: a task of 6 ways needs a label unit for each" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_trained_classes_are_refused_or_marked(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +30,25 @@ def test_the_list_says_status_score_and_size(run: Path) -> None:
     assert rows["a"]["size"] == sum(file.stat().st_size for file in run.iterdir())
     assert (rows["b"]["status"], rows["b"]["error"], rows["b"]["score"]) == ("failed", "boom", None)
     assert [row["algorithm"] for row in listed([run.parent], ["status=failed"])] == ["b"]
+
+
+def test_a_folder_that_cannot_be_read_is_passed_over_below_what_was_named(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = run.parent / "closed"
+    closed.mkdir()
+    scandir = os.scandir
+
+    def refusing(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr("metalearn.runs.finding.os.scandir", refusing)
+    assert [row["path"] for row in listed([run.parent])] == [str(run)]
+    assert capsys.readouterr().err == f"warning: '{closed}' cannot be read: Permission denied; passed over\n"
+    with pytest.raises(UserError, match="cannot be read: Permission denied"):
+        listed([closed])
 
 
 def test_a_run_that_another_process_is_at_work_in_is_running_and_stays(run: Path) -> None:

@@ -250,6 +250,7 @@ def test_it_trains_scores_every_row_and_keeps_a_record(capsys: pytest.CaptureFix
     assert trained["ci95"] == pytest.approx(100 * results["test"]["ci95"])
     assert trained["ci95_classes"] == pytest.approx(100 * results["test"]["ci95_classes"])
     assert trained["difference"] == pytest.approx(trained["ours"] - 99.95)
+    assert trained["unit"] == "percent"
     assert (trained["transductive"], trained["tasks"], trained["verdict"]) == (True, 6, "below the band")
     assert (transductive["verdict"], transductive["difference"]) == ("no published number", None)
     (file,) = Path("run").glob("eval-*.json")
