@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,16 +21,16 @@ import yaml
 from metalearn.cli.main import main
 from metalearn.errors import Pruned, UserError
 from metalearn.runs.run import run
-from metalearn.sweeps import pool as sweeps
-from metalearn.sweeps import queue, slots
 from metalearn.sweeps.directory import Job, SweepDir
 from metalearn.sweeps.space import corners, trial_text
 from metalearn.sweeps.summary import write_summary
 from tests import fake_run
 from tests.compose import SMALL, compose
 from tests.fake_run import calls
+from tests.sweeps.conftest import pretend
 from tests.sweeps.test_sweep import leaves_with
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
 ROOT = Path(__file__).parents[2]
 FOLDER = Path("outputs/multirun/mine")
 needs_optuna = pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="needs Optuna")
@@ -38,19 +39,32 @@ SEARCH = f"search: {{{SPACE}, trials: 6, startup_trials: 3, pruner: null}}"
 PRUNING = f"search: {{{SPACE}, trials: 8, pruner: {{startup_trials: 2}}}}"
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory, in which the command line's runs are fakes."""
-    cwd = tmp_path / "a b ü?%20"
-    cwd.mkdir()
-    monkeypatch.chdir(cwd)
-    monkeypatch.setattr(sys, "argv", ["metalearn"])
-    fake_run.install(monkeypatch)
-    monkeypatch.setattr(sweeps, "_WORKER", (sys.executable, "-m", "tests.fake_run"))
-    monkeypatch.setattr(sweeps, "_POLL", 0.01)
-    monkeypatch.setattr(queue, "_WAIT", 0.05)
-    monkeypatch.setattr(slots, "visible_gpus", list)
-    return cwd
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The folder of a search that has drawn so many of its six trials; each is made once."""
+    made: dict[int, Path] = {}
+
+    def folder(count: int) -> Path:
+        if count not in made:
+            with pytest.MonkeyPatch.context() as patched:
+                pretend(patched, cwd := tmp_path_factory.mktemp("searched") / "cwd")
+                main([*search_file(SEARCH), *([f"sweep.search.trials={count}"] if count != 6 else [])])
+            made[count] = cwd / FOLDER
+        return made[count]
+
+    return folder
+
+
+@pytest.fixture
+def begun(searched: Callable[[int], Path]) -> Callable[[int], None]:
+    """Puts a copy of that folder where `search_file(SEARCH)` looks for it."""
+    return lambda count: shutil.copytree(searched(count), FOLDER) and None
+
+
+@pytest.fixture
+def whole(searched: Callable[[int], Path]) -> dict[str, dict[str, Any]]:
+    """The trials of a search that nothing disturbed."""
+    return SweepDir(searched(6)).choices()
 
 
 def search_file(text: str, sweep_name: str = "mine") -> list[str]:
@@ -246,8 +260,9 @@ def test_a_search_draws_the_same_from_the_same_seed() -> None:
 
 
 @needs_optuna
-def test_a_search_that_was_interrupted_goes_on_as_if_it_had_not_been(monkeypatch: pytest.MonkeyPatch) -> None:
-    main(search_file(SEARCH, "whole"))
+def test_a_search_that_was_interrupted_goes_on_as_if_it_had_not_been(
+    whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     count = 0
 
     def interrupted(config: dict[str, Any], run_dir: Path, **options: Any) -> dict[str, Any]:
@@ -262,7 +277,7 @@ def test_a_search_that_was_interrupted_goes_on_as_if_it_had_not_been(monkeypatch
     assert leaves_with(*search_file(SEARCH)) == 130
     assert statuses() == ["done", "done", "interrupted"]
     main(search_file(SEARCH))
-    assert trials() == trials("whole")
+    assert trials() == whole
     assert statuses() == ["done"] * 6
     assert [call["resume"] for call in calls(FOLDER)] == [False, False, True, False, False, False]
     main([*search_file(SEARCH), "sweep.search.trials=8"])
@@ -273,8 +288,9 @@ def test_a_search_that_was_interrupted_goes_on_as_if_it_had_not_been(monkeypatch
 @pytest.mark.slow
 @needs_optuna
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_trial_whose_drawing_was_cut_short_is_drawn_to_its_end(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    main(search_file(SEARCH, "whole"))
+def test_a_trial_whose_drawing_was_cut_short_is_drawn_to_its_end(
+    when: str, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, count = SweepDir.store, 0
 
     def cut(sweep: SweepDir, *arguments: Any) -> None:
@@ -288,7 +304,7 @@ def test_a_trial_whose_drawing_was_cut_short_is_drawn_to_its_end(when: str, monk
     monkeypatch.setattr(SweepDir, "store", cut)
     assert leaves_with(*search_file(SEARCH)) == 130
     main(search_file(SEARCH))
-    assert trials() == trials("whole")
+    assert trials() == whole
     assert len(calls(FOLDER)) == 6
 
 
@@ -321,8 +337,10 @@ def test_failed_trials_count_and_end_in_exit_1(
 
 
 @needs_optuna
-def test_a_search_whose_settings_have_changed_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    main(search_file(SEARCH))
+def test_a_search_whose_settings_have_changed_is_refused(
+    begun: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun(6)
     assert leaves_with(*search_file(SEARCH.replace("0.5", "0.7"))) == 2
     assert "was begun with sweep.search.space.train.lr.high=0.5, now 0.7" in capsys.readouterr().err
     assert leaves_with(*search_file(SEARCH), "sweep.search.trials=7", "task.shots=3") == 2
@@ -356,12 +374,11 @@ def test_a_file_that_is_no_study_is_refused(
 
 
 @needs_optuna
-def test_a_damaged_journal_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    main(search_file(SEARCH))
+def test_a_damaged_journal_is_refused(begun: Callable[[int], None], capsys: pytest.CaptureFixture[str]) -> None:
+    begun(6)
     journal = FOLDER / "study.journal"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([*lines[:3], lines[3][:20] + b"\n", *lines[4:]]))
-    capsys.readouterr()
     assert leaves_with(*search_file(SEARCH)) == 2
     line = capsys.readouterr().err
     assert line.endswith("study.journal cannot be used as an Optuna study: line 4 is no record of an Optuna journal\n")
@@ -370,13 +387,14 @@ def test_a_damaged_journal_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
 
 @needs_optuna
 @pytest.mark.parametrize("rest", ['{"op_code":8,"worker', '{"op', '{"op_code":8,\0\0\0', "\0\0"])
-def test_an_incomplete_last_record_is_removed_before_the_next(rest: str) -> None:
-    main(search_file(SEARCH, "whole"))
-    main([*search_file(SEARCH), "sweep.search.trials=4"])
+def test_an_incomplete_last_record_is_removed_before_the_next(
+    rest: str, begun: Callable[[int], None], whole: dict[str, Any]
+) -> None:
+    begun(5)
     with (FOLDER / "study.journal").open("a") as journal:
         journal.write(rest)
     main(search_file(SEARCH))
-    assert trials() == trials("whole")
+    assert trials() == whole
     assert statuses() == ["done"] * 6
     records = [json.loads(line) for line in (FOLDER / "study.journal").read_text().splitlines()]
     assert all("op_code" in record for record in records)
@@ -384,20 +402,19 @@ def test_an_incomplete_last_record_is_removed_before_the_next(rest: str) -> None
 
 
 @needs_optuna
-def test_a_search_begun_in_a_database_continues_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_begun_in_a_database_continues_there(whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from metalearn.sweeps import search
 
     def in_database(library: Any, path: Path, settings: dict[str, Any]) -> Any:
         return search._in_database(library, path.with_name("study.db"), settings)
 
-    main(search_file(SEARCH, "whole"))
     with monkeypatch.context() as patched:  # as the earlier version
         patched.setattr(search, "_in_journal", in_database)
         main([*search_file(SEARCH), "sweep.search.trials=3"])
     assert [path.name for path in FOLDER.glob("study.*")] == ["study.db"]
     main(search_file(SEARCH))
     assert [path.name for path in FOLDER.glob("study.*")] == ["study.db"]
-    assert trials() == trials("whole")
+    assert trials() == whole
     assert len(calls(FOLDER)) == 6
 
 

@@ -24,9 +24,7 @@ import yaml
 from metalearn.cli.main import main
 from metalearn.config.files import slug
 from metalearn.errors import UserError
-from metalearn.sweeps import pool as sweeps
-from metalearn.sweeps import queue, summary
-from metalearn.sweeps import slots as slots_module
+from metalearn.sweeps import summary
 from metalearn.sweeps.directory import Job, SweepDir
 from metalearn.sweeps.launchers import _saved_before_requeue
 from metalearn.sweeps.pool import run_jobs
@@ -36,23 +34,9 @@ from metalearn.sweeps.summary import job_rows, seed_rows, write_summary
 from tests import fake_run
 from tests.fake_run import CRASHES, EXITS, FAILS, FAILS_SILENTLY, HANGS, INTERRUPTED, KILLED, calls
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
 ROOT = Path(__file__).parents[2]
 TWO = [Slot(None, 1), Slot(None, 1)]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory, in which runs are fakes."""
-    cwd = tmp_path / "a b ü"
-    cwd.mkdir()
-    monkeypatch.chdir(cwd)
-    monkeypatch.setattr(sys, "argv", ["metalearn"])
-    fake_run.install(monkeypatch)
-    monkeypatch.setattr(sweeps, "_WORKER", (sys.executable, "-m", "tests.fake_run"))
-    monkeypatch.setattr(sweeps, "_POLL", 0.01)
-    monkeypatch.setattr(queue, "_WAIT", 0.05)
-    monkeypatch.setattr(slots_module, "visible_gpus", list)
-    return cwd
 
 
 def leaves_with(*argv: str) -> int:
