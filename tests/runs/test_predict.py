@@ -25,6 +25,7 @@ from metalearn.runs.checkpoint import save
 from metalearn.runs.classifier import Unstorable, _plain, read_saved
 from metalearn.runs.directory import read_config
 from metalearn.tasks import TaskShape
+from tests.compose import compose
 from tests.runs.test_older_versions import WRITTEN
 
 TINY = (
@@ -65,7 +66,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_test_of_a_run_says_how_well_it_is_calibrated(trained: Path) -> None:
     test = json.loads((trained / "results.json").read_text())["test"]
-    assert set(test["calibration"]) == {"ece", "nll", "brier"}
+    assert set(test["calibration"]) == {"ece", "nll", "brier", "bins"}
     assert test["calibration"]["nll"] == pytest.approx(test["loss"], rel=1e-4)
 
 
@@ -85,11 +86,17 @@ def predicted(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]
     return found
 
 
+def shipped(name: str) -> dict[str, Any]:
+    """The settings of an algorithm."""
+    return dict(compose(f"algorithm={name}")["algorithm"])
+
+
 @pytest.mark.parametrize("name", choices("algorithm"))
 def test_every_algorithm_predicts_and_is_kept_in_a_file(
     here: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    main(["train", f"algorithm={name}", *TINY, "hydra.run.dir=run"])
+    few = [f"algorithm.{key}=2" for key in ("fit_passes", "test_inner_steps") if key in shipped(name)]
+    main(["train", f"algorithm={name}", *TINY, *few, "hydra.run.dir=run"])
     words = ["run", "--support", "support", "--query", "query", "--tasks", "10", "--coverage", "0.8"]
     found = predicted(capsys, *words, "--save", "mine.pt")
     assert found["classes"] == {"left": 1, "middle": 3, "right": 2}
