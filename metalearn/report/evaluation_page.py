@@ -9,7 +9,7 @@ from metalearn.kinds import scale_of
 from metalearn.report.comparison import setting_text
 from metalearn.report.evaluation import heading, is_done, remarks, run_name, short_keys, table
 from metalearn.report.page import template
-from metalearn.report.svg import Line, line_chart, reliability_diagram
+from metalearn.report.svg import RELIABILITY, Line, line_chart, reliability_diagram
 
 _MOST = 8  # lines of a chart: so many colours there are
 _INTERVAL = "The band is the 95 % interval over tasks."
@@ -85,9 +85,8 @@ def _calibration(record: Record, cells: Sequence[Record]) -> _Chart:
         if bins:
             lines.append((_name(record, cell), [(int(count), confidence, right) for count, confidence, right in bins]))
     drawn = [(name, colour, bins) for colour, (name, bins) in enumerate(lines[:_MOST])]
-    caption = "Below the dashed line probabilities are too high, above it too low. Larger dots stand for more queries."
     named = [Line(name, colour, []) for name, colour, _ in drawn]
-    return _chart("Calibration", reliability_diagram(drawn), named, lines, caption)
+    return _chart("Calibration", reliability_diagram(drawn), named, lines, RELIABILITY)
 
 
 def _chart(title: str, svg: str, drawn: Sequence[Line], all_: Sequence[Any], caption: str) -> _Chart:

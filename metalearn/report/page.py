@@ -10,7 +10,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
 from metalearn.kinds import Scale, scale_of
 from metalearn.report.comparison import cells, remarks, setting_text
-from metalearn.report.svg import Line, distributions, line_chart, reliability_diagram
+from metalearn.report.svg import RELIABILITY, Line, distributions, line_chart, reliability_diagram
 
 _IN_RESULTS = 4  # settings beside the results: all are in a table of their own
 _COLOURS = (
@@ -201,6 +201,6 @@ def _of_kind(named: Sequence[tuple[str, int, Mapping[str, Any]]], kind: Scale) -
         {
             "title": "Calibration",
             "svg": reliability_diagram([(name, colour, one["reliability"]) for name, colour, one in named]),
-            "caption": "Below the dashed line probabilities are too high, above it too low. Larger dots stand for more queries.",
+            "caption": RELIABILITY,
         },
     ]

@@ -10,6 +10,11 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+# How to read a reliability diagram.
+RELIABILITY = (
+    "Below the dashed line probabilities are too high, above it too low. Larger dots stand for more queries; bins with less than 0.1 % of "
+    "them are left out."
+)
 _PROBABILITY = "largest probability of an answer"
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 620, 280, 58, 38, 12, 26
 
@@ -91,8 +96,9 @@ def reliability_diagram(lines: Sequence[tuple[str, int, Sequence[tuple[int, floa
 
     Args:
         lines: name, colour and bins: (queries in the bin, mean of their largest probabilities, share of right ones). A dot's area says how many.
+            Bins with less than a thousandth of a line's queries are left out: their shares are of a handful of answers.
     """
-    lines = [line for line in lines if line[2]]
+    lines = [(name, colour, _large_enough(bins)) for name, colour, bins in lines if bins]
     if not lines:
         return Markup("")
     least = min(min(confidence, right) for _, _, bins in lines for _, confidence, right in bins)
@@ -115,6 +121,11 @@ def reliability_diagram(lines: Sequence[tuple[str, int, Sequence[tuple[int, floa
                 f"<title>{told}</title></circle>"
             )
     return _svg(parts, _HEIGHT, f"share of right answers against {_PROBABILITY}")
+
+
+def _large_enough(bins: Sequence[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
+    whole = sum(count for count, _, _ in bins)
+    return [one for one in bins if 1000 * one[0] >= whole]
 
 
 class _Axis(NamedTuple):

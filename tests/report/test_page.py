@@ -95,11 +95,17 @@ def test_probabilities_of_all_seeds_are_in_one_reliability_diagram(outputs: Path
     for seed, right in enumerate((0.5, 1.0)):
         file = outputs / f"0.9-{seed}" / "results.json"
         record = json.loads(file.read_text())
-        record["test"]["calibration"] = {"ece": 0.2, "nll": 1.0, "brier": 0.4, "bins": [[30, 0.9, right]]}
+        record["test"]["calibration"] = {
+            "ece": 0.2,
+            "nll": 1.0,
+            "brier": 0.4,
+            "bins": [[1, 0.3, 1.0], [3000, 0.9, right]],
+        }
         file.write_text(json.dumps(record))
     text, page = page_of(outputs)
     assert text.count("<svg") == 5
-    assert "of 60 answers given with 90 %, 75 % are right" in page.text
+    assert "of 6,000 answers given with 90 %, 75 % are right" in page.text
+    assert "given with 30 %" not in page.text, "two answers of six thousand say nothing"
 
 
 def test_names_are_text_not_markup(outputs: Path) -> None:
