@@ -210,9 +210,10 @@ def _measured(record: Record) -> list[str]:
 def _limits(record: Record) -> list[str]:
     run, trained = record["run"], record["trained_classes"]
     lines = [
-        f"- The model saw images of {run['dataset']} in training, of no other kind. On others it may be wrong and sure.",
-        "- The numbers above are of that data set's test classes, not of your classes or your images.",
+        f"- The model saw images of {run['dataset']} in training, of no other kind. On others it may be wrong and sure."
     ]
+    if record["test"] or record["calibration"]:
+        lines.append("- The numbers above are of that data set's test classes, not of your classes or your images.")
     if trained:
         more = f" and {len(trained) - _SHOWN:,} more, all in `export.json`" if len(trained) > _SHOWN else ""
         lines.append(f"- Classes it saw in training: {', '.join(f'`{name}`' for name in trained[:_SHOWN])}{more}.")

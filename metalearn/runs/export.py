@@ -17,7 +17,7 @@ from torch import Tensor
 from metalearn.algorithms.base import Algorithm
 from metalearn.data.classes import ClassId
 from metalearn.data.own.given import Form
-from metalearn.errors import UserError
+from metalearn.errors import UserError, one_line
 from metalearn.report.model_card import CARD, model_card
 from metalearn.runs.classifier import Classifier, load_classifier, read_saved
 from metalearn.runs.directory import saved_config, stored_config, write_json, write_text
@@ -113,10 +113,13 @@ def refuse_device(overrides: Sequence[str]) -> None:
 def check_exportable(algorithm: Algorithm, with_classes: bool) -> None:
     """Raises UserError where predictions depend on the images that come together, or where there is nothing to export."""
     if algorithm.transductive:
+        try:
+            algorithm.set_transductive(False)
+            reason = "eval.transductive=true was given: leave it out"
+        except UserError as error:
+            reason = one_line(error).removeprefix("eval.transductive=false: ")
         raise UserError(
-            "this model predicts images together: what it says of one depends on the others, so it makes no program for single images "
-            "(it normalises with the statistics of the images at hand: train with backbone.running_stats=true; "
-            "where eval.transductive=true was given, leave it out)"
+            f"this model predicts images together, so it makes no program for single images, which would not depend on each other ({reason})"
         )
     if not with_classes and algorithm.embedding() is None:
         raise UserError(

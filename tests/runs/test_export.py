@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import re
@@ -50,7 +51,8 @@ def classifier_of(name: str, easy: ImageClasses, *overrides: str) -> Classifier:
     config = compose(f"algorithm={name}", *SMALL, *overrides)
     algorithm = build_algorithm(config, easy)
     if algorithm.transductive:
-        algorithm.set_transductive(False)
+        with contextlib.suppress(UserError):  # some always are
+            algorithm.set_transductive(False)
     else:  # running statistics as after training: those of a new network let next to nothing through
         tasks = easy.source("train", 0, torch.device("cpu")).tasks(0, 2, TaskShape(5, 1, 5))
         for _ in range(30):
@@ -75,8 +77,14 @@ def onnx_probabilities(file: Path, images: np.ndarray) -> np.ndarray:
 
 @needs_extra
 @pytest.mark.parametrize("name", choices("algorithm"))
-def test_every_algorithm_gives_in_every_format_what_it_predicts(name: str, easy: ImageClasses, tmp_path: Path) -> None:
+def test_every_algorithm_gives_in_every_format_what_it_predicts_or_is_refused(
+    name: str, easy: ImageClasses, tmp_path: Path
+) -> None:
     classifier = classifier_of(name, easy)
+    if classifier.algorithm.transductive:
+        with pytest.raises(UserError, match="predicts images together"):
+            check_exportable(classifier.algorithm, with_classes=True)
+        return
     parts = parts_of(source_of(classifier), classifier.form)
     embeds = classifier.algorithm.embedding() is not None
     assert [part.name for part in parts] == (["embedding", "classifier"] if embeds else ["classifier"])
@@ -93,6 +101,8 @@ def test_every_algorithm_gives_in_every_format_what_it_predicts(name: str, easy:
 def test_one_that_learns_weights_says_that_it_needs_classes(easy: ImageClasses) -> None:
     for name in choices("algorithm"):
         algorithm = classifier_of(name, easy).algorithm
+        if algorithm.transductive:
+            continue
         if algorithm.embedding() is None:
             with pytest.raises(UserError, match="Give --support DIR"):
                 check_exportable(algorithm, with_classes=False)
@@ -186,7 +196,7 @@ def test_a_saved_classifier_is_exported_with_and_without_its_run(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = metalearn.predict("run", "support", "query", tasks=10, save="mine.pt")
-    both = exported(capsys, "run", "--adapted", "mine.pt", "--out", "both")
+    both = exported(capsys, "run", "--adapted", "mine.pt", "--formats", "safetensors", "--out", "both")
     assert both["test"]["accuracy"] == json.loads((here / "run" / "results.json").read_text())["test"]["accuracy"]
     shutil.rmtree("run")
     shutil.rmtree("support")
@@ -248,10 +258,10 @@ def test_a_program_that_gives_something_else_is_an_error_and_leaves_nothing(
 
     monkeypatch.setitem(programs._READERS, "onnx", wrong)
     before = sorted(here.iterdir())
-    refused(capsys, "does not give what the model gives", "run", "--out", "out")
+    refused(capsys, "does not give what the model gives", "run", "--formats", "onnx", "--out", "out")
     assert sorted(here.iterdir()) == before
     (here / "out").mkdir()
-    refused(capsys, "allowed", "run", "--out", "out")
+    refused(capsys, "allowed", "run", "--formats", "onnx", "--out", "out")
     assert not list((here / "out").iterdir())
 
 
@@ -304,3 +314,36 @@ def test_a_classifier_of_other_weights_is_refused(here: Path, capsys: pytest.Cap
     metalearn.predict("run", "support", "query", calibrated=False, save="mine.pt")
     main(["train", "algorithm=protonet", *TINY, "seed=1", "hydra.run.dir=other"])
     refused(capsys, "made from other weights", "other", "--adapted", "mine.pt", "--out", "out")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("metalearn expo", {"export"}),
+        ("metalearn export ru", {"run/"}),
+        ("metalearn export run --support su", {"support/"}),
+        ("metalearn export run --out ", {"query/", "run/", "support/"}),
+        ("metalearn export run eval.checkpo", {"eval.checkpoint="}),
+    ],
+)
+def test_completion(
+    here: Path, line: str, expected: set[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    main(["-sc", "query=bash"])
+    assert set(capfd.readouterr().out.split()) == expected
+
+
+def test_predictions_of_any_number_of_images_are_those_of_predict(easy: ImageClasses) -> None:
+    """What an algorithm hands over is a plain module: no batch is too small, none changes what is said of another image."""
+    for name in choices("algorithm"):
+        classifier = classifier_of(name, easy)
+        if classifier.algorithm.transductive:
+            continue
+        network = classifier.algorithm.deployed(classifier.adapted)
+        x = classifier.form.values(images_of(easy, 2, 1, 2, skip=8))
+        with torch.no_grad():
+            together, alone = network(x), torch.cat([network(one) for one in x.split(1)])
+            right = classifier.algorithm.predict(classifier.adapted, x[None])[0]
+        assert torch.allclose(together, right, atol=1e-4, rtol=1e-4), name
+        assert torch.allclose(together, alone, atol=1e-4, rtol=1e-4), name
