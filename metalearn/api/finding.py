@@ -60,17 +60,20 @@ def copy(choice: str, file: str | Path) -> Path:
     return Path(file)
 
 
-def choices(kind: str) -> list[dict[str, str]]:
+def choices(kind: str, config_dir: str | None = None) -> list[dict[str, str]]:
     """Name and summary of each choice, as `metalearn list` shows them; `kind` is algorithms, datasets, backbones, tasks, experiments or sweeps.
 
+    Args:
+        config_dir: a folder with YAML files of your own, which are listed too.
+
     Raises:
-        UserError: `kind` is none of these.
+        UserError: `kind` is none of these, or the folder is no directory.
     """
     from metalearn.config.offer import KINDS, listed
 
     if kind not in KINDS:
         raise UserError(f"nothing to list named '{kind}' (available: {', '.join(KINDS)})")
-    return listed(KINDS[kind])
+    return listed(KINDS[kind], config_dir)
 
 
 def doctor() -> list[Check]:

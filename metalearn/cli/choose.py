@@ -22,7 +22,7 @@ def list_choices(argv: list[str]) -> None:
     if asked is not None and asked not in KINDS and f"{asked}s" not in KINDS:
         raise UserError(f"nothing to list named '{asked}'{nearest(asked, KINDS)} (available: {', '.join(KINDS)})")
     kinds = list(KINDS) if asked is None else [asked if asked in KINDS else f"{asked}s"]
-    found = {kind: listed(KINDS[kind]) for kind in kinds}
+    found = {kind: listed(KINDS[kind], args.config_dir) for kind in kinds}
     if args.json:
         print(json.dumps(found if asked is None else found[kinds[0]], indent=2))
         return
@@ -38,6 +38,8 @@ def list_choices(argv: list[str]) -> None:
 def copy_choice(argv: list[str]) -> None:
     """Writes a copy of a choice's YAML file, and says how to use it."""
     args = _arguments(argv)
+    if args.config_dir is not None:
+        raise UserError("copy takes no --config-dir: it copies what is shipped, and what plug-ins bring")
     if len(args.words) != 2:
         raise UserError("copy needs a choice and a file: metalearn copy experiment/NAME FILE")
     source, target = args.words
@@ -58,5 +60,6 @@ def copy_choice(argv: list[str]) -> None:
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--config-dir")
     parser.add_argument("words", nargs="*")
     return parsed(parser, argv)

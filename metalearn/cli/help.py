@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 
 from metalearn.cli.arguments import config_dir_of
-from metalearn.errors import UserError
 from metalearn.version import __version__
 
 
@@ -41,22 +39,12 @@ metalearn COMMAND --help says more. Completion: eval "$(metalearn -sc install=ba
 
 def _choices_help(argv: list[str], *groups: str) -> str:
     """The choices of each group, those of the user's --config-dir among them."""
-    from metalearn.config.files import choices
+    from metalearn.config.files import choices, own_choices
 
     own = config_dir_of(argv)
-    if own is not None and not Path(own).is_dir():
-        raise UserError(f"--config-dir: '{own}' is no directory")
 
     def wrapped(group: str) -> str:
-        here = (
-            set()
-            if own is None
-            else {
-                file.relative_to(Path(own) / group).with_suffix("").as_posix()
-                for file in (Path(own) / group).rglob("*.yaml")
-            }
-        )
-        names = ", ".join(sorted({*choices(group), *here})) or "(none)"
+        names = ", ".join(sorted({*choices(group), *own_choices(group, own)})) or "(none)"
         return textwrap.fill(names, 115, initial_indent=f"  {group + '=':13}", subsequent_indent=" " * 15)
 
     return "\n".join(wrapped(group) for group in groups)

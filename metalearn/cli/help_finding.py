@@ -61,7 +61,7 @@ flags:
 def list_help(argv: list[str]) -> str:
     """`metalearn list --help`."""
     return """\
-usage: metalearn list [algorithms|datasets|backbones|tasks|experiments|sweeps] [--json]
+usage: metalearn list [algorithms|datasets|backbones|tasks|experiments|sweeps] [--config-dir DIR] [--json]
 
 A line for each choice: its name and what it is. Without a word: all groups. metalearn data list says which files of
 data sets are here.
@@ -69,6 +69,7 @@ data sets are here.
   metalearn list algorithms
 
 flags:
+  --config-dir DIR      also your own YAML files, as for metalearn train
   --json                a list of {"name", "summary"}; without a word, such a list for each group"""
 
 

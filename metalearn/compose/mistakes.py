@@ -153,6 +153,8 @@ def _no_such_experiment(name: str, without_folder: Sequence[str]) -> str:
         return f"no experiment named '{name}'; it is called '{present}' now"
     if begin_so := [choice for choice in known if choice.startswith(name)]:
         return f"no experiment named '{name}'; these begin so: {', '.join(begin_so)}"
+    if end_so := [choice for choice in known if choice.endswith(f"/{name}")]:
+        return f"no experiment named '{name}'; these end so: {', '.join(end_so)}"
     folders = dict.fromkeys(f"{folder}/*" if folder else last for folder, _, last in (c.rpartition("/") for c in known))
     return f"no experiment named '{name}'{nearest(name, known)} (available: {', '.join(folders)})"
 

@@ -57,8 +57,13 @@ def _above(lines: list[str], number: int) -> str:
 
 def summary(group: str, name: str) -> str:
     """What the comment at the head of a choice's file says, up to the end of a line that ends a sentence; empty where there is none."""
+    return summary_of(choice_file(group, name))
+
+
+def summary_of(file: Path) -> str:
+    """As `summary`, of any file."""
     said: list[str] = []
-    for line in choice_file(group, name).read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         if line.startswith("# @package"):
             continue
         if not line.startswith("#") or (said and said[-1].endswith((".", ":"))) or line.startswith("#   "):

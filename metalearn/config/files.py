@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from metalearn.config.plugins import conf_dirs
+from metalearn.errors import UserError
 
 
 def conf_dir() -> Path:
@@ -24,6 +25,20 @@ def choices(group: str) -> list[str]:
     return sorted(
         {file.relative_to(folder).with_suffix("").as_posix() for folder in folders for file in folder.rglob("*.yaml")}
     )
+
+
+def own_choices(group: str, folder: str | None) -> dict[str, Path]:
+    """Name -> file of what a folder of the user's own, as of `--config-dir`, adds to a group; empty for None.
+
+    Raises:
+        UserError: it is no directory.
+    """
+    if folder is None:
+        return {}
+    if not Path(folder).is_dir():
+        raise UserError(f"--config-dir: '{folder}' is no directory")
+    there = Path(folder) / group
+    return {file.relative_to(there).with_suffix("").as_posix(): file for file in sorted(there.rglob("*.yaml"))}
 
 
 def choice_file(group: str, name: str) -> Path:

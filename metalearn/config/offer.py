@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from metalearn.config.comments import summary
-from metalearn.config.files import choice_file, choices
+from metalearn.config.comments import summary, summary_of
+from metalearn.config.files import choice_file, choices, own_choices
 from metalearn.errors import UserError, nearest
 
 # What the command line calls them -> the group.
@@ -21,9 +21,15 @@ KINDS = {
 _OF_THE_ORIGINAL = re.compile(r"#   (metalearn |Measured:)")  # lines of an experiment that are not true of a copy
 
 
-def listed(group: str) -> list[dict[str, str]]:
-    """Name and summary of every choice of a group, plug-ins' included."""
-    return [{"name": name, "summary": summary(group, name)} for name in choices(group)]
+def listed(group: str, folder: str | None = None) -> list[dict[str, str]]:
+    """Name and summary of every choice of a group, plug-ins' included, and those in a folder of the user's own.
+
+    Raises:
+        UserError: the folder is no directory.
+    """
+    own = own_choices(group, folder)
+    names = sorted({*choices(group), *own})
+    return [{"name": name, "summary": summary_of(own[name]) if name in own else summary(group, name)} for name in names]
 
 
 def copy_text(group: str, name: str) -> str:

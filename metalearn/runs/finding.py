@@ -37,7 +37,7 @@ def found(paths: Sequence[str | Path], evaluations: bool = False) -> list[Found]
     """
     runs: dict[Path, Found] = {}
     for path in paths:
-        below = [folder for place in _places(str(path)) for folder in run_directories(place)]
+        below = [folder for place in places(str(path)) for folder in run_directories(place)]
         read = {folder: runs.get(folder) or read_run(folder) for folder in below}
         ours = {folder: run for folder, run in read.items() if run.is_run}
         if not ours:
@@ -48,7 +48,8 @@ def found(paths: Sequence[str | Path], evaluations: bool = False) -> list[Found]
     return [one for run in runs.values() for one in (run, *_evaluations(run))]
 
 
-def _places(path: str) -> list[Path]:
+def places(path: str) -> list[Path]:
+    """The folders that a path or a pattern names, for a file the one it is in; UserError where there is none."""
     whole = os.path.expanduser(path)
     if os.path.exists(whole):
         place = Path(whole)

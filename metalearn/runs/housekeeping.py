@@ -16,6 +16,7 @@ from metalearn.runs.filters import kept
 from metalearn.runs.finding import LABEL, found, read_run
 from metalearn.runs.found import Found
 from metalearn.runs.rows import task_text
+from metalearn.runs.waiting import waiting_jobs
 from metalearn.status import Status
 
 # What a run, its evaluations, reproductions and predictions write.
@@ -28,7 +29,7 @@ _SORTED_BY = ("age", "size", "score", "status", "algorithm", "dataset", "path")
 
 
 def listed(paths: Sequence[str | Path], filters: Sequence[str] = (), sort: str | None = None) -> list[dict[str, Any]]:
-    """A mapping for each run at or below the paths, the newest first.
+    """A mapping for each run at or below the paths, the newest first; jobs of a sweep that have not started are among them.
 
     Returns:
         path, status, error, algorithm, dataset, backbone, task, seed, kind, score, ci95 and transductive (as in results.json), label, age (seconds
@@ -37,13 +38,24 @@ def listed(paths: Sequence[str | Path], filters: Sequence[str] = (), sort: str |
     Raises:
         UserError: a path holds no run, or a filter or the key to sort by is not known.
     """
-    rows = [_row(run) for run in kept(found(paths), filters)]
+    runs = {run.path: run for path in paths for run in _found(path)}
+    rows = [_row(run) for run in kept(list(runs.values()), filters)]
     key = (sort or "age").lstrip("-")
     if key not in _SORTED_BY:
         raise UserError(f"--sort: '{key}' is not allowed ({', '.join(_SORTED_BY)})")
     there = [row for row in rows if row[key] is not None]
     there.sort(key=lambda row: row[key], reverse=(sort or "").startswith("-"))
     return there + [row for row in rows if row[key] is None]
+
+
+def _found(path: str | Path) -> list[Found]:
+    waiting = waiting_jobs(path)
+    try:
+        return [*found([path]), *waiting]
+    except UserError:
+        if not waiting:
+            raise
+        return waiting
 
 
 def _row(run: Found) -> dict[str, Any]:
@@ -74,6 +86,9 @@ def _row(run: Found) -> dict[str, Any]:
 
 def _on_disk(path: Path) -> tuple[int, float]:
     """(bytes of the files below a folder, when the newest of them was written)."""
+    if not path.is_dir():  # a job that has not started
+        stored = path.parent / "jobs" / f"{path.name}.yaml"
+        return 0, stored.stat().st_mtime if stored.exists() else time.time()
     size, newest = 0, path.stat().st_mtime
     for folder, _, names in os.walk(path):
         for name in names:

@@ -89,3 +89,20 @@ def test_mistakes(
         main(words)
     assert left.value.code == 2
     assert part in capsys.readouterr().err
+
+
+def test_the_list_has_the_users_own_entries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine" / "experiment" / "deep").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "deep" / "one.yaml").write_text("# @package _global_\n# What it is.\nseed: 1\n")
+    main(["list", "experiments", "--config-dir", str(tmp_path / "mine")])
+    out = capsys.readouterr().out.splitlines()
+    assert next(line.split(maxsplit=1) for line in out if line.startswith("deep/")) == ["deep/one", "What it is."]
+    assert len(out) > 1
+    assert {"name": "deep/one", "summary": "What it is."} in metalearn.choices("experiments", str(tmp_path / "mine"))
+    for words, said in (
+        (["list", "tasks", "--config-dir", "nowhere"], "--config-dir: 'nowhere' is no directory"),
+        (["copy", "task/5way_1shot", "x.yaml", "--config-dir", "mine"], "copy takes no --config-dir"),
+    ):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert said in capsys.readouterr().err

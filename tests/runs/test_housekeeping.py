@@ -14,6 +14,7 @@ from metalearn.cli.main import main
 from metalearn.errors import UserError
 from metalearn.locks import folder_locked
 from metalearn.runs.housekeeping import listed, mark, removable, remove, run_of
+from metalearn.sweeps.directory import Job, SweepDir
 from tests.runs.made_runs import config_of, make_run, task_scores
 
 
@@ -49,6 +50,26 @@ def test_a_folder_that_cannot_be_read_is_passed_over_below_what_was_named(
     assert capsys.readouterr().err == f"warning: '{closed}' cannot be read: Permission denied; passed over\n"
     with pytest.raises(UserError, match="cannot be read: Permission denied"):
         listed([closed])
+
+
+def test_jobs_of_a_sweep_that_have_not_started_are_pending(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = SweepDir(tmp_path / "multirun" / "grid")
+    sweep.store([Job(name, {}, config_of(name)) for name in ("a", "b", "c")], "the command")
+    assert {row["status"] for row in listed([tmp_path])} == {"pending"}
+    make_run(sweep.run_dir("a"), task_scores(0.9, 1), config_of("a"))
+    sweep.write_error("b", "no space\nleft")
+    rows = {Path(row["path"]).name: row for row in listed([sweep.path])}
+    assert {name: (row["status"], row["error"]) for name, row in rows.items()} == {
+        "a": ("done", None),
+        "b": ("failed", "no space left"),
+        "c": ("pending", None),
+    }
+    assert (rows["c"]["algorithm"], rows["c"]["size"]) == ("c", 0)
+    assert [row["status"] for row in listed([tmp_path], ["status=pending"])] == ["pending"]
+    main(["runs", str(tmp_path)])
+    assert "pending" in capsys.readouterr().out
+    (sweep.path / "jobs" / "c.yaml").unlink()
+    assert [row["status"] for row in listed([tmp_path], ["status=unreadable"])] == ["unreadable"]
 
 
 def test_a_run_that_another_process_is_at_work_in_is_running_and_stays(run: Path) -> None:

@@ -355,6 +355,10 @@ def test_mistakes_are_one_line_and_leave_nothing(capsys: pytest.CaptureFixture[s
             ["snell"],
             "no experiment named 'snell'; these begin so: snell2017/omniglot_20w1s, snell2017/omniglot_20w5s, ",
         ),
+        (
+            ["omniglot_5w1s"],
+            "no experiment named 'omniglot_5w1s'; these end so: antoniou2019/omniglot_5w1s, finn2017/omniglot_5w1s, ",
+        ),
         (["nothing"], "no experiment named 'nothing' (available: antoniou2019/*, finn2017/*, finn2017fo/*, "),
         (
             ["snell2017_omniglot_5w1s"],
