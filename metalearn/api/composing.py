@@ -38,7 +38,7 @@ def errors_name_wishes() -> Iterator[None]:
 
 def written(settings: dict[str, Any], varied: bool = False) -> list[str]:
     """Keyword arguments as overrides; with `varied`, a list or tuple is several values of a sweep, else one value."""
-    from metalearn.sweeps.ask import override_text
+    from metalearn.sweeps.choices import override_text
 
     texts = []
     for key, value in settings.items():

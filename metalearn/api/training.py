@@ -64,8 +64,9 @@ def sweep(
 def run_sweep(asked: list[str], config_dir: str | None, plugins: tuple[str, ...]) -> SweepDir:
     """Runs what is missing of the sweep that the overrides ask for, without its table; raises what `sweep` raises."""
     from metalearn.runs.preflight import preflight
-    from metalearn.sweeps.ask import asked_sweep, composed_jobs, shared_config
+    from metalearn.sweeps.ask import asked_sweep, shared_config
     from metalearn.sweeps.directory import SweepDir
+    from metalearn.sweeps.jobs import composed_jobs
     from metalearn.sweeps.launchers import runner
 
     with settings_composer(asked, config_dir, plugins) as composing:

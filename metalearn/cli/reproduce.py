@@ -15,7 +15,8 @@ from metalearn.compose.composer import composer, explained
 from metalearn.errors import UserError
 from metalearn.report import terminal
 from metalearn.runs.directory import read_config, saved_config
-from metalearn.sweeps.ask import asked_sweep, composed_jobs, shared_config
+from metalearn.sweeps.ask import asked_sweep, shared_config
+from metalearn.sweeps.jobs import composed_jobs
 from metalearn.sweeps.seeds import common_sweep, finished_runs
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from metalearn.runs.directory import make_directory
 from metalearn.status import Status
 from metalearn.sweeps import ask
 from metalearn.sweeps.directory import Job, SweepDir
+from metalearn.sweeps.jobs import single_run, trial_job
 
 if TYPE_CHECKING:
     from metalearn.cli.arguments import Training
@@ -93,7 +94,7 @@ def search(wanted: SearchSweep, training: Training) -> None:
 
     rows = _reported(sweep, command, go)
     if rows and rows[0]["status"] == Status.DONE:
-        best = with_plugins(["metalearn", "train", *ask.single_run(asked, training.flags, rows[0]["choices"])])
+        best = with_plugins(["metalearn", "train", *single_run(asked, training.flags, rows[0]["choices"])])
         terminal.say(f"best: {rows[0]['job']}; to train it again: {best}")
     if any(row["status"] not in (Status.DONE, Status.PRUNED, Status.DIVERGED) for row in rows):
         terminal.error_line(
@@ -108,7 +109,7 @@ def _maker(asked: ask.Sweep, training: Training) -> Callable[[int, dict[str, Any
 
     def make(number: int, values: dict[str, Any]) -> Job:
         with explained(training.overrides, *where), composer(*where) as composing:
-            return ask.trial_job(composing, asked, number, values)
+            return trial_job(composing, asked, number, values)
 
     return make
 

@@ -11,6 +11,7 @@ from metalearn.cli.arguments import Explanation, Resumption, Training, understoo
 from metalearn.compose.composer import composer, explained
 from metalearn.sweeps import ask
 from metalearn.sweeps.effects import refuse_without_effect
+from metalearn.sweeps.jobs import composed_jobs, corner_configs
 
 if TYPE_CHECKING:
     from metalearn.compose.composer import Composer
@@ -72,8 +73,8 @@ def composed(
     if asked is None:
         return single_run(composing, overrides)
     if asked.search is not None:
-        return sweep.SearchSweep(asked, ask.corner_configs(composing, asked))
-    return sweep.JobSweep(asked, ask.composed_jobs(composing, asked))
+        return sweep.SearchSweep(asked, corner_configs(composing, asked))
+    return sweep.JobSweep(asked, composed_jobs(composing, asked))
 
 
 def single_run(composing: Composer, overrides: list[str]) -> single.SingleRun:

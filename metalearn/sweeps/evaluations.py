@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from metalearn.errors import UserError, one_line
 from metalearn.runs.directory import saved_config
 from metalearn.runs.evaluation_grid import Cell
-from metalearn.sweeps.ask import Choice, choices_of
+from metalearn.sweeps.choices import Choice, choices_of
 
 if TYPE_CHECKING:
     from metalearn.compose.composer import Composer
