@@ -66,7 +66,7 @@ def _launch(base: DictConfig, sweep: SweepDir, names: list[str]) -> None:
         with ExitStack() as stack:
             if find_spec("submitit") and "Slurm" in type(launcher).__name__:
                 stack.enter_context(quiet_submitit())
-            stack.enter_context(SweepView(Watcher(sweep, names)))
+            stack.enter_context(SweepView(Watcher(sweep, names), tells=True))
             launcher.launch([[name] for name in names], initial_job_idx=0)
     except Exception as error:  # a job's own failure stands in its results.json; this is about the engine
         details = sweep.path / "launcher.error"

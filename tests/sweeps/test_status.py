@@ -27,6 +27,7 @@ from metalearn.sweeps import slurm
 from metalearn.sweeps.directory import Job, SweepDir
 from metalearn.sweeps.pace import job_left, sweep_left
 from metalearn.sweeps.status import Watcher, status_of
+from metalearn.sweeps.view import SweepView
 
 ROOT = Path(__file__).parents[2]
 
@@ -276,3 +277,23 @@ def test_a_quiet_thread_says_errors_alone(capsys: pytest.CaptureFixture[str]) ->
         terminal.error_line("wrong")
     terminal.say("heard")
     assert capsys.readouterr() == ("heard\n", "wrong\n")
+
+
+def test_the_view_of_a_launchers_jobs_says_what_changed(sweep: SweepDir, capsys: pytest.CaptureFixture[str]) -> None:
+    view = SweepView(Watcher(sweep), tells=True)
+    view._look(Watcher(sweep).record())
+    assert capsys.readouterr() == ("", ""), "nothing has changed yet"
+    (sweep.path / ".submitit" / "12").mkdir(parents=True)
+    (sweep.path / ".submitit" / "12" / "12_submission.sh").write_text("#SBATCH --time=1\n")
+    with sweep.lock("seed=1"), sweep.lock("seed=3"):
+        view._look(Watcher(sweep).record())
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("Slurm 12: a job; squeue -j 12; logs: ")
+    assert out[1:] == ["job 2 of 4: seed=1", "job 4 of 4: seed=3"]
+    done = {"status": "done", "test": {"accuracy": 0.5, "ci95": 0.01}, "train": {"steps": 100, "seconds": 61.0}}
+    sweep.run_dir("seed=3").mkdir()
+    (sweep.run_dir("seed=3") / "results.json").write_text(json.dumps(done))
+    view._look(Watcher(sweep).record())
+    out, err = capsys.readouterr()
+    assert out == "job 4 of 4: seed=3: done  50.00 ± 1.00 %  1:01\n"
+    assert err.startswith("job 2 of 4: seed=1: interrupted (dead): its process is gone (")
