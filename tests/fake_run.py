@@ -19,6 +19,8 @@ from metalearn.errors import Pruned, UserError
 
 FAILS_SILENTLY, FAILS, EXITS, INTERRUPTED, KILLED, CRASHES, HANGS = 112, 113, 114, 115, 116, 117, 118
 
+LISTENING = "listening"  # the file that a hanging run makes once a signal can end it
+
 
 class Stopped(KeyboardInterrupt):
     pass
@@ -46,7 +48,7 @@ def run(
         INTERRUPTED: lambda: _raise(Stopped()),
         KILLED: lambda: os.kill(os.getpid(), signal.SIGKILL),
         CRASHES: lambda: os.kill(os.getpid(), signal.SIGSEGV),
-        HANGS: _hang,
+        HANGS: lambda: _hang(run_dir),
     }
     ending = None if resume and seed in (INTERRUPTED, KILLED, HANGS) else endings.get(seed)
     if seed == FAILS_SILENTLY:
@@ -84,8 +86,9 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-def _hang() -> None:
+def _hang(run_dir: Path) -> None:
     signal.signal(signal.SIGTERM, lambda *_: _raise(Stopped("SIGTERM")))
+    (run_dir / LISTENING).touch()
     time.sleep(60)
 
 

@@ -32,7 +32,7 @@ from metalearn.sweeps.slots import Slot, slots
 from metalearn.sweeps.space import trial_text
 from metalearn.sweeps.summary import job_rows, seed_rows, write_summary
 from tests import fake_run
-from tests.fake_run import CRASHES, EXITS, FAILS, FAILS_SILENTLY, HANGS, INTERRUPTED, KILLED, calls
+from tests.fake_run import CRASHES, EXITS, FAILS, FAILS_SILENTLY, HANGS, INTERRUPTED, KILLED, LISTENING, calls
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 ROOT = Path(__file__).parents[2]
@@ -487,8 +487,7 @@ def test_a_signal_lets_the_running_jobs_save(number: int, ending: type[BaseExcep
     sweep = stored(HANGS)
 
     def interrupt() -> None:
-        _until(lambda: (sweep.run_dir(f"seed={HANGS}") / "config.yaml").exists())
-        time.sleep(0.5)  # until the fake listens for signals
+        _until((sweep.run_dir(f"seed={HANGS}") / LISTENING).exists)
         os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt).start()
