@@ -163,10 +163,10 @@ def remarks(record: Record) -> list[str]:
 
 
 def progress_line(cell: Record, number: int, cells: int) -> str:
-    """`2/4 task.ways=5 task.shots=1: 97.31 ± 0.18 %`."""
-    choices = " ".join(f"{key}={setting_text(value)}" for key, value in cell["choices"].items())
+    """`2/4 RUN task.ways=5 task.shots=1: 97.31 ± 0.18 %`, RUN being the name of the run directory."""
+    words = [Path(cell["run"]).name, *(f"{key}={setting_text(value)}" for key, value in cell["choices"].items())]
     said = _numbers(cell)[0] if is_done(cell) else note(cell)
-    return f"{number}/{cells} {choices or cell['run']}: {said}{' (computed earlier)' if cell['earlier'] else ''}"
+    return f"{number}/{cells} {' '.join(words)}: {said}{' (computed earlier)' if cell['earlier'] else ''}"
 
 
 _SHAPE = ("ways", "shots", "queries")
