@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from metalearn.compose.composer import composer
+from metalearn.config.files import target_of
 
 # Small enough for a step in milliseconds.
 SMALL = ("backbone.filters=8", "task.queries=5", "task.train.queries=5", "task.train.ways=5")
@@ -14,3 +16,9 @@ def compose(*overrides: str) -> dict[str, Any]:
     with composer() as composing:
         config, _ = composing.job(list(overrides), 0)
     return config
+
+
+def steps_of(name: str, wanted: str) -> str:
+    """`wanted`, such as "train.steps=2"; without outer steps where algorithm NAME says that they cannot change it."""
+    module, _, made = target_of("algorithm", name).rpartition(".")
+    return wanted if getattr(importlib.import_module(module), made).trains else "train.steps=0"

@@ -19,8 +19,10 @@ from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.embedding import MetricScale, memberships
 from metalearn.algorithms.transform import FeatureLearner, exact
 from metalearn.backbones import Backbone
-from metalearn.nn.softmax_regression import Fit, fit
+from metalearn.nn.softmax_regression import fit
 from metalearn.tasks import Examples, TaskBatch
+
+Head = tuple[Tensor, Tensor]
 
 
 class Logistic(FeatureLearner):
@@ -39,10 +41,11 @@ class Logistic(FeatureLearner):
         self.penalty = penalty
         self.scale = MetricScale(scale, learn_scale, automatic=scale)
 
-    def adapt(self, support: Examples) -> Fit:
+    def adapt(self, support: Examples) -> Head:
+        """Weights [T, D, N] and biases [T, N]."""
         return self._head(self.features(support.x, support.mask), support)
 
-    def predict(self, adapted: Fit, query_x: Tensor) -> Tensor:
+    def predict(self, adapted: Head, query_x: Tensor) -> Tensor:
         return self._logits(adapted, self.features(query_x))
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
@@ -50,11 +53,13 @@ class Logistic(FeatureLearner):
         logits = self._logits(self._head(support, tasks.support), queries)
         return self.scale.logged_with(self.query_loss(logits, tasks))
 
-    def _head(self, features: Tensor, support: Examples) -> Fit:
+    def _head(self, features: Tensor, support: Examples) -> Head:
         with exact(features) as x:
-            return fit(x, memberships(support.y, support.ways, x.dtype, support.mask), self.penalty)
+            found = fit(x, memberships(support.y, support.ways, x.dtype, support.mask), self.penalty)
+        return found.weight, found.bias
 
-    def _logits(self, head: Fit, queries: Tensor) -> Tensor:
+    def _logits(self, head: Head, queries: Tensor) -> Tensor:
+        weight, bias = head
         with exact(queries) as x:
-            logits: Tensor = self.scale(x @ head.weight + head.bias.unsqueeze(1))
+            logits: Tensor = self.scale(x @ weight + bias.unsqueeze(1))
         return logits

@@ -78,6 +78,9 @@ class FeatureLearner(EmbeddingLearner):
     def masks(self) -> bool:
         return not self.transductive
 
+    def embed_examples(self, x: Tensor) -> Tensor:
+        return self.features(x.unsqueeze(0)).squeeze(0)
+
     def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Examples of T tasks, [T, n, ...] -> [T, n, D]."""
         transformed: Tensor = self.transform(self.embed(x, mask))

@@ -112,7 +112,7 @@ class Run:
         order = labels.argsort(stable=True)  # class by class, as the tasks that the run was trained on
         algorithm = self.algorithm
         adapted = algorithm.adapt(support_of(x[order], counts.tolist(), algorithm.uneven))
-        probabilities = outputs_of(algorithm, adapted, query, len(classes)).softmax(-1)
+        probabilities = outputs_of(algorithm, adapted, query, len(classes), device).softmax(-1)
         classes = classes.cpu()
         return Prediction(classes[probabilities.argmax(-1)], probabilities, classes)
 

@@ -50,9 +50,12 @@ def examples_of(x: Tensor, y: Tensor, ways: int, counts: Sequence[int], takes_un
 
 
 @torch.no_grad()
-def outputs_of(algorithm: Algorithm, adapted: Any, query: Tensor, ways: int) -> Tensor:
-    """Logits [Q, N] on the CPU, of queries [Q, ...]; together where they depend on each other, else some at a time."""
+def outputs_of(algorithm: Algorithm, adapted: Any, query: Tensor, ways: int, device: torch.device) -> Tensor:
+    """Logits [Q, N] on the CPU, of queries [Q, ...]; together where they depend on each other, else some at a time.
+
+    Args:
+        device: of the algorithm, which may have no parameters that would tell.
+    """
     parts = [query] if algorithm.transductive else list(torch.split(query, QUERIES_AT_ONCE))
-    device = next(algorithm.parameters()).device
     found = [algorithm.predict(adapted, part[None].to(device))[0, :, :ways].float().cpu() for part in parts]
     return torch.cat(found)

@@ -88,9 +88,10 @@ class Classifier:
     def probabilities(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Of images uint8 [n, c, size, size]: float64 [n, N]."""
         temperature = self.calibration.temperature if self.calibration else 1.0
-        return probabilities(
-            outputs_of(self.algorithm, self.adapted, self.form.values(pixels), len(self.classes)), temperature
+        outputs = outputs_of(
+            self.algorithm, self.adapted, self.form.values(pixels), len(self.classes), choose_device(self.config)
         )
+        return probabilities(outputs, temperature)
 
     def save(self, path: Path) -> None:
         """Writes a file of tensors and plain values: the weights, what was adapted, classes, form and calibration.
@@ -192,7 +193,8 @@ def check(classifier: Classifier, pixels: NDArray[np.uint8]) -> tuple[int, int] 
         pixels: those that the classifier was adapted to.
     """
     algorithm, counts = classifier.algorithm, list(classifier.counts)
-    x = classifier.form.values(pixels).to(next(algorithm.parameters()).device)
+    device = choose_device(classifier.config)
+    x = classifier.form.values(pixels).to(device)
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
     held = [i for i, label in enumerate(labels) if counts[label] > 1]
     if not held:
@@ -204,7 +206,7 @@ def check(classifier: Classifier, pixels: NDArray[np.uint8]) -> tuple[int, int] 
     for i in held:
         left = [count - (label == labels[i]) for label, count in enumerate(counts)]
         rest = torch.cat([x[:i], x[i + 1 :]])
-        outputs = outputs_of(algorithm, adapted_to(algorithm, rest, left), x[i : i + 1], len(counts))
+        outputs = outputs_of(algorithm, adapted_to(algorithm, rest, left), x[i : i + 1], len(counts), device)
         right += int(outputs.argmax()) == labels[i]
     return len(held), right
 

@@ -116,9 +116,10 @@ def test_the_head_is_the_optimum_on_transformed_features() -> None:
     support, queries = random_task()
     head = algorithm.adapt(support)
     x = F.normalize(support.x[0], dim=-1)
-    error = (x @ head.weight[0] + head.bias[0]).softmax(-1) - F.one_hot(support.y[0])
-    torch.testing.assert_close(x.T @ error, -0.3 * head.weight[0], atol=1e-5, rtol=1e-4)
-    scores = F.normalize(queries[0], dim=-1) @ head.weight[0] + head.bias[0]
+    weight, bias = (part[0] for part in head)
+    error = (x @ weight + bias).softmax(-1) - F.one_hot(support.y[0])
+    torch.testing.assert_close(x.T @ error, -0.3 * weight, atol=1e-5, rtol=1e-4)
+    scores = F.normalize(queries[0], dim=-1) @ weight + bias
     torch.testing.assert_close(algorithm.predict(head, queries)[0], 2 * scores)
 
 

@@ -25,7 +25,7 @@ from metalearn.runs.checkpoint import save
 from metalearn.runs.classifier import Unstorable, _plain, read_saved
 from metalearn.runs.directory import read_config
 from metalearn.tasks import TaskShape
-from tests.compose import compose
+from tests.compose import compose, steps_of
 from tests.runs.test_older_versions import WRITTEN
 
 TINY = (
@@ -96,7 +96,7 @@ def test_every_algorithm_predicts_and_is_kept_in_a_file(
     here: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     few = [f"algorithm.{key}=2" for key in ("fit_passes", "test_inner_steps") if key in shipped(name)]
-    main(["train", f"algorithm={name}", *TINY, *few, "hydra.run.dir=run"])
+    main(["train", f"algorithm={name}", *TINY, *few, steps_of(name, "train.steps=2"), "hydra.run.dir=run"])
     words = ["run", "--support", "support", "--query", "query", "--tasks", "10", "--coverage", "0.8"]
     found = predicted(capsys, *words, "--save", "mine.pt")
     assert found["classes"] == {"left": 1, "middle": 3, "right": 2}
@@ -121,6 +121,13 @@ def test_every_algorithm_predicts_and_is_kept_in_a_file(
     for then, now in zip(found["predictions"], again["predictions"], strict=True):
         assert now["probabilities"] == pytest.approx(then["probabilities"], abs=1e-6)
         assert now["set"] == then["set"]
+
+
+def test_a_model_without_a_parameter_predicts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [setting for setting in TINY if not setting.startswith(("backbone.", "train.steps"))]
+    main(["train", "algorithm=nearest_centroid", "backbone=pixels", *settings, "hydra.run.dir=run"])
+    found = predicted(capsys, "run", "--support", "support", "--query", "query", "--tasks", "10")
+    assert {one["label"] for one in found["predictions"]} <= {"left", "middle", "right"}
 
 
 def test_the_function_returns_what_the_command_prints(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
