@@ -233,9 +233,9 @@ def tensorboard_help(argv: list[str]) -> str:
 usage: metalearn tensorboard [PATH|FILTER...] [--port N] [--json]
 
 Starts TensorBoard on this machine over the runs at or below PATH (default: outputs; a run, a sweep, a folder with runs,
-a pattern) and prints its address. Runs are called by what tells them apart; the table under HPARAMS has the settings that
-differ, and test and validation scores. Runs that start later are added. Ctrl-C ends it. docs/tensorboard.md says what is
-shown.
+a pattern) and prints its address. Runs are called by what tells them apart; the table under HPARAMS has the settings
+that differ, and test and validation scores. Runs that start later are added. Ctrl-C ends it. docs/tensorboard.md says
+what is shown.
 
   metalearn tensorboard outputs/multirun/shots
   metalearn tensorboard dataset=omniglot status=done

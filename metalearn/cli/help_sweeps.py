@@ -8,7 +8,7 @@ def status_help(argv: list[str]) -> str:
     return """\
 usage: metalearn status SWEEP_DIR|RUN_DIR [--watch] [--json]
 
-How far each job of a sweep is, or a single run: status, outer steps, the latest validation score, tasks per second, time
+How far each job of a sweep is, or a single run: status, outer steps, last validation score, tasks per second, time
 left; then the time left for the whole, from the speeds of the jobs so far and the number of jobs at once. Of a sweep in
 Slurm also the id of the job array and where its logs are. Reads files only: the jobs may run in other processes or on
 other machines with the same file system.

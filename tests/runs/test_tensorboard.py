@@ -296,7 +296,7 @@ def test_the_command_serves_until_it_is_ended(runs: Path, tmp_path: Path) -> Non
                 assert answer.status == 200
         finally:
             process.terminate()
-        assert process.wait(20) == 143
+        assert process.wait(60) == 143
     assert not list(tmp_path.glob("metalearn-*"))  # its folder is gone, and with it the server
     with pytest.raises(OSError, match=r"refused"):
         urllib.request.urlopen(record["address"], timeout=10)
