@@ -45,7 +45,7 @@ class Bench:
 
     def say(self, text: str) -> None:
         """On stderr: what is going on."""
-        Console(stderr=True, highlight=False).print(Text(text, style="dim"))
+        Console(stderr=True, highlight=False).print(Text(text, style="dim"), soft_wrap=True)
 
 
 class Table(NamedTuple):

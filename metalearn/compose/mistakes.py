@@ -83,6 +83,9 @@ def no_such_setting(key: str, known: list[str]) -> str:
         return f"no setting '{key}'" + (
             f": '{parent}' was set to a value that is no group of settings" if parent else ""
         )
+    parent = key.rpartition(".")[0]
+    if parent in known and not any(name.startswith(f"{parent}.") for name in known):
+        return f"no setting '{key}': '{parent}' has one value, and no settings below it"
     found = similar_setting(key, known, list(elsewhere))
     return f"no setting '{key}'" + (f"; did you mean '{found}'?" if found else "")
 

@@ -131,6 +131,7 @@ def subprocess_of(code: str, **environment: str) -> subprocess.CompletedProcess[
         ("algorithm=maml", "no command named 'algorithm=maml'; did you mean 'metalearn train algorithm=maml'?"),
         ("train algorithm=mamll", "no algorithm named 'mamll'; did you mean 'maml'? (available: "),
         ("train algorithm=", "no algorithm named '' (available: "),
+        ("train train.lr.x=1", "no setting 'train.lr.x': 'train.lr' has one value, and no settings below it"),
         ("train dataset.root=photos", "no setting 'dataset.root' here; it belongs to dataset=aircraft and "),
         ("train algorithm=null", "cannot compose algorithm=null: "),
         ("train experiment=nothing", "no experiment named 'nothing'"),
