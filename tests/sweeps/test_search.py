@@ -238,7 +238,8 @@ def test_a_search_runs_its_trials_and_says_how_to_train_the_best_again(capsys: p
     assert {values["train.optimizer"] for values in drawn.values()} == {"adam", "sgd"}
     best = max(drawn, key=lambda name: drawn[name]["train.lr"])
     out = capsys.readouterr().out.splitlines()
-    table = [line.split()[:3] for line in out if line.startswith("trial=")]
+    words = [line.split() for line in out if f"{FOLDER}/trial=" in line and ": " not in line]
+    table = [[Path(line[-1]).name, *line[2:4]] for line in words]
     assert table[0] == [best, "done", f"{100 * drawn[best]['train.lr']:.2f}"]
     assert sorted(name for name, *_ in table) == sorted(drawn)
     said = next(line for line in out if line.startswith("best: "))
