@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn.report import terminal
-from metalearn.report.results import verdict_style
+from metalearn.report.results import departures, verdict_style
 
 _HEAD = ["", "paper", "mean", "deviation", "± seeds", "± tasks", "± classes", "difference", "band", "verdict"]
 
@@ -39,13 +39,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def _notes(record: dict[str, Any]) -> list[str]:
     seeds, tasks = record["seeds"], {row["tasks"] for row in record["rows"]}
     paper = f"the paper's intervals: over {record['interval_over']}; " if record["interval_over"] else ""
-    notes = [
+    ours = (
         f"{paper}ours: mean over {len(seeds)} seeds ({', '.join(map(str, seeds))}) of {', '.join(map(str, sorted(tasks)))} test tasks each, their "
         "standard deviation, 95 % intervals of the mean over seeds, over test tasks and over test classes"
-    ]
-    if record["differences"]:
-        notes.append("known differences from the paper's protocol:")
-        notes += [f"  - {sentence}" for sentence in record["differences"]]
-    if changes := [f"{key}={value['run']} (not {value['experiment']})" for key, value in record["changed"].items()]:
-        notes.append(f"not the experiment's protocol, changed: {', '.join(changes)}")
-    return notes
+    )
+    return [ours, *departures(record)]

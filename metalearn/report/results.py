@@ -282,7 +282,12 @@ def _compared(row: dict[str, Any]) -> list[str]:
 def _reproduction_notes(record: dict[str, Any]) -> list[str]:
     paper = f"the paper's intervals: over {record['interval_over']}; " if record["interval_over"] else ""
     over = "tasks and over classes" if any(row.get("ci95_classes") is not None for row in record["rows"]) else "tasks"
-    notes = [f"{paper}ours: 95 % over test {over}, one seed ({record['seed']})"]
+    return [f"{paper}ours: 95 % over test {over}, one seed ({record['seed']})", *departures(record)]
+
+
+def departures(record: dict[str, Any]) -> list[str]:
+    """The lines of a reproduction's record on what departs from the paper's protocol and from the experiment's."""
+    notes: list[str] = []
     if record["differences"]:
         notes.append("known differences from the paper's protocol:")
         notes += [f"  - {sentence}" for sentence in record["differences"]]
