@@ -45,6 +45,9 @@ docs: $(INSTALLED)  ## build the documentation site, offline: build/site/index.h
 	$(BIN)/python scripts/config_reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file scripts/mkdocs.yml
 
+notebook: $(INSTALLED)  ## run docs/tour.ipynb and store its outputs (minutes, offline)
+	$(BIN)/python scripts/notebook.py
+
 clean:  ## remove what was built, not what runs wrote
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
