@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"
 # The parts of conf/train.yaml in the order of the page; `names` is left out, as runs fill it in.
 PARTS = {
-    "The whole run": ("seed", "device", "images", "precision", "sweep_name"),
+    "The whole run": ("seed", "device", "images", "features", "precision", "sweep_name"),
     "Training": ("train",),
     "Validation and test": ("eval",),
     "Sweeps": ("sweep",),

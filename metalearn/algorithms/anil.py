@@ -16,7 +16,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from metalearn.algorithms.base import MetaLoss
+from metalearn.algorithms.base import MetaLoss, TwoSteps
+from metalearn.algorithms.embedding import two_steps
 from metalearn.algorithms.inner_loop import Adapted, MetaModuleLearner
 from metalearn.backbones import Backbone, embed_tasks
 from metalearn.nn.l2l import learn2learn
@@ -77,6 +78,9 @@ class ANIL(MetaModuleLearner):
         features = self._features(torch.cat([support.x, query.x], dim=1))  # [T, N*K + N*Q, D]
         *_, adapted = self.descend(features[:, : support.x.shape[1]], support)
         return self.query_loss(self._logits(adapted, features[:, support.x.shape[1] :]), tasks)
+
+    def in_two_steps(self) -> TwoSteps | None:
+        return None if self.backbone.uses_batch_statistics else two_steps(self, self.backbone)
 
     def _features(self, x: Tensor) -> Tensor:
         return embed_tasks(self.backbone, x, self.training)

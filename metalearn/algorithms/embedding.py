@@ -38,9 +38,7 @@ class EmbeddingLearner(Algorithm):
     def in_two_steps(self) -> TwoSteps | None:
         if self.backbone.uses_batch_statistics:
             return None
-        twin = copy.copy(self)  # it shares everything but the backbone
-        twin._modules = {**self._modules, "backbone": Embedded(self.backbone)}
-        return TwoSteps(lambda x: self.embed(x.unsqueeze(0)).squeeze(0), self.backbone.feature_dim, twin)
+        return two_steps(self, self.backbone)
 
     def embedding(self) -> nn.Module | None:
         return None if self.backbone.uses_batch_statistics else self.backbone
@@ -61,6 +59,17 @@ class EmbeddingLearner(Algorithm):
             mask = torch.cat([all_ if one is None else one for one, all_ in zip(masks, there, strict=True)], dim=1)
         embedded = self.embed(torch.cat([tasks.support.x, tasks.query.x], dim=1), mask)
         return embedded[:, :support], embedded[:, support:]
+
+
+def two_steps(algorithm: Algorithm, backbone: Backbone) -> TwoSteps:
+    """The parts of a learner that has `backbone` as an attribute of this name."""
+    twin = copy.copy(algorithm)  # it shares everything but the backbone
+    twin._modules = {**algorithm._modules, "backbone": Embedded(backbone)}
+
+    def embed(x: Tensor) -> Tensor:
+        return embed_tasks(backbone, x.unsqueeze(0), False).squeeze(0)
+
+    return TwoSteps(embed, backbone.feature_dim, twin)
 
 
 class Embedded(Backbone):

@@ -41,7 +41,7 @@ _KINDS: tuple[tuple[re.Pattern[str], Kind], ...] = tuple(
             r"train\.(log_every|log_seconds|checkpoint_every|keep|snapshots|max_loss)|eval\.(allow_seen|pictures)",
             Kind.RECORD,
         ),
-        (r"device|images|(train|eval)\.task_chunk|train\.cuda_graph", Kind.SPEED),
+        (r"device|images|features|(train|eval)\.task_chunk|train\.cuda_graph", Kind.SPEED),
         (r"train\.steps", Kind.LENGTH),
         (r"seed", Kind.SEED),
     )

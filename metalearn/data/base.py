@@ -52,6 +52,16 @@ class TrainedOn(NamedTuple):
         }
 
 
+class Embedding(NamedTuple):
+    """A network, for a source of tasks whose examples are to pass it once."""
+
+    embed: Callable[[Tensor], Tensor]  # examples as a network sees them, [n, ...] -> [n, D]
+    dim: int  # D
+    fingerprint: Callable[[], str] | None = (
+        None  # of the network, where features are to be kept on the disk; None: in memory alone
+    )
+
+
 class TaskSource(ABC):
     """A seeded stream of tasks from one split. Task i is a pure function of (seed, split, i) and of the shape that is asked for."""
 
@@ -90,8 +100,8 @@ class TaskSource(ABC):
         """Ends what goes on in the background, by default nothing; the tasks can still be asked for."""
         return
 
-    def embedded(self, embed: Callable[[Tensor], Tensor]) -> TaskSource:
-        """The same tasks of examples that went through `embed`, [n, ...] -> [n, D], once; only where `examples` is a number."""
+    def embedded(self, embedding: Embedding) -> TaskSource:
+        """The same tasks of features [n, D]: each example passes the network once, when a task first has it; only where `examples` is a number."""
         raise NotImplementedError
 
     def every_example(self) -> Iterator[Tensor]:

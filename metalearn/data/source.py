@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +20,13 @@ from torch import Tensor
 
 from metalearn.data.ahead import Ahead, Request
 from metalearn.data.augment import Augment
-from metalearn.data.base import TaskSource
+from metalearn.data.base import Embedding, TaskSource
 from metalearn.data.classes import ClassId
+from metalearn.data.features import FeatureFile, Features, digest
 from metalearn.data.fit import fitted
 from metalearn.data.normalize import Normalize
 from metalearn.data.numbers import Stream, unit
-from metalearn.data.store import Found, Resident, Store
+from metalearn.data.store import Found, Store
 from metalearn.data.uneven import UnevenTask, draw_task
 from metalearn.kinds import CLASSIFICATION, Kind
 from metalearn.tasks import Examples, Shape, TaskBatch, VaryingShape, joined
@@ -139,9 +140,20 @@ class ImageTasks(TaskSource):
     def examples(self) -> int | None:
         return None if self.augment else len(self._images)
 
-    def embedded(self, embed: Callable[[Tensor], Tensor]) -> ImageTasks:
+    def embedded(self, embedding: Embedding) -> ImageTasks:
+        """See TaskSource."""
+        fingerprint, dim = embedding.fingerprint, embedding.dim
+
+        def kept() -> FeatureFile | None:
+            if fingerprint is None:
+                return None
+            images = digest(self._images, self.shape, self.normalize and self.normalize.record())
+            return FeatureFile(f"{fingerprint()}-{images}", len(self._images), dim)
+
         made = copy.copy(self)
-        made._keep(Resident(torch.cat([embed(x) for x in self.every_example()])))
+        made._keep(
+            Features(self._images, lambda found: self._values(found, {}), embedding.embed, dim, self.device, kept)
+        )
         return made
 
     def every_example(self) -> Iterator[Tensor]:

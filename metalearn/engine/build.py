@@ -19,6 +19,7 @@ from metalearn.config.build import build
 from metalearn.config.files import choices, target_of
 from metalearn.data.base import Dataset, TaskSource, TrainedOn
 from metalearn.engine.device import choose_device
+from metalearn.engine.embedded import backbone_of
 from metalearn.engine.placement import Placement, placed
 from metalearn.engine.settings import Settings
 from metalearn.errors import UserError
@@ -79,11 +80,6 @@ def left_to(algorithm: Algorithm, dataset: Dataset) -> Dataset:
     if backbone is None or not backbone.normalizes or form.normalize is None:
         return dataset
     return dataset.brought_to(form._replace(normalize=None))
-
-
-def backbone_of(algorithm: Algorithm) -> Backbone | None:
-    """The network that turns an example into features."""
-    return next((module for module in algorithm.modules() if isinstance(module, Backbone)), None)
 
 
 def build_dataset(config: Config) -> Dataset:

@@ -1,21 +1,37 @@
-"""Evaluation of learners that embed each example by itself: every example of the split passes the backbone once, not once for each of its tasks."""
+"""Features in the place of images: for learners that embed each example by itself, each image passes the backbone once, whatever the tasks."""
 
 from __future__ import annotations
 
 from metalearn.algorithms.base import Algorithm
-from metalearn.data.base import TaskSource
+from metalearn.algorithms.embedding import Embedded
+from metalearn.backbones import Backbone
+from metalearn.data.base import Embedding, TaskSource
 
-_MOST = 2**28  # numbers that the embeddings of a split may have, 1 GiB
+_MOST = 2**28  # numbers that the features of a split may have, 1 GiB
 
 
-def embedded_once(algorithm: Algorithm, source: TaskSource, wanted: int) -> tuple[Algorithm, TaskSource]:
-    """A learner and tasks that come to the same scores, up to rounding, in less time; those given where there is nothing to gain.
+def embedded_once(
+    algorithm: Algorithm, source: TaskSource, features: str, training: bool = False
+) -> tuple[Algorithm, TaskSource]:
+    """A learner and tasks that come to the same scores, up to rounding, in less time; those given where that cannot be.
+
+    The features of a frozen backbone are kept on the disk, for other runs with the same images.
 
     Args:
-        algorithm: in evaluation mode.
-        wanted: how many examples all tasks have together.
+        algorithm: in evaluation mode, or frozen.
+        features: "auto"; "memory", where nothing is kept on the disk; or "none", where each task embeds its images anew.
+        training: whether outer steps go on between the tasks: then the backbone has to be frozen.
     """
-    parts, examples = algorithm.in_two_steps(), source.examples
-    if parts is None or examples is None or examples >= wanted or examples * parts.dim > _MOST:
+    backbone = backbone_of(algorithm)
+    if features == "none" or backbone is None or isinstance(backbone, Embedded) or (training and not backbone.frozen):
         return algorithm, source
-    return parts.learner, source.embedded(parts.embed)
+    parts, examples = algorithm.in_two_steps(), source.examples
+    if parts is None or examples is None or examples * parts.dim > _MOST:
+        return algorithm, source
+    kept = backbone.fingerprint if backbone.frozen and features == "auto" else None
+    return parts.learner, source.embedded(Embedding(parts.embed, parts.dim, kept))
+
+
+def backbone_of(algorithm: Algorithm) -> Backbone | None:
+    """The network that turns an example into features."""
+    return next((module for module in algorithm.modules() if isinstance(module, Backbone)), None)

@@ -105,6 +105,7 @@ def evaluate(
     progress: Callable[[int], None] = lambda done: None,
     answers: Callable[[TaskBatch, Tensor], None] | None = None,
     further: bool | None = None,
+    features: str = "auto",
 ) -> Scores:
     """Scores tasks 0..tasks-1 of `source`, which every run with the same evaluation seed shares.
 
@@ -114,11 +115,12 @@ def evaluate(
             each state costs as much as the last one, so this multiplies the time.
         progress: called with the number of tasks done after each chunk.
         answers: called with each chunk of tasks and what was predicted for their queries; examples may be embedded.
+        features: whether examples are embedded once for all tasks, as far as the algorithm allows: `embedded_once`.
         further: also what else the algorithm's paper reports, and how well probabilities are calibrated; None: where `stepwise`.
     """
     asked, was_training = algorithm, algorithm.training
     algorithm.eval()
-    algorithm, source = embedded_once(algorithm, source, tasks * task.examples)
+    algorithm, source = embedded_once(algorithm, source, features)
     scores, losses, classes = [], [], []
     about: dict[str, list[Any]] = {}
     reliability: list[Reliability] = []

@@ -15,6 +15,7 @@ from torch import Tensor
 from metalearn.algorithms.base import Algorithm
 from metalearn.data.base import TaskSource
 from metalearn.engine.chunk import choose_task_chunk
+from metalearn.engine.embedded import embedded_once
 from metalearn.engine.evaluate import evaluate
 from metalearn.engine.gradient import affordable_meta_gradient, meta_gradient, outer_gradient
 from metalearn.engine.interrupts import Interrupts
@@ -59,7 +60,11 @@ class OuterLoop:
         self.outcome = outcome or Outcome()
         self.optimizer = make_optimizer(algorithm, self.settings.train)
         self.schedule = make_schedule(self.optimizer, self.settings.train)
-        self._train_tasks, self._val_tasks = train_tasks, val_tasks
+        # Where the backbone is frozen, tasks are of features from here on, and the learner is the part of the algorithm that takes them.
+        self._learner, self._train_tasks = embedded_once(self.algorithm, train_tasks, self.settings.features, True)
+        self._val_learner, self._val_tasks = embedded_once(self.algorithm, val_tasks, self.settings.features, True)
+        if self._learner is not self.algorithm:
+            log.info("features: the backbone is frozen, each image passes it once")
         self.device = train_tasks.device
         self._ranks, self._interrupts = ranks or Ranks(), interrupts or Interrupts()
         self._before_validating = before_validating
@@ -105,7 +110,7 @@ class OuterLoop:
     def choose_task_chunk(self) -> None:
         """Settles how many tasks share a backward pass, unless that is settled already."""
         if self.settings.train.steps and not self.outcome.task_chunk:
-            chosen = choose_task_chunk(self.config, self.algorithm, self.tasks(0), meta_gradient)
+            chosen = choose_task_chunk(self.config, self._learner, self.tasks(0), meta_gradient)
             self.outcome.task_chunk = int(self._ranks.broadcast([chosen], self.device)[0])
 
     def tasks(self, step: int) -> TaskBatch:
@@ -118,7 +123,7 @@ class OuterLoop:
         """The mean meta-gradient over all processes' tasks, in the parameters' `.grad`; returns the means of losses and scores."""
         sums, self.outcome.task_chunk = affordable_meta_gradient(
             self._gradient,
-            self.algorithm,
+            self._learner,
             tasks,
             self.outcome.task_chunk,
             self.settings.precision,
@@ -132,7 +137,7 @@ class OuterLoop:
     def step(self) -> None:
         """Makes one outer step."""
         started = time.perf_counter()
-        self.algorithm.outer_step = self.outcome.steps
+        self.algorithm.outer_step = self._learner.outer_step = self.outcome.steps
         tasks = self.tasks(self.outcome.steps)
         made = time.perf_counter()
         sums = self.gradient(tasks)
@@ -151,7 +156,7 @@ class OuterLoop:
             return
         self.algorithm.eval()
         with self._let_through():
-            self.algorithm.fit(self._train_tasks.every_example())
+            self._learner.fit(self._train_tasks.every_example())
         self.algorithm.train()
 
     def validate(self) -> Score:
@@ -161,12 +166,13 @@ class OuterLoop:
         with self._let_through():
             if self._ranks.first:
                 scores = evaluate(
-                    self.algorithm,
+                    self._val_learner,
                     self._val_tasks,
                     settings.task,
                     settings.train.validation_tasks,
                     settings.eval.task_chunk,
                     stepwise=False,
+                    features=settings.features,
                 )
                 numbers = [scores.mean, scores.ci95, float(scores.loss.mean()), float(scores.not_finite)]
             value, ci95, loss, not_finite = self._ranks.broadcast(numbers, self.device)
@@ -201,7 +207,7 @@ class OuterLoop:
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             what = one_line(error)[:300]
             raise UserError(f"the checkpoint cannot be resumed: {type(error).__name__}: {what}") from error
-        self.algorithm.outer_step = max(self.outcome.steps - 1, 0)
+        self.algorithm.outer_step = self._learner.outer_step = max(self.outcome.steps - 1, 0)
 
     def _let_through(self) -> contextlib.AbstractContextManager[object]:
         """What takes long ends at once when a signal comes; not with several processes, where the others would wait for the one that ended."""

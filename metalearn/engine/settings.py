@@ -102,6 +102,7 @@ class Settings:
     train: TrainSettings
     eval: EvalSettings
     images: str = "auto"  # as runs were made before the setting, where the images fit
+    features: str = "auto"
 
     @classmethod
     def of(cls, config: Config) -> Settings:
@@ -116,4 +117,5 @@ class Settings:
             train=TrainSettings.of(config["train"]),
             eval=EvalSettings.of(config["eval"]),
             images=config.get("images", "auto"),
+            features=config.get("features", "auto"),
         )

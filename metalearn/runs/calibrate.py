@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn.data.base import Dataset, TaskSource
+from metalearn.data.base import Dataset, Embedding, TaskSource
 from metalearn.data.normalize import Normalize
 from metalearn.data.pictures.paper import paper_of
 from metalearn.engine.evaluate import evaluate
@@ -149,7 +149,18 @@ def _answers(
     with closing(dataset.source(split, run.settings.eval.seed, run.device)) as source:
         like = LikeSupport(source, size.shots, run.algorithm.uneven)
         chunk = run.settings.eval.task_chunk
-        evaluate(run.algorithm, like, shape, count, chunk, stepwise=False, progress=progress, answers=answers)
+        features = run.settings.features
+        evaluate(
+            run.algorithm,
+            like,
+            shape,
+            count,
+            chunk,
+            stepwise=False,
+            progress=progress,
+            answers=answers,
+            features=features,
+        )
     return Answers(torch.cat(logits), torch.cat(labels))
 
 
@@ -186,8 +197,8 @@ class LikeSupport(TaskSource):
     def examples(self) -> int | None:
         return self._source.examples
 
-    def embedded(self, embed: Callable[[Tensor], Tensor]) -> LikeSupport:
-        return LikeSupport(self._source.embedded(embed), self._shots, self._takes_uneven)
+    def embedded(self, embedding: Embedding) -> LikeSupport:
+        return LikeSupport(self._source.embedded(embedding), self._shots, self._takes_uneven)
 
 
 def _key(run: LoadedRun, size: Size) -> str:

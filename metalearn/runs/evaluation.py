@@ -216,6 +216,7 @@ def _scored(
                 progress=functools.partial(_passed_on, shown_progress, number * tasks),
                 answers=None if pool is None else pool.add,
                 further=not number,
+                features=settings.features,
             )
             alone = alone or scores
             means.append(scores.mean)

@@ -66,6 +66,7 @@ def final_test(
             stepwise=True,
             progress=show,
             answers=counts.add if by_class else None,
+            features=settings.features,
         )
     record = TestRecord.of(
         scores,

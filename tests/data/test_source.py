@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metalearn.data.base import TaskSource
+from metalearn.data.base import Embedding, TaskSource
 from metalearn.data.classes import ClassId, ClassSplit, random_split
 from metalearn.data.container import FlatImages
 from metalearn.data.images import ImageClasses
@@ -247,7 +247,7 @@ def test_channels_are_normalised_one_by_one() -> None:
 
 def test_what_is_embedded_is_normalised_first() -> None:
     source = coloured(Normalize((0.5,) * 3, (0.5,) * 3)).source("val", 0, CPU)
-    embedded = source.embedded(lambda images: images.flatten(1)).tasks(0, 2, TaskShape(2, 1, 2))
+    embedded = source.embedded(Embedding(lambda images: images.flatten(1), 3 * 64)).tasks(0, 2, TaskShape(2, 1, 2))
     assert torch.equal(embedded.support.x, source.tasks(0, 2, TaskShape(2, 1, 2)).support.x.flatten(2))
 
 

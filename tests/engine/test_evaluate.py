@@ -93,22 +93,19 @@ def test_what_else_the_paper_reports_is_scored_for_every_task(
 
 
 @pytest.mark.parametrize("name", ["protonet", "matching", "siamese", "relation", "pretrain", "baseline"])
-def test_each_example_is_embedded_once_where_learners_embed_it_by_itself(
-    name: str, easy: ImageClasses, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_example_is_embedded_once_where_learners_embed_it_by_itself(name: str, easy: ImageClasses) -> None:
     algorithm = build_algorithm(compose(f"algorithm={name}", *SMALL), easy)
     source, shape = easy.source("test", 0, torch.device("cpu")), TaskShape(3, 1, 5)
     embedded = []
     hook = algorithm.backbone.register_forward_hook(lambda module, args, out: embedded.append(len(out)))
     fast = evaluate(algorithm, source, shape, 40, 20, stepwise=True)
-    assert sum(embedded) == source.examples == 160 < 40 * 3 * 6
+    assert sum(embedded) <= source.examples == 160 < 40 * 3 * 6
     embedded.clear()
     few = evaluate(algorithm, source, shape, 2, 20, stepwise=True)
-    assert sum(embedded) >= 2 * 3 * 6, "here it does not pay"
+    assert sum(embedded) <= 2 * 3 * 6, "only what the tasks have"
     torch.testing.assert_close(few.loss, fast.loss[:2], atol=1e-4, rtol=1e-4)
     embedded.clear()
-    monkeypatch.setattr(type(algorithm), "in_two_steps", lambda self: None)
-    slow = evaluate(algorithm, source, shape, 40, 20, stepwise=True)
+    slow = evaluate(algorithm, source, shape, 40, 20, stepwise=True, features="none")
     assert sum(embedded) >= 40 * 3 * 6
     hook.remove()
     torch.testing.assert_close(fast.loss, slow.loss, atol=1e-4, rtol=1e-4)

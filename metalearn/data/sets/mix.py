@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from metalearn.data.ahead import Ahead, Request
-from metalearn.data.base import Dataset, TaskSource, TrainedOn
+from metalearn.data.base import Dataset, Embedding, TaskSource, TrainedOn
 from metalearn.data.classes import SPLITS, ClassId
 from metalearn.data.files.published import About
 from metalearn.data.fit import can_fit
@@ -252,10 +252,10 @@ class MixTasks(TaskSource):
         """See TaskSource: those of one source after the other."""
         return itertools.chain.from_iterable(source.every_example() for source in self._sources)
 
-    def embedded(self, embed: Callable[[Tensor], Tensor]) -> MixTasks:
+    def embedded(self, embedding: Embedding) -> MixTasks:
         """See TaskSource."""
         made = copy.copy(self)
-        made._keep([source.embedded(embed) for source in self._sources])
+        made._keep([source.embedded(embedding) for source in self._sources])
         return made
 
 

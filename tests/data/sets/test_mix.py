@@ -197,7 +197,7 @@ def test_examples_that_are_embedded_once_have_the_same_scores(shape: Any) -> Non
     mixed = mix()
     algorithm, source = protonet(mixed).eval(), mixed.source("test", 0, CPU)
     with torch.no_grad():
-        learner, embedded = embedded_once(algorithm, source, 10**6)
+        learner, embedded = embedded_once(algorithm, source, "memory")
     assert learner is not algorithm
     assert embedded.tasks(0, 1, SHAPE).query.x.dim() == 3
     whole, apart = (evaluate(a, s, shape, 8, 4, stepwise=False) for a, s in ((algorithm, source), (learner, embedded)))
