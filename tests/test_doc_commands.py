@@ -13,7 +13,8 @@ from PIL import Image
 import metalearn
 from metalearn.cli.main import COMMANDS, main
 from metalearn.compose.composer import Composer, composer
-from metalearn.sweeps.ask import asked_sweep, composed_jobs, shared_config
+from metalearn.sweeps.ask import asked_sweep, shared_config
+from metalearn.sweeps.jobs import composed_jobs
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
