@@ -78,6 +78,11 @@ def trials(sweep_name: str = "mine") -> dict[str, dict[str, Any]]:
     return SweepDir(FOLDER.with_name(sweep_name)).choices()
 
 
+def table_of(printed: list[str]) -> list[list[str]]:
+    """The words of each row of the table of a search: its values, its status, its score, ..., its run directory."""
+    return [line.split() for line in printed if f"{FOLDER}/trial=" in line and ": " not in line]
+
+
 def statuses() -> list[str]:
     return [SweepDir(FOLDER).status(name) for name in trials()]
 
@@ -238,8 +243,7 @@ def test_a_search_runs_its_trials_and_says_how_to_train_the_best_again(capsys: p
     assert {values["train.optimizer"] for values in drawn.values()} == {"adam", "sgd"}
     best = max(drawn, key=lambda name: drawn[name]["train.lr"])
     out = capsys.readouterr().out.splitlines()
-    words = [line.split() for line in out if f"{FOLDER}/trial=" in line and ": " not in line]
-    table = [[Path(line[-1]).name, *line[2:4]] for line in words]
+    table = [[Path(words[-1]).name, *words[2:4]] for words in table_of(out)]
     assert table[0] == [best, "done", f"{100 * drawn[best]['train.lr']:.2f}"]
     assert sorted(name for name, *_ in table) == sorted(drawn)
     said = next(line for line in out if line.startswith("best: "))
@@ -320,7 +324,7 @@ def test_hopeless_trials_are_stopped_and_named_so(capsys: pytest.CaptureFixture[
         if len(ended) >= 2:  # the fakes' accuracy is lr from the first validation on
             assert (status == "pruned") == (lr < median(ended))
         ended += [lr] if status == "done" else []
-    assert any(line.split()[1] == "pruned" for line in capsys.readouterr().out.splitlines() if line[:6] == "trial=")
+    assert "pruned" in {words[2] for words in table_of(capsys.readouterr().out.splitlines())}
 
 
 @needs_optuna
