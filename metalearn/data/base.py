@@ -110,7 +110,9 @@ class TaskSource(ABC):
         Raises:
             UserError: there is no end of them.
         """
-        raise UserError(f"{self.name} makes its examples as it goes: there is no mean over all of them")
+        raise UserError(
+            f"{self.name} makes its examples as it goes, or does not list them: nothing can be taken from all of them"
+        )
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -154,6 +154,8 @@ class OuterLoop:
         """Has the algorithm take from the training images what it takes without outer steps. Every process does, from the same images."""
         if not self.algorithm.fits:
             return
+        if self.outcome.steps == 0:  # later on the time is part of a validation's
+            log.info("looking at every training image once")
         self.algorithm.eval()
         with self._let_through():
             self._learner.fit(self._train_tasks.every_example())

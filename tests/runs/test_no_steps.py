@@ -71,6 +71,7 @@ def test_it_says_so_and_nothing_of_steps_and_speed(
     main(["train", *GIVEN, "hydra.run.dir=run"])
     for said in (capsys.readouterr().out, (tmp_path / "run" / "run.log").read_text()):
         assert "no outer steps, 20 classes of glyphs" in said
+        assert "looking at every training image once" in said
         assert "no outer steps  val " in said
         assert "0/0" not in said
         assert "tasks/s" not in said
