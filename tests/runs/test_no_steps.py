@@ -134,6 +134,20 @@ def test_it_starts_from_another_learners_backbone(done: Path, tmp_path: Path) ->
     assert results["train"]["steps"] == 0
 
 
+def test_a_frozen_backbone_embeds_the_training_images_once_and_has_the_same_mean(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    small = [setting for setting in GIVEN if not setting.startswith("backbone.")]
+    network = ("backbone=torchvision", "backbone.name=squeezenet1_1", "backbone.weights=none", "backbone.size=32")
+    results, means = [], []
+    for features in ("memory", "none"):
+        run_dir = tmp_path / features
+        results.append(run(compose(*small, *network, f"features={features}"), run_dir)["test"]["accuracy"])
+        means.append(checkpoint.load(run_dir / "best.pt", CPU)["model"]["transform.mean"])
+    torch.testing.assert_close(*means, atol=1e-5, rtol=1e-5)
+    assert float(means[0].abs().max()) > 0
+    assert results[0] == pytest.approx(results[1], abs=0.02)
+
+
 def test_any_learner_can_be_tested_untrained(tmp_path: Path) -> None:
     results = run(compose(*TINY, "algorithm=maml", "train.steps=0", "train.val_tasks=4", "eval.tasks=4"), tmp_path)
     assert results["status"] == "done"
