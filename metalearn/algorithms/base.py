@@ -81,6 +81,21 @@ class Algorithm(nn.Module, ABC):
         """Whether `fit` takes anything from the training images."""
         return False
 
+    def tune(self, tasks: TaskBatch) -> None:
+        """Chooses by labelled tasks what neither outer steps nor `fit` can find, such as the step size of fine-tuning; by default nothing.
+
+        It is called where `tuning_tasks` says so: before every validation, after `fit`, with the first validation tasks. In evaluation mode and
+        without gradients. What it chooses is kept in buffers of whole numbers, changed in place: so it is in every checkpoint.
+
+        Args:
+            tasks: `tuning_tasks` of them, the same at each call.
+        """
+
+    @property
+    def tuning_tasks(self) -> int:
+        """How many validation tasks `tune` asks for."""
+        return 0
+
     def further_scores(self, tasks: TaskBatch) -> dict[str, Tensor]:
         """What the paper reports of test tasks beside the accuracy of their queries: name -> [T]; by default nothing."""
         return {}

@@ -161,6 +161,18 @@ class OuterLoop:
             self._learner.fit(self._train_tasks.every_example())
         self.algorithm.train()
 
+    @torch.no_grad()
+    def tune(self) -> None:
+        """Has the algorithm choose by validation tasks what it takes from nothing else. Every process does, from the same tasks."""
+        if not (count := self._val_learner.tuning_tasks):
+            return
+        self.algorithm.eval()
+        self._val_learner.eval()
+        with self._let_through():
+            self._val_learner.tune(self._val_tasks.tasks(0, count, self.settings.task))
+        self.algorithm.train()
+        self._val_learner.train()
+
     def validate(self) -> Score:
         """Scores the validation tasks: the first process does, and gives the others its numbers."""
         settings, kind = self.settings, self._val_tasks.kind
@@ -238,6 +250,7 @@ class OuterLoop:
         started = time.perf_counter()
         if step:
             self.fit()
+        self.tune()
         score = self.validate()
         self.outcome.validation_seconds += time.perf_counter() - started
         if score.not_finite:

@@ -407,3 +407,34 @@ def test_gradients_of_parts_add_up(easy: ImageClasses, source: Source) -> None:
     torch.testing.assert_close(sums["loss"], sum(part["loss"] for part in of_parts))
     for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+
+
+class Tuned(ProtoNet):
+    """Counts the tasks that it was to choose by, and the calls."""
+
+    seen: Tensor
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.register_buffer("seen", torch.zeros(2, dtype=torch.int64))
+
+    @property
+    def tuning_tasks(self) -> int:
+        return 3
+
+    def tune(self, tasks: TaskBatch) -> None:
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        self.seen += torch.tensor([tasks.tasks, 1])
+
+
+def test_an_algorithm_chooses_by_validation_tasks_before_every_validation(
+    easy: ImageClasses, source: Source, tmp_path: Path
+) -> None:
+    config = settings()
+    tuned = Tuned(build_algorithm(config, easy).backbone)
+    run(config, easy, source, tmp_path, algorithm=tuned)
+    assert tuned.seen.tolist() == [9, 3]  # after 4, 8 and 12 steps
+    assert tuned.training
+    stored = checkpoint.load(tmp_path / "last.pt", torch.device("cpu"))
+    assert stored["model"]["seen"].tolist() == [9, 3]

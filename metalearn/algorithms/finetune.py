@@ -1,0 +1,274 @@
+"""P>M>F: pre-train, meta-train, fine-tune (Hu, Li, Stuehmer, Kim and Hospedales 2022, https://arxiv.org/abs/2204.07305).
+
+Meta-training is that of Prototypical Networks with scaled cosines: a class is the mean of its support features, a query belongs to it with the
+softmax over `scale` times the cosines. In a test task all parameters of the backbone that training changes are fine-tuned by Adam on the support
+set: in each step, support images that are changed at random are queries, and the prototypes are computed anew from the unchanged ones. As in the
+authors' code (github.com/hushell/pmf_cvpr22: `models/protonet.py`, `models/deploy.py`, `test_meta_dataset.py`) the step size is one of 0, 1e-4, 1e-3
+and 1e-2, the smallest of those that label the queries of 5 tasks best.
+
+With `prototypes="learned"` and `entropy` above 0 it is transductive fine-tuning (Dhillon, Chaudhari, Ravichandran and Soatto 2020,
+https://arxiv.org/abs/1909.02729): the class weights start from the support features and are fine-tuned together with the backbone, on the
+cross-entropy of the support set plus the mean Shannon entropy of the predictions for the queries.
+
+Departures from P>M>F: the 5 tasks are validation tasks of the run, theirs are of the test domain. What is drawn at random depends on the step alone,
+so that adapting twice gives the same; shifts repeat the image's edge, theirs uncover the mean colour. The bias of their cosines, which cancels in
+the softmax, is left out. Departures from Dhillon et al.: they start from a classifier of the training classes, on whose logits their new layer
+stands, and use neither a learned scale nor changed images (`scale=1 augment=0`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from metalearn.algorithms.base import MetaLoss, TwoSteps
+from metalearn.algorithms.embedding import EmbeddingLearner, MetricScale, class_means
+from metalearn.backbones import Backbone
+from metalearn.errors import UserError
+from metalearn.nn.memory_format import channels_last
+from metalearn.nn.random_changes import changed_at_random
+from metalearn.nn.task_batched import with_parameters_of_first
+from metalearn.tasks import Examples, TaskBatch
+
+RATES = (0.0, 1e-4, 1e-3, 1e-2)  # among which `lr=auto` chooses
+_TUNING_TASKS = 5
+_DEVIATION = 0.225  # of pre-trained networks' images, where these come from 0 to 1
+
+
+class Adapted(NamedTuple):
+    parameters: dict[
+        str, Tensor
+    ]  # of the backbone: name -> [T, ...], those that were fine-tuned; empty where none were
+    prototypes: Tensor  # [T, N, D]
+    support: Examples | None = None  # where fine-tuning has to wait for the queries
+
+
+class FineTune(EmbeddingLearner):
+    """Prototypical Networks with cosines, whose backbone is fine-tuned to each test task.
+
+    Args:
+        backbone: [n, ...] -> [n, D].
+        scale: factor of the cosines.
+        learn_scale: whether outer steps change it, from `scale` on.
+        steps: of fine-tuning, each with the whole support set.
+        lr: step size of Adam; "auto" for one of `RATES`, chosen by `tune`; until then 0, which leaves the prototypes of the backbone as it is.
+        prototypes: "recomputed" in each step from the support set, or "learned": parameters, which start as the means.
+        augment: probability that the images of a step are changed at random.
+        entropy: weight of the queries' entropy beside the cross-entropy of the support set; above 0 evaluation is transductive.
+
+    Raises:
+        UserError: nothing could be fine-tuned.
+    """
+
+    chosen: Tensor  # which of RATES, []
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        scale: float,
+        learn_scale: bool,
+        steps: int,
+        lr: float | str,
+        prototypes: str,
+        augment: float,
+        entropy: float,
+    ) -> None:
+        super().__init__(backbone)
+        self.scale = MetricScale(scale, learn_scale, scale)
+        self.steps, self.lr = steps, lr
+        self.prototypes, self.augment, self.entropy = prototypes, augment, entropy
+        self.tuned = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+        if backbone.frozen and prototypes == "recomputed":
+            raise UserError(
+                "backbone.train=none leaves nothing to fine-tune: backbone.train=last_block or all (with train.steps=0, test tasks alone "
+                "change it), backbone.lora_rank above 0, or algorithm.prototypes=learned"
+            )
+        self.register_buffer("chosen", torch.tensor(0))
+
+    @property
+    def rate(self) -> float:
+        """The step size."""
+        return RATES[int(self.chosen)] if self.lr == "auto" else float(self.lr)
+
+    @property
+    def tuning_tasks(self) -> int:
+        return _TUNING_TASKS if self.lr == "auto" else 0
+
+    def tune(self, tasks: TaskBatch) -> None:
+        best, best_score = 0, -1.0
+        for number in range(len(RATES)):
+            self.chosen.fill_(number)
+            scores = []
+            for task in tasks.chunks(1):
+                outputs = self.predict(self.adapt(task.support), task.query.x)
+                scores.append(task.query.by_task(self.kind.score_of, outputs))
+            score = float(torch.cat(scores).mean())
+            if score > best_score:
+                best, best_score = number, score
+        self.chosen.fill_(best)
+
+    def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
+        support, queries = self.embed_together(tasks)
+        logits = self._logits(class_means(support, tasks.support), queries)
+        return self.scale.logged_with(self.query_loss(logits, tasks))
+
+    def adapt(self, support: Examples) -> Adapted:
+        if not self._fine_tunes:
+            return self._untouched(support)
+        if self.entropy:
+            return self._untouched(support)._replace(support=support)
+        return _joined([self._tuned(task, None) for task in _one_by_one(support)])
+
+    def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:
+        if not self._fine_tunes or self.entropy:
+            yield self.adapt(support)
+            return
+        tasks = _one_by_one(support)
+        for states in zip(*(self._descend(task, None) for task in tasks), strict=True):
+            yield _joined(
+                [self._state(leaves, weights, task) for (leaves, weights), task in zip(states, tasks, strict=True)]
+            )
+
+    def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
+        if adapted.support is not None:
+            tasks = zip(_one_by_one(adapted.support), torch.split(query_x, 1), strict=True)
+            adapted = _joined([self._tuned(task, queries[0]) for task, queries in tasks])
+        if not adapted.parameters:
+            return self._logits(adapted.prototypes, self.embed(query_x))
+        features = [
+            self._features({name: values[task] for name, values in adapted.parameters.items()}, queries)
+            for task, queries in enumerate(query_x)
+        ]
+        return self._logits(adapted.prototypes, torch.stack(features))
+
+    def deployed(self, adapted: Adapted) -> nn.Module:
+        backbone = with_parameters_of_first(self.backbone, adapted.parameters).eval()
+        return _Classifier(backbone, adapted.prototypes[0].detach(), float(self.scale(torch.ones(()))))
+
+    def in_two_steps(self) -> TwoSteps | None:
+        """Only where features stay as they are."""
+        return super().in_two_steps() if self.backbone.frozen and not self.augment else None
+
+    def embedding(self) -> nn.Module | None:
+        return super().embedding() if self.backbone.frozen else None
+
+    @property
+    def masks(self) -> bool:
+        return self.training and not self.backbone.uses_batch_statistics
+
+    @property
+    def repeats(self) -> bool:
+        return True
+
+    @property
+    def transductive(self) -> bool:
+        return bool(self.entropy) or super().transductive
+
+    def set_transductive(self, transductive: bool) -> None:
+        if self.entropy and not transductive:
+            raise UserError(
+                f"eval.transductive=false: algorithm.entropy={self.entropy} fine-tunes on the queries of a task, all together; "
+                "algorithm.entropy=0 does not"
+            )
+        super().set_transductive(transductive)
+
+    @property
+    def _fine_tunes(self) -> bool:
+        return not self.training and self.rate > 0
+
+    def _untouched(self, support: Examples) -> Adapted:
+        return Adapted({}, class_means(self.embed(support.x, support.mask), support))
+
+    def _tuned(self, support: Examples, queries: Tensor | None) -> Adapted:
+        """One task after the last step."""
+        for state in self._descend(support, queries):
+            last = state
+        return self._state(*last, support)
+
+    def _descend(self, support: Examples, queries: Tensor | None) -> Iterator[tuple[dict[str, Tensor], Tensor | None]]:
+        """The parameters of one task, and its prototypes where they are learned: before the first step and after each, changed in place.
+
+        Args:
+            support: of one task.
+            queries: [n, ...], where their entropy counts.
+        """
+        own = dict(self.backbone.named_parameters())
+        leaves = {name: own[name].detach().clone().requires_grad_() for name in self.tuned}
+        weights = None
+        if self.prototypes == "learned":
+            with torch.no_grad():
+                # Of length 1, so that one step size suits every backbone.
+                weights = F.normalize(self._means(leaves, support), dim=-1)
+            weights.requires_grad_()
+        learned = [*leaves.values(), *([] if weights is None else [weights])]
+        optimizer = torch.optim.Adam(learned, lr=self.rate)
+        yield leaves, weights
+        for step in range(self.steps):
+            with torch.enable_grad():
+                loss = self._loss(leaves, weights, support, queries, step)
+                gradients = torch.autograd.grad(loss, learned, allow_unused=True)
+            for leaf, gradient in zip(learned, gradients, strict=True):
+                leaf.grad = gradient
+            optimizer.step()
+            yield leaves, weights
+
+    def _loss(
+        self, leaves: dict[str, Tensor], weights: Tensor | None, support: Examples, queries: Tensor | None, step: int
+    ) -> Tensor:
+        deviation = _DEVIATION if self.backbone.normalizes else 1.0
+        images = changed_at_random(support.x[0], step, self.augment, deviation)
+        prototypes = self._means(leaves, support) if weights is None else weights
+        loss = F.cross_entropy(self._logits(prototypes, self._features(leaves, images)[None])[0], support.y[0])
+        if queries is not None:
+            log_p = self._logits(prototypes, self._features(leaves, queries)[None])[0].log_softmax(-1)
+            loss = loss - self.entropy * (log_p.exp() * log_p).sum(-1).mean()
+        return loss
+
+    @torch.no_grad()
+    def _state(self, leaves: dict[str, Tensor], weights: Tensor | None, support: Examples) -> Adapted:
+        """Of one task, detached from what later steps change."""
+        parameters = {name: leaf.detach().clone()[None] for name, leaf in leaves.items()}
+        prototypes = self._means(leaves, support) if weights is None else weights.detach().clone()
+        return Adapted(parameters, prototypes)
+
+    def _means(self, leaves: dict[str, Tensor], support: Examples) -> Tensor:
+        """[1, N, D]"""
+        return class_means(self._features(leaves, support.x[0])[None], support)
+
+    def _features(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        """Of one task's examples: [n, ...] -> [n, D]."""
+        features: Tensor = functional_call(self.backbone, parameters, (channels_last(x),))
+        return features
+
+    def _logits(self, prototypes: Tensor, queries: Tensor) -> Tensor:
+        """[T, N, D], [T, n, D] -> [T, n, N]"""
+        logits: Tensor = self.scale(F.normalize(queries, dim=-1) @ F.normalize(prototypes, dim=-1).mT)
+        return logits
+
+
+class _Classifier(nn.Module):
+    """A backbone and prototypes of its task's classes: [n, ...] -> [n, N]."""
+
+    prototypes: Tensor
+
+    def __init__(self, backbone: nn.Module, prototypes: Tensor, scale: float) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("prototypes", scale * F.normalize(prototypes, dim=-1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(self.backbone(x), dim=-1) @ self.prototypes.mT
+
+
+def _one_by_one(support: Examples) -> list[Examples]:
+    return [support.slice(task, task + 1) for task in range(len(support.x))]
+
+
+def _joined(tasks: list[Adapted]) -> Adapted:
+    parameters = {name: torch.cat([task.parameters[name] for task in tasks]) for name in tasks[0].parameters}
+    return Adapted(parameters, torch.cat([task.prototypes for task in tasks]))
