@@ -102,7 +102,7 @@ class _Problem:
     def solve(self, optimum: Tensor, weight: Tensor, bias: Tensor) -> Fit:
         """H^-1 of [T, D, N] and [T, N], with the Hessian at the optimum."""
         exact = self.x.dtype
-        weight, bias = weight.to(exact), bias.to(exact)
+        weight, bias = weight.to(exact), self._without_common_part(bias.to(exact))
         within = self.basis.mT @ weight
         right = torch.cat([within, bias.unsqueeze(1)], dim=1)
         probabilities = self._probabilities(optimum)
@@ -112,6 +112,11 @@ class _Problem:
         outside = (weight - self.basis @ within) / self.penalty
         inside, solved_bias = self.expand(solved)
         return Fit(inside + outside.to(self.dtype), solved_bias)
+
+    def _without_common_part(self, bias: Tensor) -> Tensor:
+        """[T, N], less its mean over the classes of a task: what rounding leaves of it would grow without end, as H has no inverse there."""
+        classes = (self.y.sum(1) > 0).to(bias)
+        return (bias - (bias * classes).sum(1, keepdim=True) / classes.sum(1, keepdim=True)) * classes
 
     def _probabilities(self, parameters: Tensor) -> Tensor:
         return _probabilities(self.x @ parameters, self.y) * self.there

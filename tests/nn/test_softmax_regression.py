@@ -107,6 +107,21 @@ def test_gradients_are_those_of_finite_differences(examples: int, dim: int) -> N
     assert torch.autograd.gradcheck(scores, (x.requires_grad_(), queries.requires_grad_()), atol=1e-5)
 
 
+def test_gradients_in_float32_are_those_in_float64() -> None:
+    """Rounded, the gradient of the biases has a part that changes nothing, in which the Hessian has no inverse."""
+    x, y = tasks(2, 20, 32, 20)
+    y = F.pad(y, (0, 1))  # and a class that no task has
+    queries = tasks(2, 60, 32, 20, seed=1)[0]
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        support = F.normalize(x.to(dtype), dim=-1).requires_grad_()
+        weight, bias = fit(support, y.to(dtype), 0.01)
+        scores = F.normalize(queries.to(dtype), dim=-1) @ weight + bias.unsqueeze(1)
+        loss = F.cross_entropy(scores[..., :20].flatten(0, 1), torch.arange(120) % 20)
+        gradients.append(torch.autograd.grad(loss, support)[0].double())
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+
+
 def test_float32_comes_back_as_float32() -> None:
     x, y = tasks(2, 6, 5, 3)
     exact, rounded = fit(x, y, 1.0), fit(x.float(), y.float(), 1.0)
