@@ -146,6 +146,24 @@ def test_chunks_do_not_change_the_gradient(name: str, easy: ImageClasses, source
         torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-8)
 
 
+def test_the_gradient_in_float32_is_that_in_float64_but_for_rounding(
+    name: str, easy: ImageClasses, source: Source
+) -> None:
+    gradients = []
+    for exact in (False, True):
+        algorithm = make_that_trains(name, easy).train()
+        tasks = tasks_of(source)
+        if exact:
+            algorithm = algorithm.double()
+            support, query = (Examples(part.x.double(), part.y, part.ways) for part in (tasks.support, tasks.query))
+            tasks = TaskBatch(support, query, tasks.classes)
+        meta_gradient(algorithm, tasks, 4, "fp32")
+        parts = [p.grad.double().flatten() for p in algorithm.parameters() if p.grad is not None]
+        gradients.append(torch.cat(parts))
+    rounded, right = gradients
+    assert float((rounded - right).norm() / right.norm()) < 0.02
+
+
 def test_adapt_and_predict_change_nothing(name: str, easy: ImageClasses, source: Source) -> None:
     algorithm, tasks = make(name, easy).eval(), tasks_of(source)
     before = state(algorithm)
