@@ -38,6 +38,7 @@ BEGIN, END = "<!-- reproduction:begin -->", "<!-- reproduction:end -->"
 MEASURED = "#   Measured:"
 NOT_MEASURED = "not measured"
 CELLS = ((5, 1), (5, 5), (20, 1), (20, 5))
+COMPACT = "omniglot"  # the data set of the README's table
 
 Record = dict[str, Any]  # a run's reproduction.json
 
@@ -50,6 +51,10 @@ class Experiment(NamedTuple):
     @property
     def algorithm(self) -> str:
         return str(self.config["names"]["algorithm"])
+
+    @property
+    def dataset(self) -> str:
+        return str(self.config["names"]["dataset"])
 
     @property
     def cell(self) -> tuple[int, int]:
@@ -164,6 +169,8 @@ def measurements(experiments: list[Experiment], records: list[Record]) -> list[M
             if record["experiment"] == experiment.name:
                 # Not record["changed"]: the experiment's file may have been edited since.
                 changed = changed_settings(experiment.config, record["config"])
+                if experiment.reference.starts_from is not None and "train.init" not in record["changed"]:
+                    changed.pop("train.init", None)  # a run of the right experiment, wherever it lay
                 by_changes[", ".join(f"{key}={value['run']}" for key, value in changed.items())].append(record)
         for changes, group in by_changes.items():
             found += [Measurement(experiment, row, group, changes) for row in experiment.reference.rows]
@@ -174,7 +181,8 @@ def measurements(experiments: list[Experiment], records: list[Record]) -> list[M
 
 
 def compact_table(found: list[Measurement]) -> str:
-    """Algorithms by cells, one number each."""
+    """Algorithms by cells, one number each, on the data set of `COMPACT`."""
+    found = [m for m in found if m.experiment.dataset == COMPACT]
     lines = [
         "| | " + " | ".join(f"{ways}-way {shots}-shot" for ways, shots in CELLS) + " |",
         "|---|" + "---|" * len(CELLS),

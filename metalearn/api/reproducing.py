@@ -53,6 +53,8 @@ def reproduce(
     with settings_composer(asked, config_dir, plugins) as composing:
         protocol, _ = composing.job(asked[:1], 0)
         reference = read_reference(protocol, [Path(config_dir)] if config_dir else [])
+        if reference.starts_from is not None:
+            reference = reference._replace(start=composing.job([f"experiment={reference.starts_from}"], 0)[0])
         found = [(path, dict(composing.evaluation(saved_config(path), changes))) for path in finished_runs(paths)]
         trained = None if runs else composing.job([asked[0], *changes], 0)[0]
     folder = common_sweep(paths)
@@ -70,8 +72,9 @@ def reproduce(
 def _check_evaluations(reference: Reference, config: dict[str, Any]) -> None:
     """Raises UserError, before hours of training, where a row asks for an evaluation that the model does not allow."""
     from metalearn.runs.preflight import preflight
-    from metalearn.runs.reproduce import evaluation_modes
+    from metalearn.runs.reproduce import check_start, evaluation_modes
 
+    check_start(reference, config)
     with errors_name_wishes():
         for mode in evaluation_modes(reference, config):
             preflight(mode)

@@ -30,12 +30,14 @@ def reproduce(argv: list[str]) -> None:
     experiment, *changes = args.overrides
     overrides = [f"experiment={experiment}", *changes]
     from metalearn.runs.reference import read_reference
-    from metalearn.runs.reproduce import evaluation_modes
+    from metalearn.runs.reproduce import check_start, evaluation_modes
 
     wanted: single.SingleRun | sweep.JobSweep | None = None
     with explained(overrides, args.config_dir, None), composer(args.config_dir) as composing:
         protocol, _ = composing.job(overrides[:1], 0)
         reference = read_reference(protocol, [Path(args.config_dir)] if args.config_dir else [])
+        if reference.starts_from is not None:
+            reference = reference._replace(start=composing.job([f"experiment={reference.starts_from}"], 0)[0])
         if args.run:
             runs = [(path, composing.evaluation(saved_config(path), changes)) for path in finished_runs(args.run)]
         else:
@@ -49,6 +51,7 @@ def reproduce(argv: list[str]) -> None:
         return
     # Not after hours of training: a row may ask for an evaluation that the model does not allow.
     first = wanted.config if isinstance(wanted, single.SingleRun) else wanted.jobs[0].config
+    check_start(reference, first)
     single.preflight(evaluation_modes(reference, first))
     if isinstance(wanted, single.SingleRun):
         run_dir = single.start(wanted)

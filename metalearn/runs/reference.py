@@ -6,6 +6,7 @@ folder, such as `mine`, has a file of its own without cells, `reference/mine.yam
     like            another file whose rows and differences hold here too (optional)
     paper, table, url
     interval_over   what the paper's intervals are over: tasks | seeds | null (it gives none)
+    starts_from     the experiment that a run of this one starts from: `train.init` has to name a run of it (optional)
     rows            name -> score         accuracy, or a further score of the algorithm by its name in results.json
                             transductive  how to evaluate: null (as trained) | true | false
                             reported      the paper's number; null: it reports none
@@ -39,7 +40,13 @@ _ROW_RULES = {
     "interval": "null or float >= 0",
     "band": "null or float >= 0",
 }
-_RULES = {"paper": "str", "table": "str", "url": "str", "interval_over": "null or tasks or seeds"}
+_RULES = {
+    "paper": "str",
+    "table": "str",
+    "url": "str",
+    "interval_over": "null or tasks or seeds",
+    "starts_from": "null or str",
+}
 
 
 class Row(NamedTuple):
@@ -80,6 +87,8 @@ class Reference(NamedTuple):
     interval_over: str | None  # "tasks" or "seeds"
     rows: tuple[Row, ...]
     differences: tuple[str, ...]
+    starts_from: str | None = None  # the experiment whose run `train.init` has to name
+    start: Node | None = None  # its configuration, which whoever can compose one adds
 
 
 def read_reference(config: Node, folders: Sequence[Path] = ()) -> Reference:
@@ -174,6 +183,7 @@ def _checked(node: Node, whose: str) -> Reference:
         node.get("interval_over"),
         tuple(Row(name, **{key: row.get(key) for key in _ROW_RULES}) for name, row in rows.items()),
         tuple(text for text in (node.get("differences") or {}).values() if text is not None),
+        node.get("starts_from"),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from metalearn.config.identity import SAME_PROTOCOL, compared, differences
 from metalearn.errors import UserError
 from metalearn.kinds import scale_of
+from metalearn.runs.directory import read_config
 from metalearn.runs.reference import Reference, Row
 
 _PLACES = ("hydra.", "dataset.root=")  # overrides that say where, not what
@@ -29,6 +30,35 @@ def changed_settings(protocol: dict[str, Any], config: dict[str, Any]) -> dict[s
     there = compared(config, SAME_PROTOCOL).keys() & compared(protocol, SAME_PROTOCOL).keys()
     changed = differences(protocol, config, SAME_PROTOCOL)
     return {key: {"experiment": before, "run": now} for key, (before, now) in changed.items() if key in there}
+
+
+def check_start(reference: Reference, config: dict[str, Any]) -> None:
+    """Raises UserError where the experiment starts from a run of another one and `train.init` names none."""
+    if reference.starts_from is not None and config["train"]["init"] is None:
+        raise UserError(
+            f"this experiment starts from a run of {reference.starts_from}: metalearn train experiment={reference.starts_from} "
+            "trains one, then train.init=RUN_DIR"
+        )
+
+
+def departures(protocol: dict[str, Any], reference: Reference, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """`changed_settings` of a run and of the run that it starts from: that run's place is no departure, its settings are."""
+    changed = changed_settings(protocol, config)
+    if reference.starts_from is None:
+        return changed
+    init = config["train"]["init"]
+    expected = f"a run of {reference.starts_from}"
+    try:
+        earlier = read_config(Path(init).expanduser())
+    except UserError:  # it is gone, or it is a single checkpoint
+        return changed | {"train.init": {"experiment": expected, "run": init}}
+    if earlier["names"]["experiment"] != reference.starts_from:
+        return changed | {"train.init": {"experiment": expected, "run": f"a run of {earlier['names']['experiment']}"}}
+    before = changed_settings(reference.start or {}, earlier)
+    if before:
+        settings = ", ".join(f"{key}={value['run']}" for key, value in before.items())
+        return changed | {"train.init": {"experiment": expected, "run": f"{expected} with {settings}"}}
+    return {key: value for key, value in changed.items() if key != "train.init"}
 
 
 # Settings that say what is measured. Another dataset or number of ways is another question; another learning rate is another answer.
@@ -92,6 +122,7 @@ def compared_with_paper(
     """What `reproduce_run` writes, with the same arguments and errors; prints and writes nothing but new evaluations."""
     from metalearn.runs.record import read_results
 
+    check_start(reference, config)
     results = read_results(run_dir)
     if results["status"] != "done":
         raise UserError(f"'{run_dir}' is not a finished run (status: {results['status']})")
@@ -105,7 +136,7 @@ def compared_with_paper(
         "rows": [_scored(row, tests[row.transductive], factor, incomparable) for row in reference.rows],
         "differences": list(reference.differences),
         "overrides": [text for text in overrides if not text.startswith(_PLACES)],
-        "changed": changed_settings(protocol, config),
+        "changed": departures(protocol, reference, config),
         "config": _without_places(config),
         "results": results,
     }

@@ -19,7 +19,7 @@ from metalearn.errors import UserError
 from metalearn.report import results as shown
 from metalearn.report import terminal
 from metalearn.runs.reference import Row, read_reference
-from metalearn.runs.reproduce import changed_settings, evaluation_modes, other_question
+from metalearn.runs.reproduce import changed_settings, departures, evaluation_modes, other_question
 from metalearn.runs.reproduce_seeds import over_seeds
 from metalearn.sweeps.directory import SweepDir
 from tests.compose import compose
@@ -173,6 +173,25 @@ def test_every_cell_belongs_to_an_experiment(name: str) -> None:
     assert set(cells) == {other.partition("/")[2] for other in choices("experiment") if other.startswith(f"{folder}/")}
 
 
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_what_has_no_outer_steps_starts_from_an_experiment_that_gives_its_features(name: str) -> None:
+    config = compose(f"experiment={name}")
+    starts_from = read_reference(config).starts_from
+    assert (starts_from is not None) is (config["train"]["steps"] == 0)
+    if starts_from is not None:
+        start = compose(f"experiment={starts_from}")
+        assert start["train"]["steps"] > 0
+        assert start["backbone"] == config["backbone"]
+        assert start["dataset"] == config["dataset"]
+
+
+@pytest.mark.parametrize("name", [name for name in choices("experiment") if name.startswith("hu2022/")])
+def test_what_starts_from_pretrained_weights_names_their_classes_and_says_so_first(name: str) -> None:
+    config = compose(f"experiment={name}")
+    assert config["backbone"]["pretrained_on"] == "imagenet1k"
+    assert "pre-training saw" in read_reference(config).differences[0]
+
+
 def test_a_number_whose_interval_reaches_the_band_is_undecided() -> None:
     row = Row("a", "accuracy", None, 98.7, None, 98.0)
     assert [row.verdict(ours, 0.3) for ours in (97.6, 97.8, 98.2, 98.4)] == [
@@ -228,6 +247,42 @@ def test_changed_settings_are_those_that_may_move_a_number() -> None:
     protocol = {"seed": 0, "device": "auto", "train": {"lr": 1.0, "steps": 9, "log_every": 5}, "names": {"a": "b"}}
     run = {"seed": 1, "device": "cpu", "train": {"lr": 0.5, "log_every": 1}, "names": {"a": "c"}, "new": 1}
     assert changed_settings(protocol, run) == {"train.lr": {"experiment": 1.0, "run": 0.5}}
+
+
+def started(**of_start: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """A run that started from `earlier`, a run of "first" with train.lr=1, and its departures where the protocol is `of_start`."""
+    start = {"names": {"experiment": "first"}, "train": {"lr": 1.0, "steps": 5}}
+    Path("earlier").mkdir(exist_ok=True)
+    Path("earlier/config.yaml").write_text(yaml.safe_dump(start))
+    protocol = {"train": {"init": None, "steps": 0}}
+    run = {"train": {"init": "earlier", "steps": 0}}
+    own = {"starts_from": "first"} | of_start
+    reference = read_reference(written(NODE | own), [Path()])._replace(start=start | {"train": {"lr": 1.0, "steps": 5}})
+    return run, departures(protocol, reference, run)
+
+
+def test_the_place_of_the_run_that_it_starts_from_is_no_departure() -> None:
+    assert started()[1] == {}
+
+
+def test_a_run_of_another_experiment_to_start_from_is_one() -> None:
+    assert started(starts_from="second")[1] == {
+        "train.init": {"experiment": "a run of second", "run": "a run of first"}
+    }
+
+
+def test_so_are_other_settings_of_the_run_that_it_starts_from() -> None:
+    run, _ = started()
+    config = yaml.safe_load(Path("earlier/config.yaml").read_text())
+    reference = read_reference(written(NODE | {"starts_from": "first"}), [Path()])
+    protocol, start = {"train": {"init": None, "steps": 0}}, config | {"train": {"lr": 0.5, "steps": 5}}
+    assert departures(protocol, reference._replace(start=start), run) == {
+        "train.init": {"experiment": "a run of first", "run": "a run of first with train.lr=1.0"}
+    }
+    shutil.rmtree("earlier")
+    assert departures(protocol, reference._replace(start=start), run) == {
+        "train.init": {"experiment": "a run of first", "run": "earlier"}
+    }, "which run it was can no longer be told"
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
@@ -378,6 +433,23 @@ def test_mistakes_are_one_line_and_leave_nothing(capsys: pytest.CaptureFixture[s
     ):
         assert refused(capsys, *argv).startswith(said)
     assert sorted(elsewhere.rglob("*")) == before
+
+
+def test_an_experiment_on_the_features_of_another(capsys: pytest.CaptureFixture[str]) -> None:
+    experiment("protonet", {"accuracy": {}}, starts_from="first")
+    Path("own/experiment/first.yaml").write_text(TINY.format(algorithm="protonet"))
+    tiny = TINY.format(algorithm="nearest_centroid").replace("steps: 4", "steps: 0")
+    Path("own/experiment/tiny.yaml").write_text(tiny)
+    assert refused(capsys, "tiny", "--config-dir", "own") == (
+        "this experiment starts from a run of first: metalearn train experiment=first trains one, then train.init=RUN_DIR"
+    )
+    main(["train", "--config-dir", "own", "experiment=first", "hydra.run.dir=first"])
+    record = reproduce("train.init=first")
+    assert record["changed"] == {}
+    assert record["rows"][0]["verdict"] == "reproduced"
+    other = metalearn.reproduce("tiny", "train.init=first", "hydra.run.dir=other", config_dir="own")
+    assert other["changed"] == {}
+    assert other["rows"][0]["ours"] == record["rows"][0]["ours"]
 
 
 def test_an_experiment_that_reproduces_nothing(capsys: pytest.CaptureFixture[str]) -> None:
