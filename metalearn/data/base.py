@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metalearn.data.ahead import Request
 from metalearn.data.classes import ClassId
+from metalearn.data.features import FeatureMemory
 from metalearn.errors import UserError
 from metalearn.kinds import Kind
 from metalearn.tasks import Shape, TaskBatch
@@ -58,8 +59,9 @@ class Embedding(NamedTuple):
     embed: Callable[[Tensor], Tensor]  # examples as a network sees them, [n, ...] -> [n, D]
     dim: int  # D
     fingerprint: Callable[[], str] | None = (
-        None  # of the network, where features are to be kept on the disk; None: in memory alone
+        None  # of the network, where features are to be kept for other sources; None: for this one alone
     )
+    memory: FeatureMemory | None = None  # where they are kept; None: on the disk
 
 
 class TaskSource(ABC):

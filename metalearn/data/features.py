@@ -36,8 +36,8 @@ class Features:
         embed: the network.
         dim: D.
         device: where the features are.
-        kept: gives the file that holds the features that were made before, and is given new ones; None: they stay in memory alone. Asked when the
-            first row is missing, as weights may be loaded until then.
+        kept: gives the file, or the table in memory, that holds the features that were made before, and is given new ones; None: they are for
+            this store alone. Asked when the first row is missing, as weights may be loaded until then.
     """
 
     mapped = False
@@ -49,7 +49,7 @@ class Features:
         embed: Embed,
         dim: int,
         device: torch.device,
-        kept: Callable[[], FeatureFile | None] = lambda: None,
+        kept: Callable[[], FeatureFile | FeatureTable | None] = lambda: None,
     ) -> None:
         self._images, self._values, self._embed = images, values, embed
         self._open = functools.cache(kept)
@@ -145,6 +145,40 @@ class FeatureFile:
     @property
     def _marks(self) -> Path:
         return self.folder / "there.u8"
+
+
+class FeatureTable:
+    """Features in memory, with the methods of a file of them.
+
+    Args:
+        rows: how many images there are, M.
+        dim: D.
+    """
+
+    def __init__(self, rows: int, dim: int) -> None:
+        self._values, self._there = np.empty((rows, dim), np.float32), np.zeros(rows, dtype=bool)
+
+    def read(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        """See FeatureFile."""
+        known = self._there[rows]
+        return known, self._values[rows[known]]
+
+    def write(self, rows: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        """See FeatureFile."""
+        self._values[rows], self._there[rows] = values, True
+
+
+class FeatureMemory:
+    """The features of the last network and images that were asked for, for several evaluations one after the other."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, FeatureTable] | None = None
+
+    def of(self, key: str, rows: int, dim: int) -> FeatureTable:
+        """The table of this key, a new one where another was asked for since; arguments as for FeatureFile."""
+        if self._last is None or self._last[0] != key:
+            self._last = (key, FeatureTable(rows, dim))
+        return self._last[1]
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from metalearn.data.ahead import Ahead, Request
 from metalearn.data.augment import Augment
 from metalearn.data.base import Embedding, TaskSource
 from metalearn.data.classes import ClassId
-from metalearn.data.features import FeatureFile, Features, digest
+from metalearn.data.features import FeatureFile, Features, FeatureTable, digest
 from metalearn.data.fit import fitted
 from metalearn.data.normalize import Normalize
 from metalearn.data.numbers import Stream, unit
@@ -143,12 +143,13 @@ class ImageTasks(TaskSource):
     def embedded(self, embedding: Embedding) -> ImageTasks:
         """See TaskSource."""
         fingerprint, dim = embedding.fingerprint, embedding.dim
+        holder = FeatureFile if embedding.memory is None else embedding.memory.of
 
-        def kept() -> FeatureFile | None:
+        def kept() -> FeatureFile | FeatureTable | None:
             if fingerprint is None:
                 return None
             images = digest(self._images, self.shape, self.normalize and self.normalize.record())
-            return FeatureFile(f"{fingerprint()}-{images}", len(self._images), dim)
+            return holder(f"{fingerprint()}-{images}", len(self._images), dim)
 
         made = copy.copy(self)
         made._keep(

@@ -6,12 +6,17 @@ from metalearn.algorithms.base import Algorithm
 from metalearn.algorithms.embedding import Embedded
 from metalearn.backbones import Backbone
 from metalearn.data.base import Embedding, TaskSource
+from metalearn.data.features import FeatureMemory
 
 _MOST = 2**28  # numbers that the features of a split may have, 1 GiB
 
 
 def embedded_once(
-    algorithm: Algorithm, source: TaskSource, features: str, training: bool = False
+    algorithm: Algorithm,
+    source: TaskSource,
+    features: str,
+    training: bool = False,
+    memory: FeatureMemory | None = None,
 ) -> tuple[Algorithm, TaskSource]:
     """A learner and tasks that come to the same scores, up to rounding, in less time; those given where that cannot be.
 
@@ -21,6 +26,7 @@ def embedded_once(
         algorithm: in evaluation mode, or frozen.
         features: "auto"; "memory", where nothing is kept on the disk; or "none", where each task embeds its images anew.
         training: whether outer steps go on between the tasks: then the backbone has to be frozen.
+        memory: where features that are not kept on the disk are kept for the next call with equal weights and images.
     """
     backbone = backbone_of(algorithm)
     if features == "none" or backbone is None or isinstance(backbone, Embedded) or (training and not backbone.frozen):
@@ -28,8 +34,9 @@ def embedded_once(
     parts, examples = algorithm.in_two_steps(), source.examples
     if parts is None or examples is None or examples * parts.dim > _MOST:
         return algorithm, source
-    kept = backbone.fingerprint if backbone.frozen and features == "auto" else None
-    return parts.learner, source.embedded(Embedding(parts.embed, parts.dim, kept))
+    on_disk = backbone.frozen and features == "auto"
+    kept = backbone.fingerprint if on_disk or memory is not None else None
+    return parts.learner, source.embedded(Embedding(parts.embed, parts.dim, kept, None if on_disk else memory))
 
 
 def backbone_of(algorithm: Algorithm) -> Backbone | None:

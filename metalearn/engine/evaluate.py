@@ -14,6 +14,7 @@ from torch import Tensor
 from metalearn.algorithms.base import Algorithm
 from metalearn.data.base import TaskSource
 from metalearn.data.classes import ClassId
+from metalearn.data.features import FeatureMemory
 from metalearn.engine.embedded import embedded_once
 from metalearn.engine.gradient import together
 from metalearn.engine.reliability import Reliability
@@ -106,6 +107,7 @@ def evaluate(
     answers: Callable[[TaskBatch, Tensor], None] | None = None,
     further: bool | None = None,
     features: str = "auto",
+    memory: FeatureMemory | None = None,
 ) -> Scores:
     """Scores tasks 0..tasks-1 of `source`, which every run with the same evaluation seed shares.
 
@@ -115,12 +117,13 @@ def evaluate(
             each state costs as much as the last one, so this multiplies the time.
         progress: called with the number of tasks done after each chunk.
         answers: called with each chunk of tasks and what was predicted for their queries; examples may be embedded.
-        features: whether examples are embedded once for all tasks, as far as the algorithm allows: `embedded_once`.
+        features, memory: whether examples are embedded once for all tasks, as far as the algorithm allows, and what keeps their features for
+            the next call: `embedded_once`.
         further: also what else the algorithm's paper reports, and how well probabilities are calibrated; None: where `stepwise`.
     """
     asked, was_training = algorithm, algorithm.training
     algorithm.eval()
-    algorithm, source = embedded_once(algorithm, source, features)
+    algorithm, source = embedded_once(algorithm, source, features, memory=memory)
     scores, losses, classes = [], [], []
     about: dict[str, list[Any]] = {}
     reliability: list[Reliability] = []

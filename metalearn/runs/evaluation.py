@@ -18,6 +18,7 @@ import torch
 from metalearn.algorithms.base import Algorithm
 from metalearn.config.identity import compared
 from metalearn.data.base import TrainedOn
+from metalearn.data.features import FeatureMemory
 from metalearn.engine.build import Parts, assemble, build_dataset, check_tasks
 from metalearn.engine.device import choose_device
 from metalearn.engine.ensemble import Pool
@@ -68,9 +69,14 @@ class Tested:
 
 
 class Evaluator:
-    """Tests checkpoints on test tasks; the checkpoint that was read last stays at hand for the next test."""
+    """Tests checkpoints on test tasks; the checkpoint that was read last stays at hand for the next test.
 
-    def __init__(self) -> None:
+    Args:
+        memory: keeps the features of the last model's test images, where a next test may be of the same.
+    """
+
+    def __init__(self, memory: FeatureMemory | None = None) -> None:
+        self._memory = memory
         self._read: tuple[Path, torch.device, dict[str, Any]] | None = None
 
     def test(
@@ -104,7 +110,8 @@ class Evaluator:
         states, which = [state], settings.eval.checkpoint
         if settings.eval.ensemble > 1:
             states = members(run_dir, which, settings.eval.ensemble, parts.dataset.kind, parts.device)
-        scores, means = _scored(run_dir, parts, states, stepwise, progress)
+        memory = self._memory if len(states) == 1 else None  # an ensemble's members would take turns in it
+        scores, means = _scored(run_dir, parts, states, stepwise, progress, memory)
         results = EvalResults(
             status=Status.DONE,
             error=None,
@@ -194,6 +201,7 @@ def _scored(
     states: list[dict[str, Any]],
     stepwise: bool,
     progress: Callable[[int], TaskProgress],
+    memory: FeatureMemory | None,
 ) -> tuple[Scores, list[float]]:
     """The scores of a checkpoint's model or, of several, of their ensemble; and the mean score of each."""
     settings, algorithm, source = parts.settings, parts.algorithm, parts.source("test")
@@ -217,6 +225,7 @@ def _scored(
                 answers=None if pool is None else pool.add,
                 further=not number,
                 features=settings.features,
+                memory=memory,
             )
             alone = alone or scores
             means.append(scores.mean)

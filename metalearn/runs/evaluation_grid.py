@@ -83,7 +83,7 @@ class _Grid:
             "runs": [str(run) for run in runs],
             "cells": [_entry(cell) for cell in cells],
         }
-        self._cells, self._earlier = cells, {run: _earlier(run) for run in runs}
+        self._cells, self._runs, self._earlier = cells, runs, {run: _earlier(run) for run in runs}
         self._nodes = [json.dumps((cell.config or {}).get("dataset"), sort_keys=True) for cell in cells]
         self._tasks = [
             cell.config["eval"]["tasks"] * cell.config["eval"]["ensemble"] if cell.config else 0 for cell in cells
@@ -91,9 +91,9 @@ class _Grid:
         self._done = 0  # tasks of cells that were computed
         self._evaluator: Evaluator | None = None
 
-    def order(self, place: int) -> tuple[int, int]:
-        """Cells of one data set one after the other, as only two data sets stay in memory."""
-        return self._nodes.index(self._nodes[place]), place
+    def order(self, place: int) -> tuple[int, int, int]:
+        """Cells of one data set one after the other, and of these those of one run, as two data sets and the features of one run stay in memory."""
+        return self._nodes.index(self._nodes[place]), self._runs.index(self._cells[place].run_dir), place
 
     def finish(self, place: int, fresh: bool) -> None:
         """Finds or computes a cell, and writes the grid's file."""
@@ -134,13 +134,14 @@ class _Grid:
         return _shown(record, file) | {"earlier": True}
 
     def _computed(self, cell: Cell, config: dict[str, Any], place: int) -> dict[str, Any]:
+        from metalearn.data.features import FeatureMemory
         from metalearn.engine.host_memory import keep_freed_memory
         from metalearn.runs.evaluation import Evaluator, new_file, tasks_file
         from metalearn.runs.per_task import write_tasks
 
         if self._evaluator is None:
             keep_freed_memory()
-            self._evaluator = Evaluator()
+            self._evaluator = Evaluator(FeatureMemory())
         tested = self._evaluator.test(cell.run_dir, config, cell.overrides, progress=lambda tasks: self._bar(place))
         file, record = new_file(cell.run_dir), tested.results.to_json()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metalearn.data.base import Embedding
-from metalearn.data.features import FeatureFile, Features, digest
+from metalearn.data.features import FeatureFile, FeatureMemory, Features, digest
 from metalearn.data.store import Resident
 from metalearn.tasks import TaskShape
 from tests.conftest import easy_classes
@@ -118,6 +119,24 @@ def test_a_full_disk_costs_nothing_but_the_file(
     assert caplog.text.count("features are not kept") == 1
     assert "No space left" in caplog.text
     assert sum(network.passed) == 300
+
+
+def test_features_in_memory_are_those_of_the_last_network_and_images() -> None:
+    """A second source of equal images takes them over; other weights start anew."""
+    passed: list[int] = []
+
+    def embed(x: Tensor) -> Tensor:
+        passed.append(len(x))
+        return x.flatten(1)
+
+    memory, shape = FeatureMemory(), TaskShape(5, 2, 3)
+    for weights, expected in (("one", True), ("one", False), ("other", True), ("one", True)):
+        passed.clear()
+        of_network = Embedding(embed, 256, functools.partial(str, weights), memory)
+        source = easy_classes().source("test", 0, CPU)
+        found = source.embedded(of_network).tasks(0, 4, shape)
+        assert bool(passed) is expected
+        assert torch.equal(found.support.x, source.tasks(0, 4, shape).support.x.flatten(2))
 
 
 def test_the_digest_tells_images_their_order_and_their_form_apart() -> None:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 import metalearn
+from metalearn.backbones import Conv4
 from metalearn.cli.main import main
 from metalearn.errors import UserError
 from metalearn.runs import directory, evaluation
@@ -72,6 +75,35 @@ def test_every_combination_is_a_cell_with_the_number_that_it_has_alone(
         assert own["test"] == cell["test"]
         assert (runs / "protonet" / cell["file"].replace(".json", "-tasks.npz")).exists()
     assert removable(runs / "protonet")
+
+
+def test_cells_of_one_model_and_data_set_share_the_features_of_images(runs: Path) -> None:
+    """Each test image passes a network once, whatever the cells; another checkpoint or other images have features of their own."""
+    passed: list[int] = []
+
+    def count(module: nn.Module, given: tuple[Tensor, ...], out: object) -> None:
+        if isinstance(module, Conv4) and given[0].any():  # a new network is tried with empty images
+            passed.append(len(given[0]))
+
+    hook = register_module_forward_hook(count)
+    try:
+        varied = {"task.shots": [1, 2], "eval.seed": [0, 1, 2], "eval.tasks": 60}
+        whole = metalearn.evaluate_grid("protonet", **varied)
+        images = sum(passed)
+        passed.clear()
+        alone = [
+            metalearn.evaluate(
+                "protonet", "eval.tasks=60", *(f"{key}={value}" for key, value in cell["choices"].items())
+            )
+            for cell in whole["cells"]
+        ]
+    finally:
+        hook.remove()
+    assert images == 12 * 20, "test classes, and images of each"
+    assert sum(passed) > 4 * images
+    for cell, one in zip(whole["cells"], alone, strict=True):
+        assert cell["test"]["accuracy"] == one["test"]["accuracy"]
+        assert cell["test"]["loss"] == pytest.approx(one["test"]["loss"], abs=1e-5)
 
 
 def test_a_cell_that_cannot_be_done_is_a_line_and_the_others_go_on(
