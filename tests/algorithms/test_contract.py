@@ -28,8 +28,8 @@ pytestmark = pytest.mark.parametrize("name", choices("algorithm"))
 
 Source = Callable[..., TaskSource]
 
-# Recurrent learners, in which nothing but the outer steps can find out that an example belongs with the label that comes after it.
-LEARN_TO_LEARN_SLOWLY = {"mann"}
+# Learners in which nothing but the outer steps can find out that an example belongs with its label, and a query with the examples that it is like.
+LEARN_TO_LEARN_SLOWLY = {"caml", "mann"}
 
 
 # How much it adapts in test tasks, where the rule is about one step as much as about a hundred.

@@ -1,0 +1,76 @@
+"""A transformer encoder over sets: each token attends to all tokens (not causal), and nothing tells their places.
+
+Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762) with the normalisation before each part, as in vision transformers (Dosovitskiy et al. 2021,
+https://arxiv.org/abs/2010.11929).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SetEncoder(nn.Module):
+    """Sets of tokens [S, n, W] -> the first token of each, in the light of the others: [S, W].
+
+    Args:
+        width: W, a multiple of `heads`.
+        layers: how many blocks of attention and a network of two linear layers.
+        heads: of the attention.
+        hidden: units between those two layers.
+    """
+
+    def __init__(self, width: int, layers: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_Block(width, heads, hidden) for _ in range(layers))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    def forward(self, tokens: Tensor, there: Tensor | None = None) -> Tensor:
+        """`there` [S, n]: False where a token is padding; the first one never is."""
+        for number, block in enumerate(self.blocks, start=1):
+            tokens = block(tokens, there, 1 if number == len(self.blocks) else tokens.shape[1])
+        first: Tensor = self.norm(tokens[:, 0])
+        return first
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_network = (nn.LayerNorm(width, eps=1e-6) for _ in range(2))
+        self.query, self.key_value, self.output = (nn.Linear(width, size) for size in (width, 2 * width, width))
+        self.network = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        for layer in (self.query, self.key_value):
+            nn.init.xavier_uniform_(layer.weight)
+        for layer in (self.query, self.key_value, self.output):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, tokens: Tensor, there: Tensor | None, wanted: int) -> Tensor:
+        """The first `wanted` tokens, after attention to all: [S, n, W] -> [S, wanted, W]."""
+        normed = self.norm_attention(tokens)
+        query = self._by_head(self.query(normed[:, :wanted]))
+        key, value = (self._by_head(part) for part in torch.chunk(self.key_value(normed), 2, dim=-1))
+        mask = None if there is None else there[:, None, None, :]
+        read = F.scaled_dot_product_attention(query, key, value, mask)  # [S, heads, wanted, W / heads]
+        tokens = tokens[:, :wanted] + self.output(read.transpose(1, 2).flatten(2))
+        after: Tensor = tokens + self.network(self.norm_network(tokens))
+        return after
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """[S, n, W] -> [S, heads, n, W / heads]"""
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+def equiangular(count: int, dim: int) -> Tensor:
+    """`count` vectors of length 1 with equal and largest angles, whose cosines are -1 / (count - 1): [count, dim], the same at every call.
+
+    Args:
+        count: 2 or more.
+        dim: `count` or more.
+    """
+    simplex = (count / (count - 1)) ** 0.5 * (torch.eye(count, dtype=torch.float64) - 1 / count)
+    drawn = torch.rand(dim, count, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    basis = torch.linalg.qr(drawn).Q  # [dim, count], orthonormal columns
+    vectors: Tensor = (basis @ simplex).T.float()
+    return vectors
