@@ -81,7 +81,7 @@ class Algorithm(nn.Module, ABC):
         """Whether `fit` takes anything from the training images."""
         return False
 
-    def tune(self, tasks: TaskBatch) -> None:
+    def tune(self, tasks: TaskBatch) -> str:
         """Chooses by labelled tasks what neither outer steps nor `fit` can find, such as the step size of fine-tuning; by default nothing.
 
         It is called where `tuning_tasks` says so: before every validation, after `fit`, with the first validation tasks. In evaluation mode and
@@ -89,7 +89,11 @@ class Algorithm(nn.Module, ABC):
 
         Args:
             tasks: `tuning_tasks` of them, the same at each call.
+
+        Returns:
+            What was chosen, for the log: "algorithm.lr=0.001".
         """
+        return ""
 
     @property
     def tuning_tasks(self) -> int:

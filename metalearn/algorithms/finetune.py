@@ -99,7 +99,7 @@ class FineTune(EmbeddingLearner):
     def tuning_tasks(self) -> int:
         return _TUNING_TASKS if self.lr == "auto" else 0
 
-    def tune(self, tasks: TaskBatch) -> None:
+    def tune(self, tasks: TaskBatch) -> str:
         best, best_score = 0, -1.0
         for number in range(len(RATES)):
             self.chosen.fill_(number)
@@ -111,6 +111,7 @@ class FineTune(EmbeddingLearner):
             if score > best_score:
                 best, best_score = number, score
         self.chosen.fill_(best)
+        return f"algorithm.lr={self.rate:g}"
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         support, queries = self.embed_together(tasks)

@@ -169,7 +169,8 @@ class OuterLoop:
         self.algorithm.eval()
         self._val_learner.eval()
         with self._let_through():
-            self._val_learner.tune(self._val_tasks.tasks(0, count, self.settings.task))
+            chosen = self._val_learner.tune(self._val_tasks.tasks(0, count, self.settings.task))
+        log.info("chosen by %d validation tasks: %s", count, chosen)
         self.algorithm.train()
         self._val_learner.train()
 

@@ -212,13 +212,14 @@ def test_auto_takes_the_smallest_of_the_best_rates_and_keeps_it_in_the_checkpoin
     algorithm = learner(Misled(), lr="auto", steps=60, augment=0.0)
     assert algorithm.rate == 0
     with torch.no_grad():
-        algorithm.tune(given)
+        said = algorithm.tune(given)
         scores = []
         for rate in RATES:
             fixed = learner(Misled(), lr=rate, steps=60, augment=0.0)
             outputs = fixed.predict(fixed.adapt(given.support), given.query.x)
             scores.append(round(float((outputs.argmax(-1) == given.query.y).float().mean()), 5))
     assert scores[-1] > scores[0]
+    assert said == f"algorithm.lr={algorithm.rate:g}"
     assert algorithm.rate == RATES[scores.index(max(scores))]
     other = learner(Misled(), lr="auto", steps=60, augment=0.0)
     other.load_state_dict(algorithm.state_dict())

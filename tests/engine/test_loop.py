@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import resource
 from collections.abc import Callable
@@ -422,19 +423,22 @@ class Tuned(ProtoNet):
     def tuning_tasks(self) -> int:
         return 3
 
-    def tune(self, tasks: TaskBatch) -> None:
+    def tune(self, tasks: TaskBatch) -> str:
         assert not self.training
         assert not torch.is_grad_enabled()
         self.seen += torch.tensor([tasks.tasks, 1])
+        return "what is best"
 
 
 def test_an_algorithm_chooses_by_validation_tasks_before_every_validation(
-    easy: ImageClasses, source: Source, tmp_path: Path
+    easy: ImageClasses, source: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="metalearn")
     config = settings()
     tuned = Tuned(build_algorithm(config, easy).backbone)
     run(config, easy, source, tmp_path, algorithm=tuned)
     assert tuned.seen.tolist() == [9, 3]  # after 4, 8 and 12 steps
     assert tuned.training
+    assert "chosen by 3 validation tasks: what is best" in caplog.messages
     stored = checkpoint.load(tmp_path / "last.pt", torch.device("cpu"))
     assert stored["model"]["seen"].tolist() == [9, 3]
