@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import re
@@ -20,8 +21,11 @@ from PIL import Image
 
 import metalearn
 from metalearn.cli.main import main
+from metalearn.compose.composer import composer
 from metalearn.config.files import choices
 from metalearn.data.base import TrainedOn
+from metalearn.data.classes import ClassSplit
+from metalearn.data.container import FlatImages
 from metalearn.data.images import ImageClasses
 from metalearn.data.own.given import Form, read_queries
 from metalearn.engine.build import build_algorithm
@@ -37,6 +41,7 @@ from tests.runs.test_predict import TINY
 
 MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime", "safetensors") if not importlib.util.find_spec(name)]
 needs_extra = pytest.mark.skipif(bool(MISSING), reason=f"needs the extra export ({', '.join(MISSING)} missing)")
+RANDOM = ("backbone.weights=none", "backbone.size=32")
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 
 
@@ -46,9 +51,24 @@ def images_of(easy: ImageClasses, *counts: int, skip: int = 0) -> np.ndarray:
     return np.concatenate([every[label, skip : skip + count] for label, count in enumerate(counts)])
 
 
-def classifier_of(name: str, easy: ImageClasses, *overrides: str) -> Classifier:
-    """An untrained algorithm that has learned three classes from 1, 3 and 2 images, evaluated as `predict` does."""
-    config = compose(f"algorithm={name}", *SMALL, *overrides)
+@functools.cache
+def configs() -> dict[str, dict[str, Any]]:
+    """One of each algorithm, composed together: the composer is what takes the time."""
+    with composer() as composing:
+        return {name: composing.job([f"algorithm={name}", *SMALL], 0)[0] for name in choices("algorithm")}
+
+
+_MADE: dict[str, Classifier] = {}
+
+
+def classifier_of(name: str, easy: ImageClasses) -> Classifier:
+    """An untrained algorithm that has learned three classes from 1, 3 and 2 images, evaluated as `predict` does. Tests share it."""
+    if name not in _MADE:
+        _MADE[name] = new_classifier(configs()[name], easy)
+    return _MADE[name]
+
+
+def new_classifier(config: dict[str, Any], easy: ImageClasses) -> Classifier:
     algorithm = build_algorithm(config, easy)
     if algorithm.transductive:
         with contextlib.suppress(UserError):  # some always are
@@ -56,7 +76,8 @@ def classifier_of(name: str, easy: ImageClasses, *overrides: str) -> Classifier:
     else:  # running statistics as after training: those of a new network let next to nothing through
         tasks = easy.source("train", 0, torch.device("cpu")).tasks(0, 2, TaskShape(5, 1, 5))
         for _ in range(30):
-            algorithm.train().meta_loss(tasks)
+            with torch.set_grad_enabled(algorithm.embedding() is None):  # an inner loop needs gradients
+                algorithm.train().meta_loss(tasks)
     algorithm.eval()
     form = Form(easy.input_shape, {"mean": [0.4], "std": [0.3]})
     adapted = adapted_to(algorithm, form.values(images_of(easy, 1, 3, 2)), (1, 3, 2))
@@ -98,9 +119,43 @@ def test_every_algorithm_gives_in_every_format_what_it_predicts_or_is_refused(
     assert program(torch.from_numpy(fresh)).detach().numpy() == pytest.approx(right, abs=1e-4)
 
 
+@needs_extra
+def test_a_library_s_network_takes_images_of_any_shape_in_every_format(tmp_path: Path) -> None:
+    """Resizing, which such a network does itself, is part of the program: also of images that are wider than high, and grey."""
+    shape, rng = (1, 12, 20), np.random.default_rng(0)
+    patterns = rng.integers(0, 256, (24, 1, *shape))
+    images = ((3 * patterns + rng.integers(0, 256, (24, 8, *shape))) // 4).astype(np.uint8)
+    names = tuple(f"class{i}" for i in range(24))
+    split = ClassSplit("fixed", {"train": names[:8], "val": names[8:16], "test": names[16:]})
+    wide = ImageClasses("wide", FlatImages.of_classes(images), names, split, {"train": 1, "val": 1, "test": 1})
+    config = compose(
+        "algorithm=nearest_centroid", "backbone=torchvision", "backbone.name=squeezenet1_1", *RANDOM, "task.queries=3"
+    )
+    torch.manual_seed(0)
+    algorithm = build_algorithm(config, wide).eval()
+    form = Form(shape, None)
+    adapted = adapted_to(
+        algorithm, form.values(np.concatenate([images[0, :1], images[1, :3], images[2, :2]])), (1, 3, 2)
+    )
+    made = Classifier(
+        "made", 0, config, TrainedOn(shape, 8, None), algorithm, adapted, ("a", "b", "c"), (1, 3, 2), form
+    )
+    part = parts_of(source_of(made), form)[-1]
+    write(part, torch.from_numpy(images[:3, 3:6].reshape(-1, *shape)), FORMATS, tmp_path)
+    fresh = images[:3, 6:].reshape(-1, *shape)
+    right = made.probabilities(fresh).numpy()
+    assert np.ptp(right, axis=0).max() > 1e-3
+    assert onnx_probabilities(tmp_path / "classifier.onnx", fresh) == pytest.approx(right, abs=1e-4)
+    program = torch.export.load(tmp_path / "classifier.pt2").module()
+    assert program(torch.from_numpy(fresh)).detach().numpy() == pytest.approx(right, abs=1e-4)
+
+
 def test_one_that_learns_weights_says_that_it_needs_classes(easy: ImageClasses) -> None:
-    for name in choices("algorithm"):
-        algorithm = classifier_of(name, easy).algorithm
+    for config in configs().values():
+        algorithm = build_algorithm(config, easy).eval()
+        if algorithm.transductive:
+            with contextlib.suppress(UserError):
+                algorithm.set_transductive(False)
         if algorithm.transductive:
             continue
         if algorithm.embedding() is None:
