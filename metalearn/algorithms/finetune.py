@@ -149,7 +149,7 @@ class FineTune(EmbeddingLearner):
 
     def deployed(self, adapted: Adapted) -> nn.Module:
         backbone = with_parameters_of_first(self.backbone, adapted.parameters).eval()
-        return _Classifier(backbone, adapted.prototypes[0].detach(), float(self.scale(torch.ones(()))))
+        return _Classifier(backbone, adapted.prototypes[0].detach(), float(self.scale(torch.ones(())).detach()))
 
     def in_two_steps(self) -> TwoSteps | None:
         """Only where features stay as they are."""
