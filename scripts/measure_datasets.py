@@ -169,11 +169,16 @@ def tables(record: Record) -> list[str]:
 
 
 def page(record: Record) -> str:
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    return filled(PAGE, tables(record))
+
+
+def filled(file: Path, lines: list[str]) -> str:
+    """The text of a page with these lines in their place."""
+    before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
-        raise SystemExit(f"{PAGE} lacks the lines {BEGIN} and {END}")
-    return "\n".join([before + BEGIN, *tables(record), END]) + after
+        raise SystemExit(f"{file} lacks the lines {BEGIN} and {END}")
+    return "\n".join([before + BEGIN, *lines, END]) + after
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -21,7 +21,11 @@ from torch.nn import functional
 from metalearn.backbones.base import Backbone, PretrainedOn
 from metalearn.backbones.low_rank import add_adapters
 from metalearn.errors import UserError, one_line
+from metalearn.nn.memory_format import channels_last
 
+# That a CPU thread takes at a time where no gradient follows, so that what layers hand on stays in its cache. MobileNetV2 on one core of an AMD
+# EPYC, ms per image: 3.4 instead of 9.7 with 256 images of 96x96 at a time, 20 instead of 62 with 64 of 224x224.
+_PIXELS = 200_000
 UNKNOWN = PretrainedOn("data that nobody stated")
 _INTERPOLATIONS = ("bilinear", "bicubic")
 _DROPPING = ("p", "drop_prob")  # of dropout, and of stochastic depth
@@ -131,8 +135,12 @@ class Pretrained(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         """Images [n, c, H, W] from 0 to 1 -> [n, D]."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features: Tensor = self.body(self.taken(x))
-        return features
+            as_trained = torch.is_grad_enabled() or (self.training and not self.frozen)
+            if as_trained or x.device.type != "cpu" or torch.compiler.is_compiling():
+                features: Tensor = self.body(self.taken(x))
+                return features
+            together = max(1, _PIXELS // self.recipe.size**2) * torch.get_num_threads()
+            return torch.cat([self.body(channels_last(self.taken(part))) for part in torch.split(x, together)])
 
     def taken(self, x: Tensor) -> Tensor:
         """Images [n, c, H, W] from 0 to 1 as the network knows them: [n, 3, size, size]."""

@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import optimize
 from torch import Tensor
 
 from metalearn.engine.reliability import Reliability
@@ -200,7 +199,11 @@ def fitted_temperature(answers: Answers) -> float:
     def loss(log_temperature: float) -> float:
         return float(torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), y))
 
-    found = optimize.minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-4})
+    from scipy.optimize import (
+        minimize_scalar,
+    )  # late: it takes a second, and what is fitted already lies in the run directory
+
+    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-4})
     return math.exp(float(found.x))
 
 

@@ -15,6 +15,8 @@ def load_script(name: str) -> ModuleType:
     # Not under its own name: a package that is installed may be called so, as coverage is.
     spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / "scripts" / f"{name}.py")
     assert spec is not None
+    if str(ROOT / "scripts") not in sys.path:  # one program may use another; last, so that no package is hidden
+        sys.path.append(str(ROOT / "scripts"))
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

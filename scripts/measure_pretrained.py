@@ -1,0 +1,190 @@
+"""Measures learners on the features of a frozen MobileNetV2: the tables of docs/results.md.
+
+    python scripts/measure_pretrained.py [--runs DIR] [--only SET ...] [--check]
+
+The files of the data sets and the network's weights lie in $METALEARN_DATA (docs/data.md, docs/pretrained.md). Rows of learners that were trained
+from scratch are those that scripts/measure_datasets.py and `metalearn reproduce` measured. Runs that are in DIR already, and numbers that
+benchmarks/results/pretrained.json holds, are not made again: the program can be stopped and goes on. --check only compares the page with the
+files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from measure_datasets import RESULTS as FROM_SCRATCH
+from measure_datasets import ROOT, SETS, SHOTS, TASKS, DataSet, Record, filled, text
+
+import metalearn
+from metalearn.report.seen import pretraining_mark
+from metalearn.report.text import markdown_table
+from metalearn.runs.directory import write_json, write_text
+from metalearn.runs.environment import environment
+from metalearn.runs.record import is_done
+
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "pretrained.json", ROOT / "docs" / "results.md"
+REPRODUCED = ROOT / "benchmarks" / "reproduction"
+NETWORK, WEIGHTS, SIZE = "mobilenet_v2", "IMAGENET1K_V1", 96
+FROZEN = ("backbone=torchvision", f"backbone.name={NETWORK}", f"backbone.weights={WEIGHTS}")
+SHARED = ("seed=0", "device=cpu", "task.ways=5", "train.val_tasks=20", f"eval.tasks={TASKS}", "eval.pictures=0")
+
+# Turned copies make more classes; pre-trained features of upright training characters are enough for the mean feature.
+OMNIGLOT = DataSet(("dataset=omniglot", "dataset.rotations.train=1", "dataset.rotations.val=1"), 15)
+TESTED = {**SETS, "omniglot": OMNIGLOT}
+
+
+class Learner(NamedTuple):
+    """A row of the tables."""
+
+    title: str
+    overrides: tuple[str, ...]
+
+
+LEARNERS = {
+    "nearest_centroid": Learner("nearest centroid", ("algorithm=nearest_centroid",)),
+    "protonet": Learner("ProtoNet", ("algorithm=protonet", "train.steps=0")),
+    "knn": Learner("k-NN", ("algorithm=knn",)),
+    "ridge": Learner("ridge", ("algorithm=ridge",)),
+    "logistic": Learner("logistic", ("algorithm=logistic",)),
+    # The squared length of these features is in the hundreds: steps of the default size would be far too long.
+    "anil": Learner(
+        "ANIL, 600 steps", ("algorithm=anil", "algorithm.inner_lr=0.01", "train.steps=600", "train.val_every=200")
+    ),
+    "laplacianshot": Learner("LaplacianShot (transductive)", ("algorithm=laplacianshot",)),
+}
+LARGER = {"emoji": 224}  # data set -> a second size of the network's images
+AT_THE_LARGER = ("nearest_centroid", "ridge", "logistic")
+SCRATCH = {"protonet": "ProtoNet, from scratch", "maml": "MAML, from scratch"}
+# Where measure_datasets.py has no row: the experiment that was reproduced, and which of its rows.
+SCRATCH_OMNIGLOT = {
+    "protonet": "short_protonet_omniglot_5w{shots}s-seed0",
+    "maml": "short_maml_omniglot_5w{shots}s-seed1",
+}
+NOT_TRANSDUCTIVE = "not transductive"
+
+
+def asked(only: list[str]) -> Iterator[tuple[str, str, int]]:
+    """(data set, learner, size of the network's images) of every run."""
+    for name in TESTED:
+        if not only or name in only:
+            yield from ((name, learner, SIZE) for learner in LEARNERS)
+            yield from ((name, learner, LARGER[name]) for learner in AT_THE_LARGER if name in LARGER)
+
+
+def measured(runs: Path, name: str, learner: str, size: int) -> Iterator[Record]:
+    """The numbers of one run, for each number of shots, as far as they are not known yet."""
+    data, run_dir = TESTED[name], runs / f"{name}-{learner}-{size}"
+    shape = (f"task.queries={data.queries}", "task.shots=1")
+    for shots in SHOTS:
+        key = {"learner": learner, "tested": name, "shots": shots, "size": size}
+        if any(key.items() <= known.items() for known in read()["measured"]):
+            continue
+        if not is_done(run_dir):
+            overrides = (
+                *data.overrides,
+                *FROZEN,
+                f"backbone.size={size}",
+                *SHARED,
+                *shape,
+                *LEARNERS[learner].overrides,
+            )
+            metalearn.train(*overrides, f"hydra.run.dir={run_dir}")
+        record = json.loads((run_dir / "results.json").read_text())
+        if shots != 1:
+            record = metalearn.evaluate(run_dir, shape[0], f"task.shots={shots}")
+        test = record["test"]
+        kept = ("accuracy", "ci95", "ci95_classes", "tasks", "transductive", "seen_in_pretraining")
+        yield key | {name: test[name] for name in kept} | {"split": record["split"]}
+
+
+def read() -> Record:
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"measured": []}  # type: ignore[no-any-return]
+
+
+def from_scratch() -> dict[tuple[str, str, int], Record]:
+    """(learner, data set, shots) -> the row of a learner that was trained on the data set's own classes, from random weights."""
+    rows = json.loads(FROM_SCRATCH.read_text())["measured"]
+    found = {(row["learner"], row["tested"], row["shots"]): row for row in rows if row["trained"] == row["tested"]}
+    for learner, pattern in SCRATCH_OMNIGLOT.items():
+        for shots in SHOTS:
+            file = REPRODUCED / f"{pattern.format(shots=shots)}.json"
+            if file.exists():
+                (row,) = (row for row in json.loads(file.read_text())["rows"] if row["name"] == NOT_TRANSDUCTIVE)
+                found[learner, "omniglot", shots] = {
+                    "accuracy": row["ours"] / 100,
+                    "ci95": row["ci95"] / 100,
+                    "ci95_classes": None if row["ci95_classes"] is None else row["ci95_classes"] / 100,
+                }
+    return found
+
+
+def tables(record: Record) -> list[str]:
+    """The part of the page that the record decides."""
+    found: dict[Any, Record] = {
+        (row["learner"], row["tested"], row["shots"], row["size"]): row for row in record["measured"]
+    }
+    sets = [name for name in TESTED if any(row["tested"] == name for row in record["measured"])]
+    scratch, lines = from_scratch(), []
+    for shots in SHOTS if sets else ():
+        rows = [
+            [learner.title, *(text(found.get((key, name, shots, SIZE))) for name in sets)]
+            for key, learner in LEARNERS.items()
+        ]
+        for size in sorted(set(LARGER.values())):
+            rows += [
+                [f"{LEARNERS[key].title}, {size} pixels", *(text(found.get((key, name, shots, size))) for name in sets)]
+                for key in AT_THE_LARGER
+            ]
+        rows += [[title, *(text(scratch.get((key, name, shots))) for name in sets)] for key, title in SCRATCH.items()]
+        lines += [f"5-way {shots}-shot:", "", *markdown_table(["", *sets], [row for row in rows if any(row[1:])]), ""]
+    if sets:
+        lines += [
+            "Test classes that pre-training saw:",
+            "",
+            *markdown_table(["data set", "mark"], marks(record, sets)),
+            "",
+        ]
+        about = record["environment"]
+        lines += [
+            f"Measured on one thread of {about['device']}, torch {about['torch']}, torchvision {about['torchvision']}.",
+            "",
+        ]
+    return lines[:-1]
+
+
+def marks(record: Record, sets: list[str]) -> list[list[str]]:
+    """For each data set, how many of its test classes were in the pre-training data."""
+    entries = {row["tested"]: row["seen_in_pretraining"] for row in record["measured"]}
+    return [
+        [name, pretraining_mark(entries[name]) or f"none of {entries[name]['of']} classes, by name"] for name in sets
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--runs", type=Path, default=ROOT / "outputs" / "pretrained")
+    parser.add_argument("--only", nargs="+", choices=TESTED, default=[])
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args(argv)
+    if options.check:
+        if filled(PAGE, tables(read())) != PAGE.read_text(encoding="utf-8"):
+            sys.exit(f"{PAGE} is out of date: run python scripts/measure_pretrained.py")
+        return
+    torch.set_num_threads(1)
+    for run in asked(options.only):
+        for row in measured(options.runs, *run):
+            record = read()
+            record["environment"] = environment("cpu")
+            record["measured"].append(row)
+            write_json(RESULTS, record)
+    write_text(PAGE, filled(PAGE, tables(read())))
+
+
+if __name__ == "__main__":
+    main()

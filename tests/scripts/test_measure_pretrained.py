@@ -1,0 +1,76 @@
+"""scripts/measure_pretrained.py: what it measures, that it goes on where it stopped, and the tables that it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.scripts.load import load_script
+
+PAGE = "before\n<!-- measured:begin -->\nold\n<!-- measured:end -->\nafter\n"
+GLYPHS = ("dataset=glyphs", "dataset.classes=24", "dataset.val_classes=6", "dataset.test_classes=6", "dataset.size=16")
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    script = load_script("measure_pretrained")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "page.md").write_text(PAGE)
+    scratch = {"learner": "protonet", "trained": "drawn", "tested": "drawn", "shots": 1, "accuracy": 0.5}
+    rows = [scratch | {"ci95": 0.01, "ci95_classes": 0.02}, scratch | {"tested": "other", "ci95": 0.3}]
+    (tmp_path / "datasets.json").write_text(json.dumps({"measured": rows}))
+    weights = ("backbone.weights=none", "backbone.pretrained_on=imagenet1k")
+    for name, value in {
+        "TESTED": {"drawn": script.DataSet(GLYPHS, 2)},
+        "LEARNERS": {"knn": script.Learner("k-NN", ("algorithm=knn",))},
+        "LARGER": {"drawn": 40},
+        "AT_THE_LARGER": ("knn",),
+        "SIZE": 32,
+        "FROZEN": ("backbone=torchvision", "backbone.name=mobilenet_v2", *weights),
+        "SHARED": ("seed=0", "device=cpu", "train.val_tasks=2", "eval.tasks=4", "eval.pictures=0"),
+        "RESULTS": tmp_path / "pretrained.json",
+        "PAGE": tmp_path / "page.md",
+        "FROM_SCRATCH": tmp_path / "datasets.json",
+    }.items():
+        monkeypatch.setattr(script, name, value)
+    return script
+
+
+def test_it_measures_each_row_once_and_sets_those_from_scratch_below(script: ModuleType, tmp_path: Path) -> None:
+    script.main(["--runs", "runs"])
+    rows = json.loads((tmp_path / "pretrained.json").read_text())["measured"]
+    assert [(row["size"], row["shots"]) for row in rows] == [(32, 1), (32, 5), (40, 1), (40, 5)]
+    assert all(row["tasks"] == 4 and row["seen_in_pretraining"]["of"] == 6 for row in rows)
+    page = (tmp_path / "page.md").read_text().splitlines()
+    one = page.index("5-way 1-shot:")
+    assert page[one + 4 : one + 7] == [
+        f"| k-NN | {script.text(rows[0])} |",
+        f"| k-NN, 40 pixels | {script.text(rows[2])} |",
+        "| ProtoNet, from scratch | 50.0 ± 1.0/2.0 |",
+    ]
+    assert "| drawn | none of 6 classes, by name |" in page
+    before = sorted((tmp_path / "runs").rglob("*.json"))
+    script.main(["--runs", "runs", "--check"])
+    script.main(["--runs", "runs"])
+    assert sorted((tmp_path / "runs").rglob("*.json")) == before, "nothing is measured twice"
+    (tmp_path / "page.md").write_text(PAGE)
+    with pytest.raises(SystemExit, match="out of date"):
+        script.main(["--check"])
+
+
+def test_the_row_of_a_reproduction_is_the_one_that_is_not_transductive(script: ModuleType, tmp_path: Path) -> None:
+    of = {"ci95": 0.1, "ci95_classes": None}
+    rows = [{"name": "transductive", "ours": 99.0, **of}, {"name": "not transductive", "ours": 98.0, **of}]
+    (tmp_path / "mine_5w1s.json").write_text(json.dumps({"rows": rows}))
+    script.REPRODUCED, script.SCRATCH_OMNIGLOT = tmp_path, {"maml": "mine_5w{shots}s"}
+    found = script.from_scratch()
+    assert found["maml", "omniglot", 1]["accuracy"] == pytest.approx(0.98)
+    assert ("maml", "omniglot", 5) not in found
+
+
+def test_the_table_in_the_documentation_is_up_to_date() -> None:
+    load_script("measure_pretrained").main(["--check"])
