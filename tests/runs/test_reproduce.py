@@ -182,7 +182,8 @@ def test_what_has_no_outer_steps_starts_from_an_experiment_that_gives_its_featur
         start = compose(f"experiment={starts_from}")
         assert start["train"]["steps"] > 0
         assert start["backbone"] == config["backbone"]
-        assert start["dataset"] == config["dataset"]
+        if start["names"]["dataset"] == config["names"]["dataset"]:  # else nothing learns on the data set of the test
+            assert start["dataset"] == config["dataset"]
 
 
 @pytest.mark.parametrize("name", [name for name in choices("experiment") if name.startswith("hu2022/")])
