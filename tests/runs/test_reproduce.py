@@ -415,7 +415,7 @@ def test_mistakes_are_one_line_and_leave_nothing(capsys: pytest.CaptureFixture[s
             ["omniglot_5w1s"],
             "no experiment named 'omniglot_5w1s'; these end so: antoniou2019/omniglot_5w1s, finn2017/omniglot_5w1s, ",
         ),
-        (["nothing"], "no experiment named 'nothing' (available: antoniou2019/*, finn2017/*, finn2017fo/*, "),
+        (["nothing"], "no experiment named 'nothing' (available: antoniou2019/*, bertinetto2019/*, chen2019/*, "),
         (
             ["snell2017_omniglot_5w1s"],
             "no experiment named 'snell2017_omniglot_5w1s'; it is called 'snell2017/omniglot_5w1s' now",
