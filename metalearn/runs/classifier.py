@@ -202,6 +202,9 @@ def check(classifier: Classifier, pixels: NDArray[np.uint8]) -> tuple[int, int] 
     held = [
         held[round(i * (len(held) - 1) / max(1, min(len(held), _CHECKED) - 1))] for i in range(min(len(held), _CHECKED))
     ]
+    if parts := algorithm.in_two_steps():  # each image passes the backbone once, not once for each that is held back
+        with torch.no_grad():
+            algorithm, x = parts.learner, parts.embed(x)
     right = 0
     for i in held:
         left = [count - (label == labels[i]) for label, count in enumerate(counts)]

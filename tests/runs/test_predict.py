@@ -22,8 +22,10 @@ from metalearn.engine import build as engine_build
 from metalearn.engine.build import build_dataset
 from metalearn.runs.calibrate import LikeSupport
 from metalearn.runs.checkpoint import save
-from metalearn.runs.classifier import Unstorable, _plain, read_saved
+from metalearn.runs.classifier import Unstorable, _plain, check, read_saved
 from metalearn.runs.directory import read_config
+from metalearn.runs.loaded import load_run
+from metalearn.runs.predict import Asked, learn
 from metalearn.tasks import TaskShape
 from tests.compose import compose, steps_of
 from tests.runs.test_older_versions import WRITTEN
@@ -134,6 +136,20 @@ def test_the_function_returns_what_the_command_prints(run: Path, capsys: pytest.
     words = ["run", "--support", "support", "--query", "query", "--tasks", "10", "--coverage", "0.9"]
     printed = predicted(capsys, *words)
     assert json.loads(json.dumps(metalearn.predict("run", "support", "query", coverage=0.9, tasks=10))) == printed
+
+
+def test_each_support_image_is_embedded_once_to_check_all(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_run(run, read_config(run), json.loads((run / "results.json").read_text()))
+    classifier = learn(loaded, "support", Asked(calibrated=False)).classifier
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 1, 16, 16), dtype=np.uint8)
+    passed: list[int] = []
+    classifier.algorithm.backbone.register_forward_hook(lambda _, given, __: passed.append(len(given[0])))
+    found = check(classifier, pixels)
+    assert sum(passed) == 6
+    monkeypatch.setattr(classifier.algorithm, "in_two_steps", lambda: None)
+    assert check(classifier, pixels) == found
+    assert found is not None
+    assert found[0] == 5  # one class has one image alone
 
 
 def test_a_saved_classifier_is_tensors_and_plain_values(run: Path) -> None:
