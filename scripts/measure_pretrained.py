@@ -29,6 +29,7 @@ from metalearn.runs.environment import environment
 from metalearn.runs.record import is_done
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "pretrained.json", ROOT / "docs" / "results.md"
+SPEED = RESULTS.with_name("features.json")  # of scripts/bench_features.py
 REPRODUCED = ROOT / "benchmarks" / "reproduction"
 NETWORK, WEIGHTS, SIZE = "mobilenet_v2", "IMAGENET1K_V1", 96
 FROZEN = ("backbone=torchvision", f"backbone.name={NETWORK}", f"backbone.weights={WEIGHTS}")
@@ -150,12 +151,41 @@ def tables(record: Record) -> list[str]:
             *markdown_table(["data set", "mark"], marks(record, sets)),
             "",
         ]
+        lines += speed()
         about = record["environment"]
         lines += [
             f"Measured on one thread of {about['device']}, torch {about['torch']}, torchvision {about['torchvision']}.",
             "",
         ]
     return lines[:-1]
+
+
+def speed() -> list[str]:
+    """How long test tasks take, where scripts/bench_features.py measured it."""
+    if not SPEED.exists():
+        return []
+    rows = [
+        [
+            row["title"],
+            "embeds its images anew" if row["features"] == "none" else "gathers features",
+            f"{row['tasks']:,}",
+            f"{1000 * row['cpu_seconds'] / row['tasks']:.2f}",
+            f"{row['cpu_seconds']:.1f}",
+            f"{row['seconds']:.1f}",
+            f"{row['load']:.0f}",
+        ]
+        for row in json.loads(SPEED.read_text())["rows"]
+    ]
+    header = [
+        "5-way 1-shot, 15 queries",
+        "each task",
+        "tasks",
+        "CPU seconds per 1,000",
+        "CPU seconds",
+        "seconds",
+        "load",
+    ]
+    return ["Test tasks on one thread, the first pass over the images included:", "", *markdown_table(header, rows), ""]
 
 
 def marks(record: Record, sets: list[str]) -> list[list[str]]:

@@ -34,6 +34,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         "SHARED": ("seed=0", "device=cpu", "train.val_tasks=2", "eval.tasks=4", "eval.pictures=0"),
         "RESULTS": tmp_path / "pretrained.json",
         "PAGE": tmp_path / "page.md",
+        "SPEED": tmp_path / "features.json",
         "FROM_SCRATCH": tmp_path / "datasets.json",
     }.items():
         monkeypatch.setattr(script, name, value)
@@ -70,6 +71,13 @@ def test_the_row_of_a_reproduction_is_the_one_that_is_not_transductive(script: M
     found = script.from_scratch()
     assert found["maml", "omniglot", 1]["accuracy"] == pytest.approx(0.98)
     assert ("maml", "omniglot", 5) not in found
+
+
+def test_the_speed_is_shown_where_it_was_measured(script: ModuleType, tmp_path: Path) -> None:
+    assert script.speed() == []
+    row = {"title": "drawn", "features": "none", "tasks": 2000, "cpu_seconds": 8.0, "seconds": 9.0, "load": 3.2}
+    (tmp_path / "features.json").write_text(json.dumps({"rows": [row]}))
+    assert "| drawn | embeds its images anew | 2,000 | 4.00 | 8.0 | 9.0 | 3 |" in script.speed()
 
 
 def test_the_table_in_the_documentation_is_up_to_date() -> None:
