@@ -63,11 +63,11 @@ def test_it_measures_each_row_once_and_sets_those_from_scratch_below(script: Mod
         script.main(["--check"])
 
 
-def test_the_row_of_a_reproduction_is_the_one_that_is_not_transductive(script: ModuleType, tmp_path: Path) -> None:
+def test_a_reproduction_gives_the_row_that_is_asked_for(script: ModuleType, tmp_path: Path) -> None:
     of = {"ci95": 0.1, "ci95_classes": None}
     rows = [{"name": "transductive", "ours": 99.0, **of}, {"name": "not transductive", "ours": 98.0, **of}]
     (tmp_path / "mine_5w1s.json").write_text(json.dumps({"rows": rows}))
-    script.REPRODUCED, script.SCRATCH_OMNIGLOT = tmp_path, {"maml": "mine_5w{shots}s"}
+    script.REPRODUCED, script.SCRATCH_OMNIGLOT = tmp_path, {"maml": ("mine_5w{shots}s", "not transductive")}
     found = script.from_scratch()
     assert found["maml", "omniglot", 1]["accuracy"] == pytest.approx(0.98)
     assert ("maml", "omniglot", 5) not in found
