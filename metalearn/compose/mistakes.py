@@ -77,7 +77,10 @@ def no_such_setting(key: str, known: list[str]) -> str:
     """`known` are the settings of the chosen parts; the other choices' settings are looked through as well."""
     elsewhere = _settings_by_choice()
     if key in elsewhere and key not in known:
-        return f"no setting '{key}' here; it belongs to {_owners(elsewhere[key])}"
+        parent, _, last = key.rpartition(".")
+        beside = [name for name in known if name.startswith(f"{parent}.") and name.endswith(f"_{last}")]
+        meant = f"; did you mean '{beside[0]}'?" if len(beside) == 1 else ""
+        return f"no setting '{key}' here; it belongs to {_owners(elsewhere[key])}{meant}"
     if key in known:  # something above it was set to a single value
         parent = key.rpartition(".")[0]
         return f"no setting '{key}'" + (

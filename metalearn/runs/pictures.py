@@ -6,6 +6,7 @@ that was fitted to them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -67,8 +68,9 @@ def show_test(run_dir: Path, tracker: Tracker, step: int, parts: Parts, scores: 
     if not settings.eval.pictures:
         return
     try:
-        source, normalize = parts.source("test"), parts.dataset.trained_on.normalize
-        found = pictures(parts.algorithm, source, settings.task, settings.eval.pictures, scores, normalize)
+        normalize = parts.dataset.trained_on.normalize
+        with contextlib.closing(parts.source("test")) as source:
+            found = pictures(parts.algorithm, source, settings.task, settings.eval.pictures, scores, normalize)
         tracker.show(step, found.pictures)
         found.write_files(run_dir)
         log.info("pictures of %d test tasks: %.2f s", settings.eval.pictures, time.perf_counter() - started)

@@ -185,7 +185,10 @@ def subprocess_of(code: str, **environment: str) -> subprocess.CompletedProcess[
         ("train epochs=3", "no setting 'epochs'; did you mean 'train.steps'?"),
         ("train train.seed=3", "no setting 'train.seed'; did you mean 'seed'?"),
         ("train train.learning_rate=3", "no setting 'train.learning_rate'; did you mean 'train.lr'?"),
-        ("train algorithm=maml algorithm.lr=3", "no setting 'algorithm.lr'; did you mean 'algorithm.inner_lr'?"),
+        (
+            "train algorithm=maml algorithm.lr=3",
+            "no setting 'algorithm.lr' here; it belongs to algorithm=finetune; did you mean 'algorithm.inner_lr'?",
+        ),
         ("train experiment=snell2017/omniglot_5w1s dataset.clases=60", "no setting 'dataset.clases'"),
         ("train dataset=/path/photos", "'dataset=/path/photos': dataset= takes a name, not a path (available: "),
         ("train dataset=./photos", "'dataset=./photos': dataset= takes a name, not a path (available: "),
