@@ -33,7 +33,7 @@ LEARN_TO_LEARN_SLOWLY = {"caml", "mann"}
 
 
 # How much it adapts in test tasks, where the rule is about one step as much as about a hundred.
-FEWER = {"fit_passes": 5, "test_inner_steps": 3}
+FEWER = {"fit_passes": 5, "test_inner_steps": 3, "steps": 3}
 
 
 @functools.cache  # half of the time of these tests would be spent in composing

@@ -97,7 +97,7 @@ def shipped(name: str) -> dict[str, Any]:
 def test_every_algorithm_predicts_and_is_kept_in_a_file(
     here: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    few = [f"algorithm.{key}=2" for key in ("fit_passes", "test_inner_steps") if key in shipped(name)]
+    few = [f"algorithm.{key}=2" for key in ("fit_passes", "test_inner_steps", "steps") if key in shipped(name)]
     main(["train", f"algorithm={name}", *TINY, *few, steps_of(name, "train.steps=2"), "hydra.run.dir=run"])
     words = ["run", "--support", "support", "--query", "query", "--tasks", "10", "--coverage", "0.8"]
     found = predicted(capsys, *words, "--save", "mine.pt")
