@@ -68,7 +68,7 @@ def check_known(cfg: DictConfig, own: Collection[str]) -> None:
 
 def rules(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, re.Pattern[str]]]:
     """The path of every rule, and what it matches; up to a `?` that is the key whose value is null, too."""
-    for path in plain.get("limits") or {}:
+    for path in _limits(plain, prefix):
         full = f"{prefix}{path}"
         for part in [*(full[: mark.start()] for mark in re.finditer(r"\?", full)), full]:
             yield full, re.compile(re.escape(part.replace("?", "")).replace(r"\*", "[^.]+"))
@@ -77,9 +77,19 @@ def rules(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, re.Pat
             yield from rules(value, f"{prefix}{key}.")
 
 
+def _limits(plain: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The rules of a node; UserError where they were set to something else, as if they were a setting."""
+    limits = plain.get("limits") or {}
+    if not isinstance(limits, dict):
+        raise UserError(
+            f"{prefix}limits={limits} is no setting: a YAML file states the limits of its own settings there"
+        )
+    return limits
+
+
 def rule_texts(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """The path of every rule, and the rule."""
-    for path, rule in (plain.get("limits") or {}).items():
+    for path, rule in _limits(plain, prefix).items():
         yield f"{prefix}{path}", str(rule)
     for key, value in plain.items():
         if isinstance(value, dict) and key != "limits":
@@ -144,7 +154,7 @@ def _are_choices(value: Any) -> bool:
 
 def _faults(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """The keys whose values break a rule, each with a sentence that says so."""
-    for path, rule in (plain.get("limits") or {}).items():
+    for path, rule in _limits(plain, prefix).items():
         try:
             yield from _broken(plain, path.split("."), str(rule), prefix)
         except ValueError as error:

@@ -184,6 +184,10 @@ def subprocess_of(code: str, **environment: str) -> subprocess.CompletedProcess[
         ("train --learning-rate=3", "no flag named '--learning-rate=3'; did you mean 'train.lr=...'?"),
         ("train epochs=3", "no setting 'epochs'; did you mean 'train.steps'?"),
         ("train train.seed=3", "no setting 'train.seed'; did you mean 'seed'?"),
+        (
+            "train dataset.limits=1",
+            "dataset.limits=1 is no setting: a YAML file states the limits of its own settings there",
+        ),
         ("train train.learning_rate=3", "no setting 'train.learning_rate'; did you mean 'train.lr'?"),
         (
             "train algorithm=maml algorithm.lr=3",
