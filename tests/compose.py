@@ -12,6 +12,11 @@ from metalearn.config.files import target_of
 
 # Small enough for a step in milliseconds.
 SMALL = ("backbone.filters=8", "task.queries=5", "task.train.queries=5", "task.train.ways=5")
+# Few drawn classes, of small images.
+FEW_GLYPHS = (
+    *("dataset.classes=40", "dataset.val_classes=8", "dataset.test_classes=12"),
+    *("dataset.size=16", "task.train.ways=5"),
+)
 
 
 def compose(*overrides: str) -> dict[str, Any]:

@@ -17,16 +17,9 @@ from metalearn.engine.build import Parts, assemble
 from metalearn.engine.evaluate import Scores, evaluate
 from metalearn.report.drawing import RIGHT, WRONG, Answer, Chart, ClassRow, Line, chart_picture, task_picture
 from metalearn.runs.pictures import Pictures, pictures
-from tests.compose import compose
+from tests.compose import FEW_GLYPHS, compose
 
-TINY = [
-    "dataset.classes=40",
-    "dataset.val_classes=8",
-    "dataset.test_classes=12",
-    "dataset.size=16",
-    "task.train.ways=5",
-]
-TINY += ["backbone.filters=4", "task.queries=3", "task.train.queries=3", "eval.tasks=4"]
+TINY = [*FEW_GLYPHS, "backbone.filters=4", "task.queries=3", "task.train.queries=3", "eval.tasks=4"]
 
 
 def parts_of(*overrides: str) -> tuple[Parts, Scores]:

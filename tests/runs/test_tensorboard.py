@@ -23,16 +23,17 @@ from metalearn.cli.main import main
 from metalearn.errors import UserError
 from metalearn.runs.shown import chosen
 from metalearn.runs.tensorboard import Board
+from tests.compose import FEW_GLYPHS
 from tests.runs.made_runs import config_of, make_run, task_scores
 
 TINY = [
-    "dataset.classes=40",
-    "dataset.val_classes=8",
-    "dataset.test_classes=12",
-    "dataset.size=16",
-    "task.train.ways=5",
+    *FEW_GLYPHS,
+    "task.queries=3",
+    "task.train.queries=3",
+    "train.meta_batch_size=2",
+    "train.steps=4",
+    "train.val_every=2",
 ]
-TINY += ["task.queries=3", "task.train.queries=3", "train.meta_batch_size=2", "train.steps=4", "train.val_every=2"]
 TINY += ["train.log_every=1", "train.val_tasks=3", "eval.tasks=6", "eval.pictures=2"]
 
 
