@@ -15,17 +15,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.embedding import MetricScale, memberships
-from metalearn.algorithms.transform import FeatureLearner, exact
+from metalearn.algorithms.transform import HeadLearner, exact
 from metalearn.backbones import Backbone
 from metalearn.nn.softmax_regression import fit
-from metalearn.tasks import Examples, TaskBatch
+from metalearn.tasks import Examples
 
 Head = tuple[Tensor, Tensor]
 
 
-class Logistic(FeatureLearner):
+class Logistic(HeadLearner):
     """Labels a query by a logistic regression that is fitted to the support features.
 
     Args:
@@ -41,24 +40,13 @@ class Logistic(FeatureLearner):
         self.penalty = penalty
         self.scale = MetricScale(scale, learn_scale, automatic=scale)
 
-    def adapt(self, support: Examples) -> Head:
+    def head(self, features: Tensor, support: Examples) -> Head:
         """Weights [T, D, N] and biases [T, N]."""
-        return self._head(self.features(support.x, support.mask), support)
-
-    def predict(self, adapted: Head, query_x: Tensor) -> Tensor:
-        return self._logits(adapted, self.features(query_x))
-
-    def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
-        support, queries = self.features_together(tasks)
-        logits = self._logits(self._head(support, tasks.support), queries)
-        return self.scale.logged_with(self.query_loss(logits, tasks))
-
-    def _head(self, features: Tensor, support: Examples) -> Head:
         with exact(features) as x:
             found = fit(x, memberships(support.y, support.ways, x.dtype, support.mask), self.penalty)
         return found.weight, found.bias
 
-    def _logits(self, head: Head, queries: Tensor) -> Tensor:
+    def logits(self, head: Head, queries: Tensor) -> Tensor:
         weight, bias = head
         with exact(queries) as x:
             logits: Tensor = self.scale(x @ weight + bias.unsqueeze(1))

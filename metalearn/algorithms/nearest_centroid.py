@@ -16,7 +16,6 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.embedding import (
     SCALE_OF_COSINES,
     MetricScale,
@@ -24,12 +23,12 @@ from metalearn.algorithms.embedding import (
     negative_squared_distances,
     scale_of_squares,
 )
-from metalearn.algorithms.transform import FeatureLearner
+from metalearn.algorithms.transform import HeadLearner
 from metalearn.backbones import Backbone
-from metalearn.tasks import Examples, TaskBatch
+from metalearn.tasks import Examples
 
 
-class NearestCentroid(FeatureLearner):
+class NearestCentroid(HeadLearner):
     """Labels a query by the nearest mean of transformed support features.
 
     Args:
@@ -50,27 +49,18 @@ class NearestCentroid(FeatureLearner):
             scale, learn_scale, SCALE_OF_COSINES if bounded else scale_of_squares(backbone.feature_dim)
         )
 
-    def adapt(self, support: Examples) -> Tensor:
+    def head(self, features: Tensor, support: Examples) -> Tensor:
         """Centroids [T, N, D]."""
-        return class_means(self.features(support.x, support.mask), support)
-
-    def predict(self, adapted: Tensor, query_x: Tensor) -> Tensor:
-        return self._logits(adapted, self.features(query_x))
-
-    def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
-        support, queries = self.features_together(tasks)
-        logits = self._logits(class_means(support, tasks.support), queries)
-        return self.scale.logged_with(self.query_loss(logits, tasks))
+        return class_means(features, support)
 
     @property
     def repeats(self) -> bool:
         return True
 
-    def _logits(self, centroids: Tensor, queries: Tensor) -> Tensor:
-        """[T, N, D], [T, n, D] -> [T, n, N]"""
+    def logits(self, head: Tensor, queries: Tensor) -> Tensor:
         if self.distance == "cosine":
-            similarities = F.normalize(queries, dim=-1) @ F.normalize(centroids, dim=-1).mT
+            similarities = F.normalize(queries, dim=-1) @ F.normalize(head, dim=-1).mT
         else:
-            similarities = negative_squared_distances(queries, centroids)
+            similarities = negative_squared_distances(queries, head)
         logits: Tensor = self.scale(similarities)
         return logits

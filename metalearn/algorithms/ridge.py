@@ -24,12 +24,12 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.embedding import MetricScale, memberships
-from metalearn.algorithms.transform import FeatureLearner, exact
+from metalearn.algorithms.transform import HeadLearner, exact
 from metalearn.backbones import Backbone
 from metalearn.tasks import Examples, TaskBatch
 
 
-class Ridge(FeatureLearner):
+class Ridge(HeadLearner):
     """Labels a query by ridge regression from the support features to their labels.
 
     Args:
@@ -46,31 +46,23 @@ class Ridge(FeatureLearner):
         self.log_penalty = nn.Parameter(torch.tensor(math.log(penalty))) if learn_head else None
         self.scale = MetricScale(scale, learn_head, automatic=scale)
 
-    def adapt(self, support: Examples) -> Tensor:
-        """Heads [T, D + 1, N], the bias last."""
-        return self._head(self.features(support.x, support.mask), support)
-
-    def predict(self, adapted: Tensor, query_x: Tensor) -> Tensor:
-        return self._logits(adapted, self.features(query_x))
-
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
-        support, queries = self.features_together(tasks)
-        logits = self._logits(self._head(support, tasks.support), queries)
-        loss = self.scale.logged_with(self.query_loss(logits, tasks))
+        loss = super().meta_loss(tasks)
         if self.log_penalty is None:
             return loss
         return loss._replace(metrics={**loss.metrics, "penalty": self.log_penalty.detach().exp().expand_as(loss.loss)})
 
-    def _head(self, features: Tensor, support: Examples) -> Tensor:
+    def head(self, features: Tensor, support: Examples) -> Tensor:
+        """Heads [T, D + 1, N], the bias last."""
         with exact(features) as x:
             y = memberships(support.y, support.ways, x.dtype, support.mask)  # [T, m, N]
             penalty = self.fixed_penalty if self.log_penalty is None else self.log_penalty.exp()
             # Padding is a row of zeros, which has no part in the sums.
             return ridge(with_ones(x) * y.sum(-1, keepdim=True), y, penalty)
 
-    def _logits(self, heads: Tensor, queries: Tensor) -> Tensor:
+    def logits(self, head: Tensor, queries: Tensor) -> Tensor:
         with exact(queries) as x:
-            logits: Tensor = self.scale(with_ones(x) @ heads)
+            logits: Tensor = self.scale(with_ones(x) @ head)
         return logits
 
 

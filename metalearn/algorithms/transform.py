@@ -6,15 +6,18 @@ T tasks, N ways, K shots, Q queries per class, D features.
 from __future__ import annotations
 
 import contextlib
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metalearn.algorithms.embedding import EmbeddingLearner
+from metalearn.algorithms.base import MetaLoss
+from metalearn.algorithms.embedding import EmbeddingLearner, MetricScale
 from metalearn.backbones import Backbone
-from metalearn.tasks import TaskBatch
+from metalearn.tasks import Examples, TaskBatch
 
 
 class FeatureTransform(nn.Module):
@@ -90,6 +93,31 @@ class FeatureLearner(EmbeddingLearner):
         """Support [T, N*K, D] and queries [T, N*Q, D], which pass the backbone together, as in training."""
         support, queries = self.embed_together(tasks)
         return self.transform(support), self.transform(queries)
+
+
+class HeadLearner(FeatureLearner):
+    """Base of those among them that can be trained: the gradient of the queries' loss passes the head into the backbone."""
+
+    scale: MetricScale  # of the class scores
+
+    @abstractmethod
+    def head(self, features: Tensor, support: Examples) -> Any:
+        """A head for each task, of support features [T, N*K, D]."""
+
+    @abstractmethod
+    def logits(self, head: Any, queries: Tensor) -> Tensor:
+        """Class scores of query features [T, n, D] -> [T, n, N]."""
+
+    def adapt(self, support: Examples) -> Any:
+        return self.head(self.features(support.x, support.mask), support)
+
+    def predict(self, adapted: Any, query_x: Tensor) -> Tensor:
+        return self.logits(adapted, self.features(query_x))
+
+    def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
+        support, queries = self.features_together(tasks)
+        logits = self.logits(self.head(support, tasks.support), queries)
+        return self.scale.logged_with(self.query_loss(logits, tasks))
 
 
 @contextlib.contextmanager
