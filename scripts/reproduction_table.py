@@ -6,7 +6,7 @@ benchmarks/reproduction holds runs' reproduction.json, one file for each experim
 or <experiment>-seed<k>-<what>.json, say -random, where a run changed the protocol and there is one that did not.
 
 One seed is shown as `98.20 ± 0.20/0.45`: half the widths of its 95 % intervals over test tasks and over classes (docs/statistics.md). Several are
-shown as `98.31 ± 0.12 (3 seeds)`: mean and standard deviation.
+shown as `98.31 ± 0.12 (3 seeds)`: mean and standard deviation. Errors have three digits, and their score's name before them: `mse 0.690`.
 
 The papers' numbers and the bands come from conf/reference, ours from those files. --check writes nothing and exits with 1 where a file is out
 of date.
@@ -29,6 +29,8 @@ from metalearn.compose.composer import composer
 from metalearn.config.files import choices
 from metalearn.config.moved import present_experiment
 from metalearn.intervals import interval95
+from metalearn.kinds import REGRESSION
+from metalearn.report import published
 from metalearn.runs.directory import write_text
 from metalearn.runs.reference import Reference, Row, read_reference
 from metalearn.runs.reproduce import changed_settings
@@ -100,18 +102,35 @@ class Measurement(NamedTuple):
         return [row["ours"] for row in self.rows if row["ours"] is not None]
 
     @property
+    def percent(self) -> bool:
+        """Whether the number is an accuracy, in percent."""
+        return published.unit(self.rows[0]) != "" if self.rows else self.row.score != REGRESSION.score
+
+    @property
+    def score(self) -> str:
+        """What stands before a number that is not in percent: `mse `."""
+        return "" if self.percent else f"{self.row.score} "
+
+    def number(self, value: float) -> str:
+        """`98.20`, or `0.690`."""
+        return published.number({"unit": "percent" if self.percent else None}, value)
+
+    @property
     def text(self) -> str:
         """The mean with its spread: over seeds the standard deviation, of one seed the 95 % intervals over tasks and over classes."""
         if self.ours is None:
             return NOT_MEASURED
         if len(self.values) > 1:
-            return f"{self.ours:.2f} ± {statistics.stdev(self.values):.2f} ({len(self.values)} seeds)"
-        classes = "" if self.over_classes is None else f"/{self.over_classes:.2f}"
-        return f"{self.ours:.2f} ± {self.rows[0]['ci95']:.2f}{classes}"
+            return f"{self.number(self.ours)} ± {self.number(statistics.stdev(self.values))} ({len(self.values)} seeds)"
+        classes = "" if self.over_classes is None else f"/{self.number(self.over_classes)}"
+        return f"{self.number(self.ours)} ± {self.number(self.rows[0]['ci95'])}{classes}"
 
     @property
     def verdict(self) -> str:
-        return self.row.verdict(self.ours, self.half_width) if self.values and not self.changes else ""
+        if not self.values or self.changes:
+            return ""
+        higher = self.rows[0].get("higher_is_better", True)  # records of earlier versions are of accuracies
+        return self.row.verdict(self.ours, self.half_width, higher_is_better=higher)
 
     @property
     def time(self) -> str:
@@ -209,14 +228,15 @@ def _compact_cell(m: Measurement) -> str:
 
 def full_table(found: list[Measurement]) -> str:
     lines = [
-        "| experiment | evaluated | paper, % | ours, % ± tasks/classes or ± deviation | seeds | tasks | transductive | verdict | training, on |",
+        "| experiment | evaluated | paper, % or mse | ours, ± tasks/classes or ± deviation | seeds | tasks | transductive | verdict | training, on |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for m in found:
         name = f"[`{m.experiment.name}`](../conf/experiment/{m.experiment.name}.yaml)"
         name += f" with {m.changes}" if m.changes else ""
         paper = _number(m.row.reported) + (f" ± {m.row.interval:g}" if m.row.interval is not None else "")
-        cells = [name, m.row.name, paper, m.text + (_over_classes(m) if len(m.values) > 1 else "")]
+        ours = m.text + (_over_classes(m) if len(m.values) > 1 else "")
+        cells = [name, m.row.name, m.score + paper, ours if m.ours is None else m.score + ours]
         if m.records:
             tasks = ", ".join(dict.fromkeys(f"{row['tasks']:,}" for row in m.rows))
             cells += [_seeds(m), tasks, _transductive(m), m.verdict, f"{m.time}, {m.machine}"]
@@ -239,16 +259,18 @@ def measured_lines(of_experiment: Iterable[Measurement]) -> list[str]:
 
 
 def _in_words(m: Measurement) -> str:
-    tasks = f"{m.rows[0]['tasks']:,} tasks"
+    tasks, unit = f"{m.rows[0]['tasks']:,} tasks", " %" if m.percent else ""
     if len(m.values) > 1:
         spread = f"mean and standard deviation of seeds {_seeds(m)}{_over_classes(m)}"
-        return f"{m.text.partition(' (')[0]} % ({spread}; {tasks})"
-    return f"{m.ours:.2f} % (± {m.rows[0]['ci95']:.2f} over {tasks}{_over_classes(m)}; seed {_seeds(m)})"
+        return f"{m.score}{m.text.partition(' (')[0]}{unit} ({spread}; {tasks})"
+    assert m.ours is not None
+    over_tasks = f"± {m.number(m.rows[0]['ci95'])} over {tasks}"
+    return f"{m.score}{m.number(m.ours)}{unit} ({over_tasks}{_over_classes(m)}; seed {_seeds(m)})"
 
 
 def _over_classes(m: Measurement) -> str:
     """Behind the deviation of seeds as well: it does not know that they share their test classes."""
-    return "" if m.over_classes is None else f", ± {m.over_classes:.2f} over classes"
+    return "" if m.over_classes is None else f", ± {m.number(m.over_classes)} over classes"
 
 
 def _seeds(m: Measurement) -> str:

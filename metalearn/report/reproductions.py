@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn.report import terminal
+from metalearn.report.published import band_text, number, paper_text, unit
 from metalearn.report.results import departures, verdict_style
 
 _HEAD = ["", "paper", "mean", "deviation", "± seeds", "± tasks", "± classes", "difference", "band", "verdict"]
@@ -20,18 +21,14 @@ def over_seeds(record: dict[str, Any]) -> None:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    paper = "none"
-    if row["reported"] is not None:
-        interval = "" if row["interval"] is None else f" ± {row['interval']:g}"
-        paper = f"{row['reported']:g}{interval} %"
     numbers = [row[key] for key in ("std", "ci95_seeds", "ci95", "ci95_classes")]
     return [
         row["name"],
-        paper,
-        "none" if row["ours"] is None else f"{row['ours']:.2f} %",
-        *("" if number is None else f"{number:.2f}" for number in numbers),
-        "none" if row["difference"] is None else f"{row['difference']:+.2f}",
-        "none" if row["band"] is None else f">= {row['band']:g} %",
+        paper_text(row),
+        "none" if row["ours"] is None else f"{number(row, row['ours'])}{unit(row)}",
+        *("" if value is None else number(row, value) for value in numbers),
+        "none" if row["difference"] is None else number(row, row["difference"], sign=True),
+        band_text(row),
         row["verdict"],
     ]
 
@@ -39,8 +36,10 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def _notes(record: dict[str, Any]) -> list[str]:
     seeds, tasks = record["seeds"], {row["tasks"] for row in record["rows"]}
     paper = f"the paper's intervals: over {record['interval_over']}; " if record["interval_over"] else ""
+    classes = any(row["ci95_classes"] is not None for row in record["rows"])
+    over_classes = " and over test classes" if classes else ""
     ours = (
         f"{paper}ours: mean over {len(seeds)} seeds ({', '.join(map(str, seeds))}) of {', '.join(map(str, sorted(tasks)))} test tasks each, their "
-        "standard deviation, 95 % intervals of the mean over seeds, over test tasks and over test classes"
+        f"standard deviation, 95 % intervals of the mean over seeds, over test tasks{over_classes}"
     )
     return [ours, *departures(record)]

@@ -14,14 +14,16 @@ from rich.text import Text
 
 from metalearn.kinds import Scale, scale_of
 from metalearn.report import terminal
+from metalearn.report.published import band_text, number, paper_text, unit
 from metalearn.report.seen import marks, pretraining_text
 from metalearn.report.text import age_text
 from metalearn.sizes import bytes_text
 
-_COMPARED = ("paper", "ours", "difference", "band", "verdict")  # in percent
+_COMPARED = ("paper", "ours", "difference", "band", "verdict")
 _VERDICT_STYLES = {
     "reproduced": "green",
     "below the band": "bold red",
+    "above the band": "bold red",
     "not scored": "bold red",
     "undecided": "yellow",
     "not comparable": "yellow",
@@ -265,18 +267,13 @@ def _places(run_dir: Path) -> list[str]:
 
 def _compared(row: dict[str, Any]) -> list[str]:
     """A row of reproduction.json as texts: its name, then what _COMPARED says."""
-    paper = ours = difference = band = "none"
-    if row["reported"] is not None:
-        interval = "" if row["interval"] is None else f" ± {row['interval']:g}"
-        paper = f"{row['reported']:g}{interval} %"
+    ours = difference = "none"
     if row["ours"] is not None:
-        classes = "" if row.get("ci95_classes") is None else f", ± {row['ci95_classes']:.2f} over classes"
-        ours = f"{row['ours']:.2f} ± {row['ci95']:.2f} % of {row['tasks']} tasks{classes}"
+        classes = "" if row.get("ci95_classes") is None else f", ± {number(row, row['ci95_classes'])} over classes"
+        ours = f"{number(row, row['ours'])} ± {number(row, row['ci95'])}{unit(row)} of {row['tasks']} tasks{classes}"
     if row["difference"] is not None:
-        difference = f"{row['difference']:+.2f}"
-    if row["band"] is not None:
-        band = f">= {row['band']:g} %"
-    return [row["name"], paper, ours, difference, band, row["verdict"]]
+        difference = number(row, row["difference"], sign=True)
+    return [row["name"], paper_text(row), ours, difference, band_text(row), row["verdict"]]
 
 
 def _reproduction_notes(record: dict[str, Any]) -> list[str]:

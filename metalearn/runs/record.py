@@ -72,6 +72,9 @@ class TestRecord:
     scored_steps: list[int]  # inner steps done in each scored state, [S]
     per_step: list[float]  # the score in each of these states, [S]; the last one is `score`
     further: dict[str, Interval]  # what else the algorithm's paper reports
+    per_step_ci95: list[float] = field(
+        default_factory=list
+    )  # half the width of each state's 95 % interval over tasks, [S]
     chance: float | None = None  # the mean score of guessing, where it differs from task to task
     groups: dict[str, dict[str, Group]] = field(default_factory=dict)  # of test tasks: by what -> group -> its scores
     mean_of_groups: dict[str, Group] = field(
@@ -121,6 +124,7 @@ class TestRecord:
             step=step,
             scored_steps=scores.steps,
             per_step=[float(score) for score in scores.score.mean(1)],
+            per_step_ci95=[interval95(score) for score in scores.score],
             further={
                 name: Interval(float(values.mean()), interval95(values), scores.ci95_classes(values))
                 for name, values in scores.further.items()
@@ -151,6 +155,7 @@ class TestRecord:
             record = {
                 f"{score}_before": self.per_step[0],
                 "per_step": self.per_step,
+                "per_step_ci95": self.per_step_ci95,
                 "scored_steps": self.scored_steps,
             }
         if self.further:

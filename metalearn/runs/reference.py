@@ -1,4 +1,4 @@
-"""The published numbers of conf/reference, which `metalearn reproduce` compares a run with. No run reads them. Percent, as in papers.
+"""The published numbers of conf/reference, which `metalearn reproduce` compares a run with. No run reads them. As in papers: accuracies in percent.
 
 The experiment `finn2017/omniglot_5w1s` has its numbers in the cell `omniglot_5w1s` of `reference/finn2017.yaml`. An experiment without a
 folder, such as `mine`, has a file of its own without cells, `reference/mine.yaml`. A file holds
@@ -7,11 +7,12 @@ folder, such as `mine`, has a file of its own without cells, `reference/mine.yam
     paper, table, url
     interval_over   what the paper's intervals are over: tasks | seeds | null (it gives none)
     starts_from     the experiment that a run of this one starts from: `train.init` has to name a run of it (optional)
-    rows            name -> score         accuracy, or a further score of the algorithm by its name in results.json
+    rows            name -> score         accuracy or mse, as the tasks are, or a further score of the algorithm by its name in results.json
+                            after         inner steps after which the score is taken; null: after all of the test
                             transductive  how to evaluate: null (as trained) | true | false
                             reported      the paper's number; null: it reports none
                             interval      half the width of the paper's interval; null: it gives none
-                            band          the least that counts as reproduced; null where nothing is reported
+                            band          the worst that counts as reproduced: the least accuracy, the largest error; null where nothing is reported
     differences     aspect -> one sentence on how our protocol departs from the paper's
     cells           name -> the same keys, for this cell alone; `like: FILE/CELL` starts from a cell of any file
 
@@ -39,6 +40,7 @@ _ROW_RULES = {
     "reported": "null or float >= 0",
     "interval": "null or float >= 0",
     "band": "null or float >= 0",
+    "after": "null or int >= 0",
 }
 _RULES = {
     "paper": "str",
@@ -53,19 +55,27 @@ class Row(NamedTuple):
     """One published number, or one that is worth measuring though the paper reports none."""
 
     name: str
-    score: str  # "accuracy", or the name of a further score of the algorithm
+    score: str  # the main score of the tasks, "accuracy" or "mse", or the name of a further score of the algorithm
     transductive: bool | None  # how to evaluate; None: as the algorithm was trained
     reported: float | None
     interval: float | None  # half the width of the paper's interval
-    band: float | None  # the least that counts as reproduced
+    band: float | None  # the worst that counts as reproduced
+    after: int | None = None  # inner steps after which the score is taken; None: after all
 
-    def verdict(self, ours: float | None, ci95: float = 0.0, not_the_question: Sequence[str] = ()) -> str:
+    def verdict(
+        self,
+        ours: float | None,
+        ci95: float = 0.0,
+        not_the_question: Sequence[str] = (),
+        higher_is_better: bool = True,
+    ) -> str:
         """What a measured number says of the published one.
 
         Args:
-            ours: percent; None where this score was not measured.
-            ci95: half the width of its interval, percent: the widest that is known, as the band is not about these test classes alone.
+            ours: in the unit of the paper; None where this score was not measured.
+            ci95: half the width of its interval: the widest that is known, as the band is not about these test classes alone.
             not_the_question: changed settings that make it the answer to another question.
+            higher_is_better: whether of two scores the larger one is the better one.
         """
         if not_the_question:
             return f"not comparable: {', '.join(not_the_question)} differ{'s' if len(not_the_question) == 1 else ''}"
@@ -75,7 +85,9 @@ class Row(NamedTuple):
             return "no published number" if self.reported is None else "no band"
         if abs(ours - self.band) < ci95:
             return "undecided"
-        return "reproduced" if ours >= self.band else "below the band"
+        if higher_is_better:
+            return "reproduced" if ours >= self.band else "below the band"
+        return "reproduced" if ours <= self.band else "above the band"
 
 
 class Reference(NamedTuple):

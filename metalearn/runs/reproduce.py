@@ -1,4 +1,4 @@
-"""`metalearn reproduce`: scores a finished run on every number that its paper reports. Numbers are in percent here, as in papers."""
+"""`metalearn reproduce`: scores a finished run on every number that its paper reports. Accuracies are in percent here, as in papers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from metalearn.config.identity import SAME_PROTOCOL, compared, differences
 from metalearn.errors import UserError
-from metalearn.kinds import scale_of
+from metalearn.kinds import Scale, scale_of
 from metalearn.runs.directory import read_config
 from metalearn.runs.reference import Reference, Row
 
@@ -127,13 +127,13 @@ def compared_with_paper(
     if results["status"] != "done":
         raise UserError(f"'{run_dir}' is not a finished run (status: {results['status']})")
     tests = _tests(run_dir, reference, config, overrides, None if again else results["test"])
-    incomparable, factor = other_question(protocol, config), 100 if scale_of(results).percent else 1
+    incomparable, scale = other_question(protocol, config), scale_of(results)
     return {
         "experiment": protocol["names"]["experiment"],
         "seed": results["seed"],
         "date": f"{datetime.now():%Y-%m-%d}",
         **{key: getattr(reference, key) for key in ("paper", "table", "url", "interval_over")},
-        "rows": [_scored(row, tests[row.transductive], factor, incomparable) for row in reference.rows],
+        "rows": [_scored(row, tests[row.transductive], scale, incomparable) for row in reference.rows],
         "differences": list(reference.differences),
         "overrides": [text for text in overrides if not text.startswith(_PLACES)],
         "changed": departures(protocol, reference, config),
@@ -154,12 +154,17 @@ def _tests(
 
     tests: dict[bool | None, dict[str, Any]] = {}
     for mode in dict.fromkeys(row.transductive for row in reference.rows):
-        if known is not None and mode in (None, known["transductive"]):
+        stepwise = any(row.after is not None for row in reference.rows if row.transductive == mode)
+        if (
+            known is not None
+            and mode in (None, known["transductive"])
+            and ("per_step_ci95" in known or not stepwise)  # results of earlier versions lack it
+        ):
             tests[mode] = known
         else:
             asked = [] if mode is None else [f"eval.transductive={str(mode).lower()}"]
-            # Papers report the last state alone. The states before it cost as much each where every query is normalised by itself.
-            evaluated = evaluate_run(run_dir, _evaluated(config, mode), [*overrides, *asked], stepwise=False)
+            # Most papers report the last state alone. The states before it cost as much each where every query is normalised by itself.
+            evaluated = evaluate_run(run_dir, _evaluated(config, mode), [*overrides, *asked], stepwise=stepwise)
             tests[mode] = evaluated["test"]
     return tests
 
@@ -176,23 +181,35 @@ def _evaluated(config: dict[str, Any], transductive: bool | None) -> dict[str, A
     return config if transductive is None else config | {"eval": config["eval"] | {"transductive": transductive}}
 
 
-def _scored(row: Row, test: dict[str, Any], factor: int, incomparable: Sequence[str]) -> dict[str, Any]:
-    """The row with what was measured, from the `test` entry of results.json; `factor` is 100 where papers give percent."""
-    main = {**test, "mean": test[row.score]} if row.score in test else None
-    score = main or test.get("further", {}).get(row.score) or {}
+def _scored(row: Row, test: dict[str, Any], scale: Scale, incomparable: Sequence[str]) -> dict[str, Any]:
+    """The row with what was measured, from the `test` entry of results.json, whose scores are read by `scale`."""
+    score, factor = _measured(row, test), 100 if scale.percent else 1
     ours, ci95, ci95_classes = (
         None if score.get(key) is None else factor * score[key] for key in ("mean", "ci95", "ci95_classes")
     )
     return {
         **row._asdict(),
-        "unit": "percent"
-        if factor == 100
-        else None,  # results.json has fractions, this file what the paper's table has
+        # results.json has fractions, this file what the paper's table has
+        "unit": "percent" if scale.percent else None,
+        "higher_is_better": scale.higher_is_better,
         "transductive": test["transductive"],
         "ours": ours,
         "ci95": ci95,
         "ci95_classes": ci95_classes,
         "tasks": test["tasks"],
         "difference": None if ours is None or row.reported is None else ours - row.reported,
-        "verdict": row.verdict(ours, ci95_classes or ci95 or 0.0, incomparable),
+        "verdict": row.verdict(ours, ci95_classes or ci95 or 0.0, incomparable, scale.higher_is_better),
     }
+
+
+def _measured(row: Row, test: dict[str, Any]) -> dict[str, Any]:
+    """`mean`, `ci95` and `ci95_classes` of what the row asks for; empty where it was not measured."""
+    if row.score not in test:
+        return test.get("further", {}).get(row.score) or {}
+    if row.after is None or row.after == test.get("adapt_steps"):
+        return {**test, "mean": test[row.score]}
+    steps = test.get("scored_steps", [])
+    if row.after not in steps:
+        return {}
+    state = steps.index(row.after)
+    return {"mean": test["per_step"][state], "ci95": test["per_step_ci95"][state]}

@@ -1,4 +1,4 @@
-"""`metalearn reproduce` of several runs that differ in their seed: each is compared with the paper, then their mean. Numbers are in percent."""
+"""`metalearn reproduce` of several runs that differ in their seed: each is compared with the paper, then their mean. Accuracies are in percent."""
 
 from __future__ import annotations
 
@@ -89,10 +89,11 @@ def _mean(rows: Sequence[dict[str, Any]], incomparable: Sequence[str]) -> dict[s
     to it as an independent source.
     """
     first, ours = rows[0], [row["ours"] for row in rows]
-    row = Row(*(first[name] for name in Row._fields))
+    row = Row(**{name: first.get(name) for name in Row._fields})
+    higher = first.get("higher_is_better", True)  # records of earlier versions are of accuracies
     if any(score is None for score in ours):
         empty = dict.fromkeys(("ours", "std", "ci95_seeds", "ci95", "ci95_classes", "difference"))
-        return {**first, **empty, "each": ours, "verdict": row.verdict(None, 0.0, incomparable)}
+        return {**first, **empty, "each": ours, "verdict": row.verdict(None, 0.0, incomparable, higher)}
     mean = statistics.fmean(ours)
     ci95, classes = (_mean_of([one[key] for one in rows]) for key in ("ci95", "ci95_classes"))
     of_seeds = interval95(ours) if len(ours) > 1 else None
@@ -105,7 +106,7 @@ def _mean(rows: Sequence[dict[str, Any]], incomparable: Sequence[str]) -> dict[s
         "ci95_classes": classes,
         "each": ours,
         "difference": None if row.reported is None else mean - row.reported,
-        "verdict": row.verdict(mean, math.hypot(classes or ci95 or 0.0, of_seeds or 0.0), incomparable),
+        "verdict": row.verdict(mean, math.hypot(classes or ci95 or 0.0, of_seeds or 0.0), incomparable, higher),
     }
 
 

@@ -19,7 +19,7 @@ from metalearn.runs import record
 from metalearn.status import Status
 
 WRITTEN = Path(__file__).parent / "of_version_0_1_0"
-ADDED = {"kind", "placement", "validation_seconds", "ci95_classes"}  # since that version
+ADDED = {"per_step_ci95", "kind", "placement", "validation_seconds", "ci95_classes"}  # since that version
 NAMES = Names(algorithm="maml", backbone="mlp", dataset="glyphs", experiment=None)
 
 
@@ -130,6 +130,7 @@ def test_the_score_stands_under_the_name_of_its_kind() -> None:
         "adapt_steps": 1,
         "mse_before": 0.375,
         "per_step": [0.375, 0.75],
+        "per_step_ci95": [pytest.approx(12.7062 * 0.125), pytest.approx(12.7062 * 0.25)],
         "scored_steps": [0, 1],
         "further": {"ways": {"mean": 0.5, "ci95": 0.0, "ci95_classes": None}},
         "step": 20,
