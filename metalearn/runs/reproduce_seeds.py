@@ -89,7 +89,7 @@ def _mean(rows: Sequence[dict[str, Any]], incomparable: Sequence[str]) -> dict[s
     to it as an independent source.
     """
     first, ours = rows[0], [row["ours"] for row in rows]
-    row = Row(**{name: first.get(name) for name in Row._fields})
+    row = Row(**{name: first[name] for name in Row._fields if name in first})  # older records lack the last ones
     higher = first.get("higher_is_better", True)  # records of earlier versions are of accuracies
     if any(score is None for score in ours):
         empty = dict.fromkeys(("ours", "std", "ci95_seeds", "ci95", "ci95_classes", "difference"))
