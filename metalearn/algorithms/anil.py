@@ -20,7 +20,7 @@ from metalearn.algorithms.base import MetaLoss, TwoSteps
 from metalearn.algorithms.embedding import two_steps
 from metalearn.algorithms.inner_loop import Adapted, MetaModuleLearner
 from metalearn.backbones import Backbone, embed_tasks
-from metalearn.nn.l2l import learn2learn
+from metalearn.nn.l2l import learn2learn_module
 from metalearn.nn.task_batched import TaskBatched, forward_batched
 from metalearn.tasks import Examples, TaskBatch
 
@@ -53,7 +53,7 @@ class ANIL(MetaModuleLearner):
     ) -> None:
         head = nn.Sequential(OrderedDict(head=nn.Linear(backbone.feature_dim, ways)))
         # allow_nograd takes the branch of learn2learn's adapt that does not swallow a RuntimeError; nothing here lacks a gradient.
-        learner = learn2learn().algorithms.MAML(
+        learner = learn2learn_module("algorithms.maml").MAML(
             TaskBatched(head), lr=inner_lr, first_order=first_order, allow_unused=False, allow_nograd=True
         )
         super().__init__(backbone, ways, learner, inner_steps, test_inner_steps)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.inner_loop import MetaModuleLearner, linear_classifier
 from metalearn.backbones import Backbone
-from metalearn.nn.l2l import learn2learn
+from metalearn.nn.l2l import learn2learn_module
 from metalearn.nn.task_batched import TaskBatched, with_parameters
 from metalearn.tasks import TaskBatch
 
@@ -70,7 +70,7 @@ class MAML(MetaModuleLearner):
         norm_parameters: str,
     ) -> None:
         # allow_nograd takes the branch of learn2learn's adapt that does not swallow a RuntimeError; nothing here lacks a gradient.
-        learner = learn2learn().algorithms.MAML(
+        learner = learn2learn_module("algorithms.maml").MAML(
             TaskBatched(linear_classifier(backbone, ways)),
             lr=inner_lr,
             first_order=first_order,
@@ -119,7 +119,7 @@ class MAML(MetaModuleLearner):
             updates = tuple(-rate * gradient for rate, gradient in zip(rates, gradients, strict=True))
         moves = iter(updates)
         of_all = [None if name in self.shared else next(moves) for name in parameters]
-        learner.module = learn2learn().utils.update_module(learner.module, updates=of_all)
+        learner.module = learn2learn_module("utils").update_module(learner.module, updates=of_all)
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         """The queries' loss after the last inner step or, until `multi_step_loss_until`, the weighted sum of those after each."""

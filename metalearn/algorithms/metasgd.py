@@ -13,7 +13,7 @@ from typing import Any
 
 from metalearn.algorithms.inner_loop import MetaModuleLearner, linear_classifier
 from metalearn.backbones import Backbone
-from metalearn.nn.l2l import learn2learn
+from metalearn.nn.l2l import learn2learn_module
 from metalearn.nn.task_batched import TaskBatched, resized_head
 
 
@@ -45,7 +45,7 @@ class MetaSGD(MetaModuleLearner):
     ) -> None:
         network = TaskBatched(linear_classifier(backbone, ways))
         # Its rates take the shapes of the parameters before these get their task axis, so each step broadcasts them over the tasks.
-        learner = learn2learn().algorithms.MetaSGD(network, lr=inner_lr, first_order=first_order)
+        learner = learn2learn_module("algorithms.meta_sgd").MetaSGD(network, lr=inner_lr, first_order=first_order)
         super().__init__(backbone, ways, learner, inner_steps, test_inner_steps, checkpoint_inner)
 
     def resize_head(self, learner: Any, ways: int) -> None:

@@ -79,7 +79,7 @@ def composed(
 
 def single_run(composing: Composer, overrides: list[str]) -> single.SingleRun:
     """The run that the overrides ask for; UserError for a setting that is a sweep's."""
-    config, directory = composing.job(overrides, 0)
+    config, directory, logging = composing.job_with_logging(overrides, 0)
     refuse_without_effect("a single run", composing.parse(overrides))
     named = any(override.startswith("hydra.run.dir=") for override in overrides)
-    return single.SingleRun(config, Path(directory), named, composing.logging(overrides))
+    return single.SingleRun(config, Path(directory), named, logging)

@@ -72,11 +72,6 @@ class Composer:
         """The overrides as Hydra reads them; `glob(...)` knows the choices of its group."""
         return OverridesParser.create(config_loader=self._hydra.config_loader).parse_overrides(overrides)
 
-    def logging(self, overrides: list[str]) -> dict[str, Any]:
-        """The chosen hydra/job_logging, with the run directory still an interpolation."""
-        settings: Any = OmegaConf.to_container(self.compose(overrides).hydra.job_logging, resolve=False)
-        return dict(settings)
-
     def described(self, overrides: list[str]) -> Described:
         """The composition as `explain` and `config` tell it: unchecked, with the rules and with who set what."""
         cfg = self.compose(overrides)
@@ -95,7 +90,12 @@ class Composer:
 
     def job(self, overrides: list[str], number: int) -> tuple[dict[str, Any], str]:
         """The checked configuration of one job as the job will see it, and its hydra.run.dir."""
+        return self.job_with_logging(overrides, number)[:2]
+
+    def job_with_logging(self, overrides: list[str], number: int) -> tuple[dict[str, Any], str, dict[str, Any]]:
+        """What `job` returns, and the chosen hydra/job_logging, with the run directory still an interpolation."""
         cfg = self.compose(overrides)
+        logging: Any = OmegaConf.to_container(cfg.hydra.job_logging, resolve=False)
         cfg.hydra.job.num, cfg.hydra.job.id = number, str(number)  # as a launcher would
         HydraConfig.instance().set_config(cfg)  # so that ${hydra:...} resolves
         run_dir = str(cfg.hydra.run.dir)
@@ -105,7 +105,7 @@ class Composer:
         resolve_sources(own, self._dataset_node)
         check_limits(own)
         check_known(own, GROUPS[:3])
-        return _with_home(run_configuration(own)), str(Path(run_dir).expanduser())
+        return _with_home(run_configuration(own)), str(Path(run_dir).expanduser()), dict(logging)
 
     def resumption(self, saved: DictConfig, overrides: list[str], whose: str) -> dict[str, Any]:
         """A run's configuration with the few overrides that let it go on as before."""

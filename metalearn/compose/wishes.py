@@ -20,9 +20,10 @@ from typing import Any
 
 import hydra._internal.hydra as hydra_application
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -57,7 +58,23 @@ def forget() -> None:
 
 
 class WishingLoader(ConfigLoaderImpl):
-    """Hydra's loader, which also grants wishes."""
+    """Hydra's loader, which also grants wishes, and reads each file once for all its compositions."""
+
+    def _parse_overrides_and_create_caching_repo(
+        self, config_name: str | None, overrides: list[str]
+    ) -> tuple[list[Override], CachingConfigRepository]:
+        parsed = OverridesParser.create().parse_overrides(overrides=overrides)
+        repo = CachingConfigRepository(self.repository)
+        repo.cache = self._read_from(repo)
+        self._process_config_searchpath(config_name, parsed, repo)
+        repo.cache = self._read_from(repo)  # hydra.searchpath may have added a place
+        return parsed, repo
+
+    def _read_from(self, repo: IConfigRepository) -> dict[str, ConfigResult | None]:
+        """The files that were read from the places where `repo` looks."""
+        places = tuple(source.path for source in repo.get_sources())
+        read: dict[str, ConfigResult | None] = self.__dict__.setdefault("_read", {}).setdefault(places, {})
+        return read
 
     def _load_configuration_impl(
         self,

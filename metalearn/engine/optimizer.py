@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,10 +20,22 @@ def make_optimizer(algorithm: nn.Module, settings: TrainSettings) -> torch.optim
     parameters = list(algorithm.parameters()) or [nn.Parameter(torch.empty(0))]
     rate, decay = settings.lr, settings.weight_decay
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay)
+        return _uncompiled(torch.optim.SGD)(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay)
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
-    return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+        return _uncompiled(torch.optim.AdamW)(parameters, lr=rate, weight_decay=decay)
+    return _uncompiled(torch.optim.Adam)(parameters, lr=rate, weight_decay=decay)
+
+
+def _uncompiled(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """A class of torch's optimizers without what keeps torch.compile out of their methods.
+
+    These wrappers import torch's compiler, which takes a second of every start, and no optimizer is compiled here. The wrapper of `step` also
+    switches gradients off, as `no_grad` does.
+    """
+    wrapped = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    plain = {name: inspect.unwrap(getattr(optimizer, name)) for name in wrapped}
+    step = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), {**plain, "step": step})
 
 
 def check_schedule(settings: TrainSettings) -> None:

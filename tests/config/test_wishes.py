@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from metalearn.compose.composer import composer
+from metalearn.compose.mistakes import MISTAKES
 from metalearn.compose.wishes import with_origins
 from metalearn.config.files import choices
 from metalearn.engine.build import build_algorithm, build_dataset
@@ -124,3 +125,25 @@ def test_every_pair_is_built_or_refused_in_one_line(algorithm: str) -> None:
 
 def test_maml_trains_the_network_of_koch() -> None:
     assert complaint("algorithm=maml", "backbone=koch", "backbone.units=8", "dataset.size=65", *SMALL_GLYPHS) is None
+
+
+def test_compositions_by_one_composer_are_those_of_a_new_one() -> None:
+    asked = [
+        ["algorithm=maml"],
+        ["algorithm=protonet", "dataset=omniglot"],
+        ["experiment=short/maml_omniglot_5w1s"],
+        [],
+    ]
+    with composer() as composing:
+        together = [composing.job(overrides, 0)[0] for overrides in [*asked, *asked]]
+    assert together == [compose(*overrides) for overrides in [*asked, *asked]]
+
+
+def test_a_place_of_files_that_an_override_adds_is_not_kept_for_others(tmp_path: Path) -> None:
+    choice = own(tmp_path, "algorithm", "defaults: [maml, _self_]\nprefers: {train.steps: 77}\n")
+    there = f"hydra.searchpath=[file://{tmp_path}]"
+    with composer() as composing:
+        assert composing.compose([*choice, there]).train.steps == 77
+        with pytest.raises(MISTAKES):
+            composing.compose(choice)
+        assert composing.compose([*choice, there]).train.steps == 77
