@@ -36,9 +36,39 @@ class TaskShape(NamedTuple):
         return self.ways
 
     @property
+    def most_shots(self) -> int:
+        """The largest K."""
+        return self.shots
+
+    @property
     def examples(self) -> int:
         """How many examples a task has, on average."""
         return self.ways * (self.shots + self.queries)
+
+
+class VaryingPoints(NamedTuple):
+    """How many support points tasks have that are functions: drawn for each, evenly from `min_shots` to `max_shots`."""
+
+    ways: int  # 1: there are no classes
+    shots: str  # "varying"
+    queries: int
+    min_shots: int
+    max_shots: int
+
+    @property
+    def most_ways(self) -> int:
+        """The largest N."""
+        return self.ways
+
+    @property
+    def most_shots(self) -> int:
+        """The largest K."""
+        return self.max_shots
+
+    @property
+    def examples(self) -> int:
+        """How many examples a task has, on average."""
+        return (self.min_shots + self.max_shots) // 2 + self.queries
 
 
 class VaryingShape(NamedTuple):
@@ -94,7 +124,7 @@ class VaryingShape(NamedTuple):
         return found
 
 
-Shape = TaskShape | VaryingShape
+Shape = TaskShape | VaryingShape | VaryingPoints
 
 
 def shape_of(node: Mapping[str, Any], key: str = "task") -> Shape:
@@ -106,6 +136,8 @@ def shape_of(node: Mapping[str, Any], key: str = "task") -> Shape:
     varying = [name for name in TaskShape._fields if node[name] == VARYING]
     if not varying:
         return TaskShape.of(node)
+    if set(VaryingPoints._fields) <= set(node) and varying == ["shots"]:
+        return VaryingPoints(*(node[name] for name in VaryingPoints._fields))
     missing = [name for name in VaryingShape._fields if name not in node]
     if missing:
         raise UserError(

@@ -77,7 +77,7 @@ class TaskSource(ABC):
     def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:
         """Tasks first .. first+count-1: support x [count, N*K, ...], query x [count, N*Q, ...].
 
-        A VaryingShape is only asked for where the data set says `uneven`.
+        A VaryingShape is only asked for where the data set says `uneven`, VaryingPoints where it says `varying_points`.
         """
 
     @property
@@ -130,6 +130,9 @@ class Dataset(ABC):
     input_shape: tuple[int, ...]  # of one example, without the task's axes
     split: Split
     uneven: ClassVar[bool] = False  # whether its sources and `check` know VaryingShape: tasks of uneven size
+    varying_points: ClassVar[bool] = (
+        False  # whether they know VaryingPoints: functions with other numbers of support points
+    )
 
     @abstractmethod
     def check(self, split: str, shape: Shape) -> None:

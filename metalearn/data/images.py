@@ -19,7 +19,7 @@ from metalearn.data.source import ImageTasks
 from metalearn.data.store import Mapped, Resident
 from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION, Kind
-from metalearn.tasks import Shape, VaryingShape
+from metalearn.tasks import Shape, TaskShape, VaryingShape
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +167,7 @@ class ImageClasses(Dataset):
             if faults := shape.faults(key, split, classes, smallest, images):
                 raise UserError(f"{self.name} cannot serve the {split} tasks: {'; '.join(faults)}")
             return
+        assert isinstance(shape, TaskShape)  # the data set does not say `varying_points`
         ways, shots, queries = shape
         faults = []
         if ways < 2:

@@ -29,7 +29,7 @@ from metalearn.data.numbers import Stream, unit
 from metalearn.data.store import Found, Store
 from metalearn.data.uneven import UnevenTask, draw_task
 from metalearn.kinds import CLASSIFICATION, Kind
-from metalearn.tasks import Examples, Shape, TaskBatch, VaryingShape, joined
+from metalearn.tasks import Examples, Shape, TaskBatch, TaskShape, VaryingShape, joined
 
 _TOGETHER = 256  # images that are embedded at a time
 _DRAW = 0  # the purpose of the random words that say which images a task has; augmentation has purposes of its own
@@ -95,6 +95,7 @@ class ImageTasks(TaskSource):
             rows = [self._starts[task.classes[np.concatenate(task.labels)]] + task.images for task in uneven]
             no_classes, found = np.empty((0, 0), np.int64), self._images.find(np.concatenate(rows))
             return Drawn(request, no_classes, uneven, found, self._numbers(first, rows))
+        assert isinstance(shape, TaskShape)  # the data set does not say `varying_points`
         ways, shots, queries = shape
         classes, images = self.draw(first, count, ways, shots + queries)
         of_tasks = (self._starts[classes][..., None] + images).reshape(count, -1)
@@ -107,6 +108,7 @@ class ImageTasks(TaskSource):
         if isinstance(shape, VaryingShape):
             parts = torch.split(x, [len(task.images) for task in drawn.uneven])
             return joined([self._uneven(task, part[None]) for task, part in zip(drawn.uneven, parts, strict=True)])
+        assert isinstance(shape, TaskShape)  # the data set does not say `varying_points`
         ways, shots, queries = shape
         x = x.view(count, ways, shots + queries, *x.shape[1:])
         return TaskBatch(

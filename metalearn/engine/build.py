@@ -23,7 +23,7 @@ from metalearn.engine.embedded import backbone_of
 from metalearn.engine.placement import Placement, placed
 from metalearn.engine.settings import Settings
 from metalearn.errors import UserError
-from metalearn.tasks import VARYING, VaryingShape, shape_of
+from metalearn.tasks import VARYING, TaskShape, VaryingPoints, VaryingShape, shape_of
 
 Config = dict[str, Any]
 
@@ -187,7 +187,7 @@ def uneven_key(config: Config, *splits: str) -> str | None:
     """`task.ways`, or what else varies from task to task in one of these splits; None where all tasks are of one size."""
     for split in splits:
         node, key = (config["task"]["train"], "task.train") if split == "train" else (config["task"], "task")
-        if isinstance(shape_of(node, key), VaryingShape):
+        if not isinstance(shape_of(node, key), TaskShape):
             return f"{key}.{next(name for name in ('ways', 'shots', 'queries') if node[name] == VARYING)}"
     return None
 
@@ -230,4 +230,9 @@ def check_tasks(dataset: Dataset, task: Config, *splits: str) -> None:
         shape = shape_of(task["train"], "task.train") if split == "train" else shape_of(task)
         if isinstance(shape, VaryingShape) and not dataset.uneven:
             raise UserError(f"{dataset.name} cannot serve the {split} tasks: it has none of uneven size (task=varying)")
+        if isinstance(shape, VaryingPoints) and not dataset.varying_points:
+            raise UserError(
+                f"{dataset.name} cannot serve the {split} tasks: they are no functions whose number of points varies "
+                "(task=varying_regression)"
+            )
         dataset.check(split, shape)
