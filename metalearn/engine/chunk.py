@@ -1,4 +1,4 @@
-"""How many tasks share a backward pass: `train.task_chunk=auto` measures it once per machine and setting, among those that fit."""
+"""How many tasks share a backward pass: `train.task_chunk=auto` measures a few sizes that fit, once per machine and setting, in about two seconds."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ details = logging.getLogger(
     "metalearn.file"
 )  # run.log alone, as metalearn.report.terminal says: few users ask for these numbers
 
-_ROUNDS = 3  # timed passes for each candidate; the fastest counts, as noise only ever adds
-_SECONDS = 5.0  # after which no further round is begun
-_HOPELESS = 1.5  # times the fastest: no further pass will make up for that
+_ROUNDS = 3  # timed passes for each size, at most; the fastest counts, as noise only ever adds
+_SECONDS = 1.5  # in which the passes have to be begun
+_HOPELESS = 1.3  # times the fastest: still larger chunks will not be faster
 
 MetaGradient = Callable[[Algorithm, TaskBatch, int, str], object]
 
@@ -55,10 +55,10 @@ def choose_task_chunk(
     seconds = _measure(algorithm, tasks, sizes, config["precision"], meta_gradient)
     best = min(seconds, key=lambda size: seconds[size])
     details.info(
-        "task_chunk: %d of %d tasks per backward pass (ms per step: %s)",
+        "task_chunk: %d of %d tasks per backward pass (ms per task: %s)",
         best,
         tasks.tasks,
-        ", ".join(f"{size}: {1000 * s:.0f}" for size, s in seconds.items()),
+        ", ".join(f"{size}: {1000 * s:.1f}" for size, s in seconds.items()),
     )
     return _remember(file, best, tasks.tasks)
 
@@ -84,36 +84,36 @@ def _fitting(algorithm: Algorithm, tasks: TaskBatch, precision: str, meta_gradie
 def _measure(
     algorithm: Algorithm, tasks: TaskBatch, sizes: list[int], precision: str, meta_gradient: MetaGradient
 ) -> dict[int, float]:
-    """Seconds of one meta-gradient for each size, on a copy, so that running statistics and gradients stay untouched.
+    """Seconds per task of one chunk for each size, on a copy, so that running statistics and gradients stay untouched.
 
-    A size that runs out of memory, and those above it, get infinity. Where the passes take longer than `_SECONDS`, fewer of them have to do.
+    Only one chunk is computed for each size, not the whole batch. The sizes are tried from small to large: a size that is clearly slower, that
+    runs out of memory or that would take longer than is left of `_SECONDS` ends the search. So a slow network, for which larger chunks pay
+    little, costs a few tasks.
     """
-    trial = copy.deepcopy(algorithm).train()
-    device = tasks.classes.device
-    seconds = dict.fromkeys(sizes, float("inf"))
-    fitting, begun = list(sizes), time.perf_counter()
-    for timed in range(_ROUNDS + 1):
-        for size in list(fitting):
-            _wait(device)
-            started = time.perf_counter()
+    trial, device = copy.deepcopy(algorithm).train(), tasks.classes.device
+    seconds: dict[int, float] = {}
+    until = time.perf_counter() + _SECONDS
+    for size in sizes:
+        part = tasks.chunks(size)[0]
+        fastest = min(seconds.values(), default=0.0)
+        for timed in range(_ROUNDS + 1):
+            now = time.perf_counter()
+            if now + fastest * size > until and (timed > 1 or (timed == 0 and seconds)):
+                break  # each size that is begun warms up once and is timed once
             try:
-                meta_gradient(trial, tasks, size, precision)
+                meta_gradient(trial, part, size, precision)
                 _wait(device)
             except RuntimeError as error:
                 if size == sizes[0] or not is_out_of_memory(error):
                     raise
-                fitting = [smaller for smaller in fitting if smaller < size]
-                seconds |= {larger: float("inf") for larger in sizes if larger >= size}
+                return seconds
+            finally:
                 trial.zero_grad(set_to_none=True)
-                break
-            taken = time.perf_counter() - started
-            # The first round warms up; it counts where there is no second one.
+            taken = (time.perf_counter() - now) / size
+            # The first round warms up; a second one replaces it.
             seconds[size] = taken if timed <= 1 else min(seconds[size], taken)
-            trial.zero_grad(set_to_none=True)
-        if time.perf_counter() - begun > _SECONDS:
+        if size not in seconds or seconds[size] > _HOPELESS * min(seconds.values()):
             break
-        if timed:
-            fitting = [size for size in fitting if seconds[size] <= _HOPELESS * min(seconds.values())]
     return seconds
 
 

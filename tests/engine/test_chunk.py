@@ -49,14 +49,15 @@ def test_slow_steps_are_measured_once(
     algorithm, tasks, tried = build_algorithm(config, easy), source().tasks(0, 6, TaskShape(5, 1, 5)), []
 
     def slow(_: object, batch: TaskBatch, size: int, precision: str) -> None:
-        if batch.tasks > 1:
-            tried.append(size)
-        time.sleep(0.01 if size == 4 else 0.02)
+        tried.append((batch.tasks, size))
+        time.sleep(batch.tasks * (0.01 if size == 4 else 0.02))
 
-    monkeypatch.setattr(task_chunk, "_SECONDS", 0.01)
+    monkeypatch.setattr(task_chunk, "_SECONDS", 0.17)
     with caplog.at_level("INFO", "metalearn"):
         assert choose_task_chunk(config, algorithm, tasks, slow) == 4
-    assert tried == [1, 4, 6]
+    assert tried[0] == (1, 1), "what one task takes of the memory"
+    assert set(tried[1:]) == {(1, 1), (4, 4)}, "one chunk of each size; the six tasks would have taken too long"
+    assert tried.count((4, 4)) == 2, "once to warm up, once for its time"
     on_console = [record.message for record in caplog.records if record.name == "metalearn"]
     assert on_console == ["measuring train.task_chunk: how many of 6 tasks share a backward pass"]
     assert "task_chunk: 4 of 6 tasks per backward pass" in caplog.text
@@ -86,8 +87,8 @@ def test_the_fastest_wins_and_the_first_to_write_decides(easy: ImageClasses, sou
     config = compose("algorithm=protonet", *SMALL)
     algorithm, tasks = build_algorithm(config, easy), source().tasks(0, 6, TaskShape(5, 1, 5))
 
-    def slow_unless_whole(_: object, batch: object, size: int, precision: str) -> None:
-        time.sleep(0.0 if size == 6 else 0.01)
+    def slow_unless_whole(_: object, batch: TaskBatch, size: int, precision: str) -> None:
+        time.sleep(0.0 if size == 6 else 0.01 * batch.tasks)
 
     assert choose_task_chunk(config, algorithm, tasks, slow_unless_whole) == 6
     (file,) = (empty_cache / "task_chunk").iterdir()
@@ -103,14 +104,28 @@ def test_sizes_that_run_out_of_memory_are_left_out(easy: ImageClasses, source: S
     config = compose("algorithm=protonet", *SMALL)
     algorithm, tasks, tried = build_algorithm(config, easy), source().tasks(0, 16, TaskShape(5, 1, 5)), []
 
-    def small_memory(_: object, batch: object, size: int, precision: str) -> None:
+    def small_memory(_: object, batch: TaskBatch, size: int, precision: str) -> None:
         tried.append(size)
         if size > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        time.sleep(0.0 if size == 4 else 0.01)
+        time.sleep(0.0 if size == 4 else 0.01 * batch.tasks)
 
     assert choose_task_chunk(config, algorithm, tasks, small_memory) == 4
     assert tried.count(16) == 1, "once was enough"
+
+
+def test_a_size_that_is_much_slower_ends_the_search(easy: ImageClasses, source: Source) -> None:
+    import time
+
+    config = compose("algorithm=protonet", *SMALL)
+    algorithm, tasks, tried = build_algorithm(config, easy), source().tasks(0, 32, TaskShape(5, 1, 5)), []
+
+    def best_alone(_: object, batch: TaskBatch, size: int, precision: str) -> None:
+        tried.append(size)
+        time.sleep(batch.tasks * (0.005 if size == 1 else 0.01))
+
+    assert choose_task_chunk(config, algorithm, tasks, best_alone) == 1
+    assert set(tried) == {1, 4}
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(easy: ImageClasses, source: Source) -> None:
