@@ -100,8 +100,11 @@ class VaryingShape(NamedTuple):
         queries = self.max_queries if isinstance(self.queries, str) else self.queries
         return min(ways * shots, self.max_support) + ways * queries
 
-    def faults(self, key: str, split: str, classes: int, smallest: str, images: int) -> list[str]:
-        """Why such tasks cannot be drawn of so many classes, of which the smallest has so many images; `key` is `task` or `task.train`."""
+    def faults(self, key: str, split: str, classes: int, smallest: str, images: int, what: str = "images") -> list[str]:
+        """Why such tasks cannot be drawn of so many classes, of which the smallest has so many images (or `what` its examples are).
+
+        `key` is `task` or `task.train`.
+        """
         least, name = (self.min_ways, "min_ways") if isinstance(self.ways, str) else (self.ways, "ways")
         found = []
         if least < 2:
@@ -120,7 +123,7 @@ class VaryingShape(NamedTuple):
         )
         if shots + queries > images:
             support = from_shots or "1 support example + "
-            found.append(f"{support}{asked} need {shots + queries} images of every class, '{smallest}' has {images}")
+            found.append(f"{support}{asked} need {shots + queries} {what} of every class, '{smallest}' has {images}")
         return found
 
 

@@ -159,6 +159,13 @@ class Algorithm(nn.Module, ABC):
             UserError: it cannot serve tasks of so many ways.
         """
 
+    def check_examples(self, form: str) -> None:  # most take what their backbone takes
+        """Asked when it was built, of what the examples are: "images", "texts" or "numbers".
+
+        Raises:
+            UserError: a setting of its own is for others.
+        """
+
     @property
     def transductive(self) -> bool:
         """Whether, in evaluation, the prediction for one query depends on the other queries."""

@@ -151,6 +151,10 @@ class FineTune(EmbeddingLearner):
         backbone = with_parameters_of_first(self.backbone, adapted.parameters).eval()
         return _Classifier(backbone, adapted.prototypes[0].detach(), float(self.scale(torch.ones(())).detach()))
 
+    def check_examples(self, form: str) -> None:
+        if self.augment and form != "images":
+            raise UserError(f"algorithm.augment={self.augment} changes images, these examples are {form} (allowed: 0)")
+
     def in_two_steps(self) -> TwoSteps | None:
         """Only where features stay as they are."""
         return super().in_two_steps() if self.backbone.frozen and not self.augment else None

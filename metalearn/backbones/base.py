@@ -1,6 +1,7 @@
 """Backbones: an example [n, ...] -> a feature vector [n, D]; `feature_dim` is D.
 
-A constructor asks by name for `input_shape`, of one example, or for `image_shape`, (channels, height, width), where it needs images.
+A constructor asks by name for `input_shape`, of one example; for `image_shape`, (channels, height, width), where it needs images; or for
+`text_length`, where it needs texts: uint8 [n, length], of which `metalearn/nn/texts.py` makes texts.
 
 Each can be asked to normalise with the statistics of the examples at hand (`running_stats=False`), which makes the outcome for one example
 depend on the others: `uses_batch_statistics` says so, and evaluation reports it as transductive.

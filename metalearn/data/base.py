@@ -19,6 +19,8 @@ from metalearn.errors import UserError
 from metalearn.kinds import Kind
 from metalearn.tasks import Shape, TaskBatch
 
+IMAGES, TEXTS, NUMBERS = "images", "texts", "numbers"  # what the examples of a data set are
+
 
 class Split(Protocol):
     """How a data set is divided into train, val and test; what results.json says about it."""
@@ -38,11 +40,13 @@ class TrainedOn(NamedTuple):
     shape: tuple[int, ...]  # of one example, as the network sees it
     classes: int  # of the training split, turned ones counted
     normalize: Mapping[str, Any] | None = None  # `dataset.normalize`
+    form: str = IMAGES  # or TEXTS, NUMBERS
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> TrainedOn:
-        """Reads what `record` made."""
-        return cls(tuple(record["shape"]), record["classes"], record["normalize"])
+        """Reads what `record` made, in this version or one that knew no texts."""
+        shape = tuple(record["shape"])
+        return cls(shape, record["classes"], record["normalize"], record.get("form") or form_of_shape(shape))
 
     def record(self) -> dict[str, Any]:
         """Plain values."""
@@ -50,7 +54,13 @@ class TrainedOn(NamedTuple):
             "shape": list(self.shape),
             "classes": self.classes,
             "normalize": self.normalize and dict(self.normalize),
+            "form": self.form,
         }
+
+
+def form_of_shape(shape: tuple[int, ...]) -> str:
+    """What examples are that are no texts: images have (channels, height, width)."""
+    return IMAGES if len(shape) == 3 else NUMBERS
 
 
 class Embedding(NamedTuple):
@@ -134,6 +144,11 @@ class Dataset(ABC):
         False  # whether they know VaryingPoints: functions with other numbers of support points
     )
 
+    @property
+    def form(self) -> str:
+        """What the examples are: IMAGES, TEXTS (uint8 [length], see texts.py) or NUMBERS."""
+        return form_of_shape(self.input_shape)
+
     @abstractmethod
     def check(self, split: str, shape: Shape) -> None:
         """Raises UserError, with both numbers and the largest task that fits, where the split cannot serve such tasks."""
@@ -157,7 +172,7 @@ class Dataset(ABC):
     @property
     def trained_on(self) -> TrainedOn:
         """What a model that is trained on this data set knows of it."""
-        return TrainedOn(self.input_shape, len(self.classes("train")))
+        return TrainedOn(self.input_shape, len(self.classes("train")), form=self.form)
 
     def brought_to(self, trained_on: TrainedOn) -> Dataset:
         """This data set, its examples in the form of those that a model was trained on.
@@ -165,9 +180,10 @@ class Dataset(ABC):
         Raises:
             UserError: they cannot be brought to it.
         """
-        if trained_on.shape != self.input_shape:
+        if (trained_on.form, trained_on.shape) != (self.form, self.input_shape):
             raise UserError(
-                f"{self.name} has examples of the shape {list(self.input_shape)}, the model was trained on {list(trained_on.shape)}"
+                f"{self.name} has {self.form} of the shape {list(self.input_shape)}, the model was trained on {trained_on.form} "
+                f"of the shape {list(trained_on.shape)}"
             )
         return self
 
@@ -194,4 +210,6 @@ class Dataset(ABC):
         asked = {key: amount for key, amount in augment.items() if amount}
         if asked:
             key, amount = next(iter(asked.items()))
-            raise UserError(f"train.augment.{key}={amount}: {self.name} has no images that could be moved (allowed: 0)")
+            raise UserError(
+                f"train.augment.{key}={amount}: {self.name} has no images that could be changed (allowed: 0)"
+            )

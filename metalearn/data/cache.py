@@ -1,8 +1,8 @@
 """Converted data sets on disk: made once, checked at every load, memory-mapped.
 
 An entry is a folder `<name>-<key>-f<FORMAT>/` in the cache directory with `images.npy` (uint8 [M, c, H, W], the images of all classes one after
-another) and `index.json` (class names, images per class, checksums). It is written class by class under a temporary name and renamed, so that a
-reader never sees half of one, two writers do no harm, and no data set has to fit into memory.
+another, or their texts, uint8 [M, length]) and `index.json` (class names, images per class, checksums). It is written class by class under a
+temporary name and renamed, so that a reader never sees half of one, two writers do no harm, and no data set has to fit into memory.
 
 What is checked: an entry of up to `WHOLE_BYTES` is read whole at every load. Of a larger one, whose reading would take longer than the work on it, a
 load checks the size, the index and `_BLOCKS` blocks spread evenly over the images; `damage` reads all of it.
@@ -39,7 +39,9 @@ WHOLE_BYTES = 2**28  # of images; a quarter of a second to read and check
 _BLOCK, _BLOCKS = 2**16, 64  # bytes of one, and how many are checked of a larger entry
 _HEADER = 128  # bytes of the head of an .npy file
 
-Classes = Iterable[tuple[str, NDArray[np.uint8]]]  # the name of each class and its images, uint8 [n, c, H, W]
+Classes = Iterable[
+    tuple[str, NDArray[np.uint8]]
+]  # the name of each class and its images, uint8 [n, c, H, W], or texts uint8 [n, length]
 
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError)
 _NO_ROOM = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
@@ -167,7 +169,7 @@ def _streamed(file: IO[bytes], folder: Path, classes: Classes) -> dict[str, Any]
     for name, images in classes:
         shape = shape or images.shape[1:]
         assert images.dtype == np.uint8, name
-        assert images.ndim == 4, name
+        assert images.ndim in (2, 4), name
         assert images.shape[1:] == shape, name
         assert len(images), name
         names.append(name)

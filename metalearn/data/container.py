@@ -15,7 +15,8 @@ class FlatImages:
     """C classes; the k-th image of class c is `images[starts[c] + k]`.
 
     Attributes:
-        images: uint8 [M, c, H, W], all classes' images in class order; may be mapped from a file. 255 is ink (or full intensity).
+        images: uint8 [M, c, H, W], all classes' images in class order; may be mapped from a file. 255 is ink (or full intensity). Or texts, uint8
+            [M, length] (texts.py).
         counts: int64 [C], the number of images of each class; they add up to M.
     """
 

@@ -27,7 +27,7 @@ _TOGETHER = 256  # images that are looked at, and pass the network, at a time
 # On a CPU, so that what layers hand on stays in its cache: conv4 takes 0.29 ms for an image of 28x28 on one core of an AMD EPYC, with 256 at a time
 # 0.52 to 0.61.
 _TOGETHER_ON_CPU = 64
-Embed = Callable[[Tensor], Tensor]  # [n, c, H, W] -> [n, D]
+Embed = Callable[[Tensor], Tensor]  # examples as a network sees them, [n, ...] -> [n, D]
 
 
 class Features:
@@ -35,7 +35,7 @@ class Features:
 
     Args:
         images: what they are made of.
-        values: what was found of rows, as the network takes it: [n, c, H, W].
+        values: what was found of rows, as the network takes it: [n, ...].
         embed: the network.
         dim: D.
         device: where the features are.

@@ -103,33 +103,46 @@ def divided(
     Raises:
         UserError: the split is unknown or needs classes that are not there.
     """
-    if asked.split == "random":
-        val, test = drawn
-        if len(stored.class_names) < val + test + 1:
-            raise UserError(
-                f"dataset.split=random needs {val + test + 1} classes of {name} or more, there are {len(stored.class_names)}"
-            )
-        split = random_split(stored.class_names, val, test, asked.split_seed)
-    elif asked.split == TEST_ONLY:
-        split = test_only(stored.class_names)
-    else:
-        split = read_split(name, asked.split, lists)
-        _check_classes(name, split, stored.class_names, asked)
+    split = chosen_split(name, stored.class_names, asked.split, asked.split_seed, drawn, asked.root, lists)
     whole = ImageClasses(
         name, stored.images, stored.class_names, split, asked.rotations, origin, Normalize.of(asked.normalize)
     )
     return whole if asked.min_images is None else whole.without_small_classes(asked.min_images)
 
 
-def _check_classes(name: str, split: ClassSplit, there: Sequence[str], asked: Asked) -> None:
-    known = set(there)
-    missing = [each for part in SPLITS for each in split.classes[part] if each not in known]
+def chosen_split(
+    name: str,
+    class_names: Sequence[str],
+    split: str,
+    seed: int,
+    drawn: tuple[int, int],
+    root: str | None,
+    lists: Path | None = None,
+    examples_are: str = "images",
+) -> ClassSplit:
+    """How `dataset.split` divides classes that are there; `drawn` and `lists` as for `load_listed`.
+
+    Raises:
+        UserError: the split is unknown or needs classes that are not there.
+    """
+    if split == "random":
+        val, test = drawn
+        if len(class_names) < val + test + 1:
+            raise UserError(
+                f"dataset.split=random needs {val + test + 1} classes of {name} or more, there are {len(class_names)}"
+            )
+        return random_split(class_names, val, test, seed)
+    if split == TEST_ONLY:
+        return test_only(class_names)
+    listed, known = read_split(name, split, lists), set(class_names)
+    missing = [each for part in SPLITS for each in listed.classes[part] if each not in known]
     if missing:
-        where = "its default folder" if asked.root is None else asked.root
+        where = "its default folder" if root is None else root
         raise UserError(
-            f"dataset.split={asked.split}: the images of {name} lack {len(missing)} of its classes, '{min(missing)}' for one "
+            f"dataset.split={split}: the {examples_are} of {name} lack {len(missing)} of its classes, '{min(missing)}' for one "
             f"(dataset.root: {where})"
         )
+    return listed
 
 
 def by_number(name: str, split: str) -> dict[int, str]:

@@ -7,45 +7,44 @@ from collections.abc import Iterator
 import numpy as np
 
 from metalearn.data.base import Dataset
+from metalearn.data.classed import Classed
 from metalearn.data.classes import SPLITS, TURNED
-from metalearn.data.images import ImageClasses
 
 
 def overview(dataset: Dataset) -> Iterator[str]:
     """One line about the whole, one about the division, one about each split."""
-    if not isinstance(dataset, ImageClasses):
+    if not isinstance(dataset, Classed):
         yield f"{dataset.name}: {dataset.kind.name} tasks; an example has the shape {list(dataset.input_shape)}"
         yield f"split '{dataset.split.name}', sha256 {dataset.split.sha256}"
         return
-    counts = dataset.images.counts
-    channels, height, width = dataset.input_shape
+    counts = dataset.stored.counts
     turned = sum(name.startswith(TURNED) for name in dataset.class_names)
     copies = f" ({turned} of them turned copies)" if turned else ""
     yield (
-        f"{len(counts)} classes{copies}, {int(counts.sum())} images ({_spread(counts.tolist())} a class), "
-        f"{width}x{height} pixels, {'grey' if channels == 1 else 'RGB' if channels == 3 else f'{channels} channels'}"
+        f"{len(counts)} classes{copies}, {int(counts.sum())} {dataset.examples_are} ({_spread(counts.tolist())} a class), "
+        f"{dataset.one_example}"
     )
     yield f"split '{dataset.split.name}', sha256 {dataset.split.sha256}"
     for split in SPLITS:
         yield f"  {split}: {_of_split(dataset, split)}"
 
 
-def _of_split(dataset: ImageClasses, split: str) -> str:
+def _of_split(dataset: Classed, split: str) -> str:
     names = dataset.split.classes[split]
     if not names:
         return "no class"
-    counts = dataset.images.counts[dataset.numbers(split)]
+    counts = np.array(dataset.counts(split))
     turns = dataset.rotations[split]
     turned = f" ({turns * len(names)} with their turned copies)" if turns > 1 else ""
     least = int(counts.min())
     largest = (
         f"largest task {turns * len(names)} ways, shots and queries together {least}"
         if least > 1 and turns * len(names) > 1
-        else f"no task: '{names[int(counts.argmin())]}' has {least} image, a task needs 2"
+        else f"no task: '{names[int(counts.argmin())]}' has {least} {dataset.examples_are.removesuffix('s')}, a task needs 2"
         if least < 2
         else "no task: it needs 2 classes"
     )
-    return f"{len(names)} classes{turned}, {int(counts.sum())} images, {_spread(counts.tolist())} a class; {largest}"
+    return f"{len(names)} classes{turned}, {int(counts.sum())} {dataset.examples_are}, {_spread(counts.tolist())} a class; {largest}"
 
 
 def _spread(counts: list[int]) -> str:

@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metalearn.data.ahead import Ahead, Request
-from metalearn.data.augment import Augment
 from metalearn.data.base import Embedding, TaskSource
 from metalearn.data.classes import ClassId
 from metalearn.data.features import FeatureFile, Features, FeatureTable, digest
-from metalearn.data.fit import fitted
-from metalearn.data.normalize import Normalize
+from metalearn.data.look import AsStored, Look
 from metalearn.data.numbers import Stream, unit
 from metalearn.data.store import Found, Store
 from metalearn.data.uneven import UnevenTask, draw_task
@@ -45,8 +43,8 @@ class Drawn(NamedTuple):
     numbers: dict[int, Tensor]  # purpose -> random numbers for their augmentation, [images, k]
 
 
-class ImageTasks(TaskSource):
-    """Tasks of N classes of images.
+class ClassTasks(TaskSource):
+    """Tasks of N classes of images, or of other examples that a store keeps.
 
     Args:
         name: of the data set.
@@ -56,9 +54,7 @@ class ImageTasks(TaskSource):
         images: those of the classes in their order; turned ones again behind all upright ones.
         seed: of the stream of tasks.
         device: where the batches are made.
-        augment: what happens to every drawn image.
-        normalize: what happens to its channels after that.
-        shape: (channels, height, width) that it is brought to before both; None: as it is stored.
+        look: how what is stored becomes what a network sees.
     """
 
     kind: Kind = CLASSIFICATION
@@ -72,12 +68,10 @@ class ImageTasks(TaskSource):
         images: Store,
         seed: int,
         device: torch.device,
-        augment: Augment,
-        normalize: Normalize | None = None,
-        shape: tuple[int, ...] | None = None,
+        look: Look,
     ) -> None:
         self.name, self.split, self.classes, self.device = name, split, classes, device
-        self.augment, self.normalize, self.shape = augment, normalize, shape
+        self.look = look
         self.counts = np.tile(counts, len(classes) // len(counts))  # [turns * C]
         self._starts = np.cumsum(self.counts) - self.counts
         self._stream = Stream(seed, split)
@@ -104,7 +98,7 @@ class ImageTasks(TaskSource):
     def finish(self, prepared: Drawn) -> TaskBatch:
         """See TaskSource."""
         drawn, count, shape = prepared, prepared.request.count, prepared.request.shape
-        x = self._values(drawn.images, drawn.numbers)  # [n, c, H, W], or embedded [n, D]
+        x = self._values(drawn.images, drawn.numbers)  # [n, ...] as a network sees them, or embedded [n, D]
         if isinstance(shape, VaryingShape):
             parts = torch.split(x, [len(task.images) for task in drawn.uneven])
             return joined([self._uneven(task, part[None]) for task, part in zip(drawn.uneven, parts, strict=True)])
@@ -140,9 +134,9 @@ class ImageTasks(TaskSource):
 
     @property
     def examples(self) -> int | None:
-        return None if self.augment else len(self._images)
+        return None if self.look.numbers else len(self._images)
 
-    def embedded(self, embedding: Embedding) -> ImageTasks:
+    def embedded(self, embedding: Embedding) -> ClassTasks:
         """See TaskSource."""
         fingerprint, dim = embedding.fingerprint, embedding.dim
         holder = FeatureFile if embedding.memory is None else embedding.memory.of
@@ -150,10 +144,11 @@ class ImageTasks(TaskSource):
         def kept() -> FeatureFile | FeatureTable | None:
             if fingerprint is None:
                 return None
-            images = digest(self._images, self.shape, self.normalize and self.normalize.record())
+            images = digest(self._images, *self.look.key)
             return holder(f"{fingerprint()}-{images}", len(self._images), dim)
 
         made = copy.copy(self)
+        made.look = AsStored()
         made._keep(
             Features(self._images, lambda found: self._values(found, {}), embedding.embed, dim, self.device, kept)
         )
@@ -173,23 +168,15 @@ class ImageTasks(TaskSource):
     def _numbers(self, first: int, rows: Sequence[NDArray[np.int64]] | NDArray[np.int64]) -> dict[int, Tensor]:
         """For each purpose, random numbers [images, k] in [0, 1) for the images of the tasks from `first` on, whose rows are given."""
         drawn = {}
-        for purpose, k in self.augment.numbers.items():
+        for purpose, k in self.look.numbers.items():
             words = [self._stream.words(first + i, 1, len(row) * k, purpose)[0] for i, row in enumerate(rows)]
             drawn[purpose] = torch.from_numpy(unit(np.concatenate(words)).astype(np.float32)).view(-1, k)
         return drawn
 
     def _values(self, found: Found, numbers: dict[int, Tensor]) -> Tensor:
-        """The images as a network sees them: [n, c, H, W] from 0 to 1, of `shape`, changed at random, normalised. What is embedded stays as it is."""
-        x = self._images.bring(found)
-        if x.dtype != torch.uint8:
-            return x
-        x = x.float().div_(255)
-        if self.shape is not None:
-            x = fitted(x, self.shape)
-        if numbers:
-            there = {purpose: drawn.to(self.device, non_blocking=True) for purpose, drawn in numbers.items()}
-            x = self.augment(x, there)
-        return x if self.normalize is None else self.normalize(x)
+        """The examples [n, ...] as a network sees them; what is embedded stays as it is."""
+        there = {purpose: drawn.to(self.device, non_blocking=True) for purpose, drawn in numbers.items()}
+        return self.look(self._images.bring(found), there)
 
     def draw(self, first: int, count: int, ways: int, images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Class numbers [T, N], whose position is the label, and image numbers [T, N, images], both without repetition."""

@@ -1,4 +1,4 @@
-"""Where the images of a split are while tasks are made of them: on the device, or in the file that they are mapped from.
+"""Where the images or texts of a split are while tasks are made of them: on the device, or in the file that they are mapped from.
 
 Both answer the same rows with the same values. A row is the number of an image among all those of the split, in the order of its classes; turned
 copies stand behind all upright images, those turned once first.
@@ -22,7 +22,7 @@ from metalearn.errors import UserError
 class Found(NamedTuple):
     """What was found on the CPU for n rows."""
 
-    images: Tensor  # int64 [n], where they lie on the device; or uint8 [n, c, H, W], upright, which are still to be brought there
+    images: Tensor  # int64 [n], where they lie on the device; or uint8 [n, ...], upright, which are still to be brought there
     turns: tuple[tuple[int, Tensor], ...] = ()  # quarter turns, and int64 the places in `images` that they are for
 
 
@@ -38,14 +38,14 @@ class Store(Protocol):
         """The part of the work that needs no device, for rows [n]; any thread may do it."""
 
     def bring(self, found: Found) -> Tensor:
-        """The images of the rows on the device: [n, c, H, W] uint8, or embedded [n, D]. Each `found` is brought once."""
+        """The images of the rows on the device: uint8 [n, c, H, W], texts uint8 [n, length], or embedded [n, D]. Each `found` is brought once."""
 
 
 class Resident:
     """Images on the device; making a batch is one gather there.
 
     Args:
-        images: [M, c, H, W] uint8, or embedded [M, D].
+        images: uint8 [M, c, H, W], texts uint8 [M, length], or embedded [M, D].
     """
 
     mapped = False

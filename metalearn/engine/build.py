@@ -17,7 +17,7 @@ from metalearn.backbones import Backbone
 from metalearn.backbones.base import PretrainedOn
 from metalearn.config.build import build
 from metalearn.config.files import choices, target_of
-from metalearn.data.base import Dataset, TaskSource, TrainedOn
+from metalearn.data.base import IMAGES, NUMBERS, TEXTS, Dataset, TaskSource, TrainedOn
 from metalearn.engine.device import choose_device
 from metalearn.engine.embedded import backbone_of
 from metalearn.engine.placement import Placement, placed
@@ -130,9 +130,10 @@ def build_algorithm(config: Config, dataset: Dataset, trained_on: TrainedOn | No
             optional={
                 "input_shape": dataset.input_shape,
                 "image_shape": dataset.input_shape,
+                "text_length": dataset.input_shape[0],
                 "from_weights": trained_on is None,
             },
-            check=functools.partial(_refuse_what_is_no_image, config, dataset),
+            check=functools.partial(_refuse_other_examples, config, dataset),
         )
         algorithm = build(
             config["algorithm"],
@@ -148,6 +149,7 @@ def build_algorithm(config: Config, dataset: Dataset, trained_on: TrainedOn | No
         )
     assert isinstance(algorithm, Algorithm)
     algorithm.kind = dataset.kind
+    algorithm.check_examples(dataset.form)
     if config["train"]["steps"]:
         _refuse_outer_steps(config, algorithm)
     return algorithm
@@ -167,14 +169,23 @@ def _refuse_outer_steps(config: Config, algorithm: Algorithm) -> None:
         )
 
 
-def _refuse_what_is_no_image(config: Config, dataset: Dataset, backbone: Any) -> None:
-    """Raises UserError where `backbone`, a class, asks for the shape of an image and the data set has none."""
-    if "image_shape" in inspect.signature(backbone).parameters and len(dataset.input_shape) != 3:
-        names = config["names"]
+def _refuse_other_examples(config: Config, dataset: Dataset, backbone: Any) -> None:
+    """Raises UserError where `backbone`, a class, asks by its parameters for other examples than the data set has."""
+    if dataset.form not in _taken(backbone):
+        names, needed = config["names"], " or ".join(_taken(backbone))
+        able = ", ".join(_able("backbone", lambda made: dataset.form in _taken(made)))
         raise UserError(
-            f"backbone={names['backbone']} needs images; the examples of dataset={names['dataset']} have the shape "
-            f"{list(dataset.input_shape)}; those that take any: {', '.join(_able('backbone', _takes_any_shape))}"
+            f"backbone={names['backbone']} needs {needed}; the examples of dataset={names['dataset']} are {dataset.form} of the shape "
+            f"{list(dataset.input_shape)}; those that take them: {able}"
         )
+
+
+def _taken(backbone: Any) -> tuple[str, ...]:
+    """What examples a backbone, a class, takes: what its parameters ask for."""
+    parameters = inspect.signature(backbone).parameters
+    if "text_length" in parameters:
+        return (TEXTS,)
+    return (IMAGES,) if "image_shape" in parameters else (IMAGES, NUMBERS)
 
 
 def most_ways(config: Config, classes: int) -> int:
@@ -208,10 +219,6 @@ def _refuse_other_tasks(config: Config, dataset: Dataset, algorithm: Any) -> Non
         raise UserError(
             f"algorithm={names['algorithm']} cannot learn {dataset.kind.name} tasks (dataset={names['dataset']}); those that can: {able}"
         )
-
-
-def _takes_any_shape(backbone: Any) -> bool:
-    return "input_shape" in inspect.signature(backbone).parameters
 
 
 def _able(group: str, able: Callable[[Any], bool]) -> list[str]:

@@ -116,7 +116,7 @@ def algorithm_of(
     Raises:
         UserError: the weights do not fit the configuration.
     """
-    stand_in = _Form(config["names"]["dataset"], CLASSIFICATION, trained_on.shape)
+    stand_in = _Form(config["names"]["dataset"], CLASSIFICATION, trained_on)
     algorithm = build_algorithm(config, stand_in, trained_on).to(device)
     try:
         algorithm.load_state_dict(dict(model))
@@ -132,10 +132,14 @@ def algorithm_of(
 
 
 class _Form(Dataset):
-    """Stands in for a data set whose files nobody needs: examples of a shape."""
+    """Stands in for a data set whose files nobody needs: examples of a form and a shape."""
 
-    def __init__(self, name: str, kind: Kind, input_shape: tuple[int, ...]) -> None:
-        self.name, self.kind, self.input_shape = name, kind, input_shape
+    def __init__(self, name: str, kind: Kind, trained_on: TrainedOn) -> None:
+        self.name, self.kind, self.input_shape, self._form = name, kind, trained_on.shape, trained_on.form
+
+    @property
+    def form(self) -> str:
+        return self._form
 
     def check(self, split: str, shape: Shape) -> None:
         raise NotImplementedError

@@ -16,7 +16,7 @@ from metalearn.data.classes import SPLITS, ClassSplit
 from metalearn.data.container import FlatImages
 from metalearn.data.images import ImageClasses
 from metalearn.data.normalize import Normalize
-from metalearn.data.source import ImageTasks
+from metalearn.data.source import ClassTasks
 from metalearn.data.store import Found, Mapped
 from metalearn.errors import UserError
 from metalearn.tasks import TaskBatch, TaskShape, VaryingShape
@@ -110,7 +110,7 @@ def test_a_mapped_source_copies_no_image_beforehand(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(FlatImages, "of_class", lambda *_: pytest.fail("images were read"))
     monkeypatch.setattr(FlatImages, "select", lambda *_: pytest.fail("images were copied"))
     source = dataset.source("test", 0, CPU)
-    assert isinstance(source, ImageTasks)
+    assert isinstance(source, ClassTasks)
     source.tasks(0, 1, SHAPE)
     source.close()
 

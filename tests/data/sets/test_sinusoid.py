@@ -98,7 +98,7 @@ def test_learners_with_an_inner_loop_learn_to_regress(waves: Dataset, name: str,
         ),
         (
             ("algorithm=maml", "backbone=conv4"),
-            r"backbone=conv4 needs images; .* shape \[1\]; those that take any: mlp",
+            r"backbone=conv4 needs images; .* shape \[1\]; those that take them: mlp",
         ),
         (("algorithm=maml", "task=5way_1shot"), r"task\.train\.ways=5: .* have no classes"),
         (("algorithm=maml", "train.augment.degrees=10"), r"train\.augment\.degrees=10: sinusoid has no images"),
