@@ -27,13 +27,18 @@ class MLP(Backbone):
         if not hidden or any(not isinstance(width, int) or width < 1 for width in hidden):
             raise UserError(f"backbone.hidden={list(hidden)}: a list of whole numbers >= 1 is needed")
         widths = [math.prod(input_shape), *hidden]
-        blocks: list[nn.Module] = [nn.Flatten()]
-        for before, after in itertools.pairwise(widths):
-            blocks += [nn.Linear(before, after), norm_layer(norm, after, running_stats, dims=1), nn.ReLU()]
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.Sequential(nn.Flatten(), *blocks(widths, norm, running_stats))
         self.feature_dim = widths[-1]
         self.uses_batch_statistics = norm == "batch" and not running_stats
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.blocks(x)
         return features
+
+
+def blocks(widths: Sequence[int], norm: str, running_stats: bool) -> nn.Sequential:
+    """Blocks of linear, normalisation and ReLU: [n, widths[0]] -> [n, widths[-1]]."""
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), norm_layer(norm, after, running_stats, dims=1), nn.ReLU()]
+    return nn.Sequential(*layers)

@@ -21,10 +21,11 @@ from metalearn.engine.gradient import together
 from metalearn.errors import UserError
 from metalearn.tasks import TaskBatch, TaskShape, VaryingShape
 
-_SMALL = (
-    *("dataset=glyphs", "dataset.classes=40", "dataset.val_classes=6", "dataset.test_classes=6", "dataset.size=16"),
-    *("task.train.ways=5", "task.queries=5", "task.train.queries=5"),
+_GLYPHS = (
+    *("dataset=glyphs", "dataset.classes=40", "dataset.val_classes=6", "dataset.test_classes=6"),
+    "dataset.size=16",
 )
+_SMALL = ("task.train.ways=5", "task.queries=5", "task.train.queries=5")
 _SHAPE = TaskShape(ways=5, shots=1, queries=5)
 _UNEVEN = VaryingShape(
     "varying", "varying", "varying", min_ways=2, max_ways=5, max_shots=3, max_support=9, max_queries=3, imbalance=2.0
@@ -37,7 +38,8 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
 
     Args:
         name: of its YAML file.
-        overrides: further settings: `"backbone=mlp"`.
+        overrides: further settings: `"backbone=mlp"`. `"dataset=NAME"` names a data set in the place of the small drawn one; five of its training
+            classes have to have six examples or more.
         plugins: packages of your own to trust.
 
     Raises:
@@ -45,7 +47,8 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
         UserError: its settings are refused.
     """
     trust(plugins)
-    asked = [f"algorithm={name}", *_SMALL, *overrides]
+    drawn = () if any(override.startswith("dataset=") for override in overrides) else _GLYPHS
+    asked = [f"algorithm={name}", *drawn, *_SMALL, *overrides]
     with explained(asked, None, None), composer() as composing:
         config, _ = composing.job(asked, 0)
     dataset = build_dataset(config)
