@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,27 @@ def easy_classes(
         split=ClassSplit("fixed", parts),
         rotations={"train": 1, "val": 1, "test": 1},
     )
+
+
+def write_texts(file: Path, classes: int = 20, texts: int = 10, seed: int = 0) -> None:
+    """A CSV file of made-up sentences: those of a class have three words of four that it favours, and two of any."""
+    rng = random.Random(seed)
+    syllables = [f"{first}{second}" for first in "bdfgklmnprst" for second in "aeiou"]
+    words = ["".join(rng.sample(syllables, 2)) for _ in range(80)]
+    rows = []
+    for number in range(classes):
+        own = rng.sample(words, 4)
+        for k in range(texts):
+            rows.append(f"{' '.join(rng.choices(own, k=3) + rng.choices(words, k=2))} {k},class {number:02d}")
+    file.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def texts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty classes of ten made-up sentences."""
+    file = tmp_path_factory.mktemp("texts") / "sentences.csv"
+    write_texts(file)
+    return file
 
 
 @pytest.fixture(scope="session")

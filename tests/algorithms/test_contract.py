@@ -6,6 +6,7 @@ import copy
 import functools
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,15 @@ def test_keeps_it_on_images_in_colour(name: str) -> None:
     check_algorithm(
         name, "backbone.filters=8", "dataset.channels=3", "dataset.normalize={mean:[.3,.3,.3],std:[.3,.3,.3]}"
     )
+
+
+def test_keeps_it_on_texts(name: str, texts_file: Path) -> None:
+    if name == "relation":
+        with pytest.raises(UserError, match=r"backbone=\w+ needs images; the examples of dataset=text are texts"):
+            check_algorithm(name, "dataset=text", f"dataset.root={texts_file}")
+        return
+    small = ("backbone=ngrams", "backbone.buckets=64", "backbone.hidden=[16,8]")
+    check_algorithm(name, "dataset=text", f"dataset.root={texts_file}", *small)
 
 
 def test_is_reproducible(name: str, easy: ImageClasses, source: Source) -> None:

@@ -196,6 +196,20 @@ def folder(root: Path) -> None:
             (root / f"class{number}/{image}.jpg").write_bytes(jpeg(EACH * number + image))
 
 
+def clinc150(root: Path) -> None:
+    names = classes_of("clinc150", "intents")
+    pairs = [[f"please do {name} for the {k}th time", name] for name in names for k in range(EACH)]
+    parts = {"train": pairs[::2], "val": pairs[1::4], "test": pairs[3::4], "oos_val": [["what is it", "oos"]]}
+    (root / "data_full.json").write_text(json.dumps(parts))
+
+
+def text(root: Path) -> None:
+    for number in range(40):
+        (root / f"class{number}").mkdir()
+        for k in range(EACH):
+            (root / f"class{number}/{k}.txt").write_text(f"Text {k} of class {number}.\n")
+
+
 SMALL_SETS: dict[str, Callable[[Path], None]] = {
     "miniimagenet": miniimagenet,
     "tieredimagenet": tieredimagenet,
@@ -215,4 +229,6 @@ SMALL_SETS: dict[str, Callable[[Path], None]] = {
     "emoji": emoji,
     "fonts": fonts,
     "folder": folder,
+    "clinc150": clinc150,
+    "text": text,
 }

@@ -14,6 +14,14 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "data.md"
 FOLDER = Path(metalearn.data.__file__).parent / "splits"
 # (data set, split) -> how many classes for training, validation and test, and the beginning of the hash that results hold.
 PUBLISHED = {
+    ("clinc150", "intents"): (
+        (90, 30, 30),
+        "8a671dd02dd879e9b17546692447245b322bd9d87020b6472b0840cc63592d61",
+    ),
+    ("clinc150", "domains"): (
+        (90, 30, 30),
+        "47d3ac0002e22951dd7171312d77256b9182a1ff4d4ff861d262a808443e6138",
+    ),
     ("emoji", "names240"): (
         (150, 30, 60),
         "2301ab03276a622528da9156ee9b833d43d5ba44a37461cc2f738f08b8d6e100",

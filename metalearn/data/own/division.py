@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from metalearn.data.cache import Stored
 from metalearn.data.classes import SPLITS, ClassSplit, random_split
+from metalearn.data.container import FlatImages
 from metalearn.errors import UserError
 
 _MIN = 2  # classes that a task needs
@@ -81,3 +85,17 @@ def _drawn(names: Sequence[str], amounts: Mapping[str, int | str], seed: int, th
             f"dataset.val_classes={number['val']} and dataset.test_classes={number['test']} leave no class for training ({there})"
         )
     return random_split(sorted(names), number["val"], number["test"], seed)
+
+
+def merged(stored: Stored) -> tuple[FlatImages, tuple[str, ...], dict[str, list[str]]]:
+    """The examples of each class together, its name, and the splits that name it; stored are those of each class and split, the former in order."""
+    given: dict[str, list[str]] = {}
+    counts: list[int] = []
+    for full, count in zip(stored.class_names, stored.images.counts.tolist(), strict=True):
+        name, _, split = full.rpartition("\t")
+        if name in given:
+            counts[-1] += count
+        else:
+            counts.append(count)
+        given.setdefault(name, []).append(split)
+    return FlatImages(stored.images.images, np.array(counts, dtype=np.int64)), tuple(given), given

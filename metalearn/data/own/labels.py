@@ -1,4 +1,4 @@
-"""A CSV file that says of each image its label, and perhaps its split."""
+"""A CSV file that says of each image, or of each text in it, its label, and perhaps its split."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NamedTuple
 from metalearn.errors import UserError, nearest
 
 # What the columns may be called; the first name of each is the one that messages use.
+_TEXT = ("text", "sentence", "utterance", "query", "content")
 _PATH = ("path", "file", "filename", "file_name", "image")
 _LABEL = ("label", "class", "category")
 _SPLIT = ("split", "set", "subset")
@@ -22,7 +23,7 @@ _DELIMITERS = ",;\t"
 
 
 class Row(NamedTuple):
-    """One image. `path` is as written, with `/`; `split` is empty where the file names none."""
+    """One image or text. `path` is as written, with `/`, or the text; `split` is empty where the file names none."""
 
     path: str
     label: str
@@ -51,17 +52,61 @@ def read_labels(content: bytes, name: str) -> list[Row]:
     Raises:
         UserError: a line has too few cells, a split is unknown, a path is listed twice, or a label stands in several splits.
     """
-    lines = list(enumerate(_lines(content, name), 1))
-    lines = [(number, [cell.strip() for cell in cells]) for number, cells in lines if any(map(str.strip, cells))]
-    if not lines:
-        raise UserError(f"{name} lists no image")
-    path, label, split = _columns(lines[0][1], name)
+    lines = _numbered(content, name, "image")
+    columns = _columns(lines[0][1], name)
     has_names = _column(lines[0][1], _PATH) is not None
-    rows = [_row(cells, (path, label, split), f"{name}, line {number}") for number, cells in lines[has_names:]]
+    rows = [_row(cells, columns, f"{name}, line {number}", "path") for number, cells in lines[has_names:]]
     if not rows:
         raise UserError(f"{name} lists no image")
-    _check(rows, name)
+    rows = [row._replace(path=row.path.replace("\\", "/")) for row in rows]
+    _check_paths(rows, name)
+    _check_splits(rows, name)
     return rows
+
+
+def read_texts(content: bytes, name: str) -> list[Row]:
+    """The rows of a CSV file with the texts themselves: columns text, label and perhaps split, in any order, named in its first line.
+
+    Otherwise as for `read_labels`; a text may come twice. `path` of a row is its text.
+
+    Raises:
+        UserError: a line has too few cells, a text or label is empty, a split is unknown, or a label stands in several splits.
+    """
+    lines = _numbered(content, name, "text")
+    first = lines[0][1]
+    text, label = _column(first, _TEXT), _column(first, _LABEL)
+    if text is None or label is None:
+        raise UserError(
+            f"{name}: the first line must name the columns text,label or text,label,split; it is '{','.join(first)[:80]}'"
+        )
+    columns = text, label, _column(first, _SPLIT)
+    rows = [_row(cells, columns, f"{name}, row {number}", "text") for number, cells in lines[1:]]
+    if not rows:
+        raise UserError(f"{name} lists no text")
+    _check_splits(rows, name)
+    return rows
+
+
+def column_of_texts(content: bytes, name: str) -> list[str]:
+    """The texts alone of a CSV file: its column text, or its only column; a first line that names no such column is a text itself.
+
+    Raises:
+        UserError: it has several columns and none of them is named text.
+    """
+    lines = _numbered(content, name, "text")
+    column = _column(lines[0][1], _TEXT)
+    if column is None and any(len(cells) > 1 for _, cells in lines):
+        raise UserError(f"{name}: no column is named text; the first line is '{','.join(lines[0][1])[:80]}'")
+    return [cells[column or 0] for _, cells in lines[column is not None :] if len(cells) > (column or 0)]
+
+
+def _numbered(content: bytes, name: str, what: str) -> list[tuple[int, list[str]]]:
+    """The lines that are not empty, each with its number, from 1 on."""
+    lines = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(_lines(content, name), 1)]
+    filled = [(number, cells) for number, cells in lines if any(cells)]
+    if not filled:
+        raise UserError(f"{name} lists no {what}")
+    return filled
 
 
 def _lines(content: bytes, name: str) -> Iterator[list[str]]:
@@ -94,35 +139,39 @@ def _columns(first: list[str], name: str) -> tuple[int, int, int | None]:
     )
 
 
-def _row(cells: list[str], columns: tuple[int, int, int | None], where: str) -> Row:
-    path, label, split = columns
-    if max(path, label, split or 0) >= len(cells):
-        raise UserError(f"{where} has {len(cells)} cells (needed: {max(path, label, split or 0) + 1})")
-    if not cells[path] or not cells[label]:
-        raise UserError(f"{where} has an empty {'label' if cells[path] else 'path'}")
+def _row(cells: list[str], columns: tuple[int, int, int | None], where: str, what: str) -> Row:
+    first, label, split = columns
+    if max(first, label, split or 0) >= len(cells):
+        raise UserError(f"{where} has {len(cells)} cells (needed: {max(first, label, split or 0) + 1})")
+    if not cells[first] or not cells[label]:
+        raise UserError(f"{where} has an empty {'label' if cells[first] else what}")
     written = cells[split] if split is not None else ""
     part = SPLIT_NAMES.get(written.lower(), "")
     if written and not part:
         raise UserError(
             f"{where}: no split '{written}'{nearest(written.lower(), SPLIT_NAMES)} (allowed: train, val, test)"
         )
-    return Row(cells[path].replace("\\", "/"), cells[label], part)
+    return Row(cells[first], cells[label], part)
 
 
-def _check(rows: list[Row], name: str) -> None:
+def _check_paths(rows: list[Row], name: str) -> None:
     labels: dict[str, str] = {}
-    splits: dict[str, str] = {}
     for row in rows:
         if row.path in labels:
             again = "twice" if labels[row.path] == row.label else f"as '{labels[row.path]}' and as '{row.label}'"
             raise UserError(f"{name} lists '{row.path}' {again}")
         labels[row.path] = row.label
-    if any(row.split for row in rows):
-        for row in rows:
-            if not row.split:
-                raise UserError(f"{name} names no split for '{row.path}' (either all rows have one or none)")
-            if (other := splits.setdefault(row.label, row.split)) != row.split:
-                raise UserError(
-                    f"{name}: the label '{row.label}' is in the splits {other} and {row.split}; a split divides the classes, not the images of a "
-                    "class (without the column the classes are divided at random)"
-                )
+
+
+def _check_splits(rows: list[Row], name: str) -> None:
+    splits: dict[str, str] = {}
+    if not any(row.split for row in rows):
+        return
+    for row in rows:
+        if not row.split:
+            raise UserError(f"{name} names no split for '{row.path[:80]}' (either all rows have one or none)")
+        if (other := splits.setdefault(row.label, row.split)) != row.split:
+            raise UserError(
+                f"{name}: the label '{row.label}' is in the splits {other} and {row.split}; a split divides the classes, not the examples of a "
+                "class (without the column the classes are divided at random)"
+            )

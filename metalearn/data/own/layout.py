@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,13 @@ _IMAGES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".jpx", ".ico", ".icns", ".psd", ".pcx", ".sgi", ".qoi"),
     *(".dds", ".mpo", ".heic", ".heif"),
 )
+
+
+class Sought(NamedTuple):
+    """Which files are examples."""
+
+    noun: str
+    is_one: Callable[[str], bool]  # of a file's name
 
 
 class Place(NamedTuple):
@@ -85,7 +92,7 @@ def checked_root(root: str | None, setting: str = "dataset.root") -> Path:
         raise UserError(f"{setting}={root} cannot be read ({one_line(error)})") from error
     if not there:
         raise UserError(f"{setting}={root} is not there")
-    if not path.is_dir() and not (path.is_file() and (is_archive(path) or _is_csv(path.name))):
+    if not path.is_dir() and not (path.is_file() and (is_archive(path) or is_csv(path.name))):
         raise UserError(f"{setting}={root} is no folder, no archive ({' '.join(ARCHIVES)}) and no .csv file")
     return path
 
@@ -93,41 +100,48 @@ def checked_root(root: str | None, setting: str = "dataset.root") -> Path:
 def short_name(root: Path) -> str:
     """What a folder or archive is called wherever it lies; a CSV file like the folder that it lies in."""
     whole = Path(os.path.abspath(root))  # not resolved: a link's own name counts
-    name = whole.parent.name if _is_csv(whole.name) and not whole.is_dir() else whole.name
+    name = whole.parent.name if is_csv(whole.name) and not whole.is_dir() else whole.name
     ending = next((each for each in sorted(ARCHIVES, key=len, reverse=True) if name.lower().endswith(each)), "")
     return name[: len(name) - len(ending)] or "root"
 
 
-def state_of(root: Path, outside: bool) -> str:
-    """Changes when an image, the archive or the CSV file does."""
+def state_of(root: Path, outside: bool, sought: Sought | None = None) -> str:
+    """Changes when an image, the archive or the CSV file does; or a text, where `sought` are TEXT_FILES, which a CSV file holds itself."""
+    is_one = is_image if sought is None else sought.is_one
     if root.is_dir():
-        return fingerprint([root], lambda name: not _hidden(name) and (is_image(name) or _is_csv(name)))
-    files = [] if is_archive(root) else [root.parent / path for path in _of_table(root, outside).images]
+        return fingerprint([root], lambda name: not _hidden(name) and (is_one(name) or is_csv(name)))
+    lists_files = sought is None and not is_archive(root)
+    files = [root.parent / path for path in _of_table(root, outside).images] if lists_files else []
     return fingerprint([root, *files], lambda name: True)
 
 
-def layout_of(root: Path, depth: int = 1, outside: bool = False) -> Layout:
+def layout_of(root: Path, depth: int = 1, outside: bool = False, sought: Sought | None = None) -> Layout:
     """Which image belongs to which class.
 
     Args:
         root: from `checked_root`.
         depth: how many folders make the name of a class: 1 for `cat/1.jpg`, 2 for `Greek/alpha/1.png`. Not of a CSV file.
         outside: whether files outside of `root` are read, through links of a folder or by paths of a CSV file.
+        sought: which files are examples; None: IMAGES.
 
     Raises:
         UserError: there is no image, or it cannot be told what belongs to which class.
     """
     if not root.is_dir() and not is_archive(root):
         return _of_table(root, outside)
+    noun, is_one = sought or IMAGES
     names = [each.name for each in listed(root, lambda name: not _hidden(name), links_out=outside)]
-    images = [name for name in names if is_image(name)]
-    others = [name for name in names if not is_image(name)]
+    images = [name for name in names if is_one(name)]
+    others = [name for name in names if not is_one(name)]
     if not images:
-        raise UserError(f"dataset.root={root} holds no image")
+        raise UserError(f"dataset.root={root} holds no {noun}")
     top = _common_folder(images, depth)
     if (table := _table_within(root, [name for name in others if name.startswith(top)], top)) is not None:
         return _of_table_within(root, table, images, others, outside)
-    return _of_folders(root, top, images, others, depth, outside)
+    layout = _of_folders(root, top, images, others, depth, outside)
+    if not layout.images:
+        raise UserError(f"dataset.root={root}: its {len(images)} {noun}s lie in no class folder, '{images[0]}' for one")
+    return layout
 
 
 def _of_folders(root: Path, top: str, images: list[str], others: list[str], depth: int, outside: bool) -> Layout:
@@ -143,8 +157,6 @@ def _of_folders(root: Path, top: str, images: list[str], others: list[str], dept
             layout.stray.append(name)
         else:
             layout.images[name] = place
-    if not layout.images:
-        raise UserError(f"dataset.root={root}: its {len(images)} images lie in no class folder, '{images[0]}' for one")
     filled = set(layout.images.values())
     there = (folder[len(top) :].split("/") for folder in folders(root, links_out=outside) if folder.startswith(top))
     named = {_place(parts, depth, divides) for parts in there if not _hidden("/".join(parts))}
@@ -186,7 +198,7 @@ def _table_within(root: Path, others: list[str], top: str) -> str | None:
     """The one CSV file at the top of a folder or archive that lists images and labels."""
     found = []
     for name in others:
-        if _is_csv(name) and "/" not in name[len(top) :]:
+        if is_csv(name) and "/" not in name[len(top) :]:
             with opened(root, name) as file:
                 if is_labels(file.read(1 << 16)):
                     found.append(name)
@@ -239,8 +251,12 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(_IMAGES)
 
 
-def _is_csv(name: str) -> bool:
-    return name.lower().endswith(".csv")
+def is_csv(name: str) -> bool:
+    return name.lower().endswith((".csv", ".tsv"))
+
+
+IMAGES = Sought("image", is_image)
+TEXT_FILES = Sought("text", lambda name: name.lower().endswith(".txt"))
 
 
 def _hidden(name: str) -> bool:

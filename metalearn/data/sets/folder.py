@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metalearn.data.cache import Classes, Stored, load_or_make
-from metalearn.data.container import FlatImages
+from metalearn.data.cache import Classes, load_or_make
 from metalearn.data.files.published import About
 from metalearn.data.files.scratch import by_class
 from metalearn.data.images import ImageClasses
 from metalearn.data.normalize import Normalize
-from metalearn.data.own.division import divided
+from metalearn.data.own.division import divided, merged
 from metalearn.data.own.layout import Layout, checked_root, layout_of, short_name, state_of
 from metalearn.data.pictures.pixels import UnreadableImage, decode, header
 from metalearn.errors import UserError
@@ -76,7 +75,7 @@ def load(
         raise UserError(f"dataset.origin={origin} is not allowed (a name without colon)")
     way = _Way(size, channels, fit, background, class_depth, skip_unreadable, outside)
     stored = load_or_make("folder", f"{way.key}-v{CONVERSION}-{state_of(place, outside)}", lambda: way.converted(place))
-    images, names, given = _merged(stored)
+    images, names, given = merged(stored)
     least = min_images or 1
     counts = dict(zip(names, images.counts.tolist(), strict=True))
     chosen = divided(given, counts, split, {"val": val_classes, "test": test_classes}, split_seed, least)
@@ -171,17 +170,3 @@ def _counted(names: Sequence[str], what: str) -> str:
 def _channels(layout: Layout) -> int:
     heads = (header(content) for _, content in layout.contents())
     return 1 if all(head is None or head.grey for head in heads) else 3
-
-
-def _merged(stored: Stored) -> tuple[FlatImages, tuple[str, ...], dict[str, list[str]]]:
-    """The images of each class together, its name, and the splits that name it; stored are those of each class and split, the former in order."""
-    given: dict[str, list[str]] = {}
-    counts: list[int] = []
-    for full, count in zip(stored.class_names, stored.images.counts.tolist(), strict=True):
-        name, _, split = full.rpartition("\t")
-        if name in given:
-            counts[-1] += count
-        else:
-            counts.append(count)
-        given.setdefault(name, []).append(split)
-    return FlatImages(stored.images.images, np.array(counts, dtype=np.int64)), tuple(given), given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from metalearn.data.own.labels import Row, is_labels, read_labels
+from metalearn.data.own.labels import Row, column_of_texts, is_labels, read_labels, read_texts
 from metalearn.errors import UserError
 
 PLAIN = [Row("a/1.png", "cat", ""), Row("b.png", "dog, big", "")]
@@ -63,3 +63,40 @@ def test_a_list_of_images_is_told_from_other_tables() -> None:
     assert is_labels(b"\xef\xbb\xbfimage;class;x\n")
     for other in (b"a,b\n", b"", b"\xff\xfe", b"path\n", b'"label'):
         assert not is_labels(other)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'text,label\n"Well, hello",greeting\nC:\\temp is full,disk\nC:\\temp is full,disk\n',
+        "label\tid\tsentence\ngreeting\t1\tWell, hello\ndisk\t2\tC:\\temp is full\ndisk\t3\tC:\\temp is full\n",
+    ],
+)
+def test_texts_stand_in_the_file_themselves_and_may_come_twice(text: str) -> None:
+    rows = read_texts(text.encode(), "texts.csv")
+    assert rows == [Row("Well, hello", "greeting", ""), *[Row("C:\\temp is full", "disk", "")] * 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "x.csv lists no text"),
+        (b"text,label\n", "x.csv lists no text"),
+        (b"hello,greeting\n", "the first line must name the columns text,label"),
+        (b"text,label\nhello\n", r"x\.csv, row 2 has 1 cells \(needed: 2\)"),
+        (b"text,label\n ,greeting\n", "row 2 has an empty text"),
+        (b"text,label,split\na,b,trian\n", "row 2: no split 'trian'; did you mean 'train'"),
+        (b"text,label,split\na,b,train\nc,b,test\n", "the label 'b' is in the splits train and test"),
+    ],
+)
+def test_mistakes_in_texts_are_one_line(text: bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        read_texts(text, "x.csv")
+    assert "\n" not in str(raised.value)
+
+
+def test_texts_without_labels_are_a_column_of_their_name_or_the_only_one() -> None:
+    assert column_of_texts(b"id,text\n1,hello\n2,bye\n", "x.csv") == ["hello", "bye"]
+    assert column_of_texts(b"hello\nbye\n", "x.csv") == ["hello", "bye"]
+    with pytest.raises(UserError, match=r"x\.csv: no column is named text; the first line is 'id,words'"):
+        column_of_texts(b"id,words\n1,hello\n", "x.csv")
