@@ -55,6 +55,11 @@ class Scale:
     percent: bool
 
     @property
+    def drawn(self) -> str:
+        """What test tasks are drawn from, for reports: classes, or what a data set of numbers has instead."""
+        return "classes" if self.percent else "task families"
+
+    @property
     def worst(self) -> float:
         """A score that every other one is better than."""
         return -math.inf if self.higher_is_better else math.inf
@@ -68,11 +73,21 @@ class Scale:
         return 1 / ways if self.percent else None
 
     def text(self, score: float, half_width: float | None = None, digits: int | None = None) -> str:
-        """`95.20 ± 0.31 %` of 0.952 and 0.0031, or `0.3456 ± 0.0123`: the score with half the width of its interval."""
+        """`95.20 ± 0.31 %` of 0.952 and 0.0031, or `0.3456 ± 0.0123`: the score with half the width of its interval.
+
+        Scores that are no percentages have four decimals where they are below 10, of larger ones five digits in all: `249051 ± 16774`.
+        """
         factor, unit = (100, " %") if self.percent else (1, "")
-        places = digits if digits is not None else 2 if self.percent else 4
+        places = self.digits(score) if digits is None else digits
         interval = "" if half_width is None else f" ± {factor * half_width:.{places}f}"
         return f"{factor * score:.{places}f}{interval}{unit}"
+
+    def digits(self, score: float) -> int:
+        """How many decimals `text` gives a score."""
+        if self.percent:
+            return 2
+        whole = math.floor(math.log10(abs(score))) if math.isfinite(score) and abs(score) >= 1 else 0
+        return max(0, 4 - whole)
 
     def record(self) -> dict[str, Any]:
         """The `kind` entry of results.json, which `scale_of` reads."""
@@ -92,6 +107,11 @@ class Kind(Scale):
     loss: Callable[[Tensor, Tensor], Tensor]
     score_of: Callable[[Tensor, Tensor], Tensor]
     answers: str = ""
+
+    @property
+    def classifies(self) -> bool:
+        """Whether outputs are logits of a task's classes. Tasks of numbers may be drawn from classes, which nobody predicts."""
+        return self.answers != NUMBERS
 
 
 CLASSES, NUMBERS = "classes", "numbers"

@@ -158,7 +158,7 @@ class Examples(NamedTuple):
 
     x: Tensor  # [T, N*K, ...] float32; of texts [T, N*K, length] uint8 (metalearn/data/texts.py)
     y: Tensor  # [T, N*K] int64 in 0..N-1; of regression [T, K, D] float32
-    ways: int  # N, 1 in regression; a Python number, so that no algorithm has to wait for the device to learn it. Of uneven tasks the largest
+    ways: int  # N, in regression D; a Python number, so that no algorithm has to wait for the device to learn it. Of uneven tasks the largest
     counts: tuple[int, ...] | None = None  # of uneven tasks: how many examples each has, [T]
     task_ways: tuple[int, ...] | None = None  # of uneven tasks: the ways of each, [T]
 

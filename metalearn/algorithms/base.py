@@ -4,7 +4,7 @@ An algorithm is what happens inside tasks, for T of them at once; the outer loop
 state on itself between calls, so that adapting or predicting twice gives the same.
 
 Its constructor is given the settings of its YAML file and, of the following, what it asks for by name: `backbone`; `ways`, of the training
-tasks; `train_classes`, how many classes the training split has, rotations counted.
+tasks (in regression the numbers that are predicted for an example); `train_classes`, how many classes the training split has, rotations counted.
 """
 
 from __future__ import annotations

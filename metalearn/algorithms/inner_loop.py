@@ -57,7 +57,7 @@ class InnerLoopLearner(Algorithm):
 
     @abstractmethod
     def classifier(self) -> nn.Module:
-        """The network whose parameters are adapted, as `linear_classifier` makes it: [n, ...] -> [n, N], or -> [n, 1] numbers."""
+        """The network whose parameters are adapted, as `linear_classifier` makes it: [n, ...] -> [n, N], or -> [n, D] numbers."""
 
     @abstractmethod
     def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:

@@ -232,18 +232,17 @@ def _check_groups(cfg: DictConfig) -> None:
 
 
 def _with_home(config: dict[str, Any]) -> dict[str, Any]:
-    """`~` in dataset.root stands for the home directory, also in that of a source."""
+    """`~` in dataset.root and dataset.file stands for the home directory, also in those of a source."""
     dataset = config.get("dataset")
     return config | {"dataset": _expanded(dataset)} if isinstance(dataset, dict) else config
 
 
 def _expanded(dataset: dict[str, Any]) -> dict[str, Any]:
-    sources, root = dataset.get("sources"), dataset.get("root")
+    sources = dataset.get("sources")
     if isinstance(sources, dict):
         dataset = dataset | {"sources": {name: _expanded(source) for name, source in sources.items()}}
-    return (
-        dataset | {"root": str(Path(root).expanduser())} if isinstance(root, str) and root.startswith("~") else dataset
-    )
+    places = {key: dataset[key] for key in ("root", "file") if str(dataset.get(key)).startswith("~")}
+    return dataset | {key: str(Path(place).expanduser()) for key, place in places.items()}
 
 
 @contextmanager

@@ -27,9 +27,11 @@ def validation_tasks(train: Mapping[str, Any]) -> int:
 def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with such an `auto` replaced by its number or name, so that it compares equal to it."""
     dataset = config.get("dataset")
-    if isinstance(dataset, Mapping) and "origin" in dataset and isinstance(dataset.get("root"), str):
-        # The images are the user's own. Wherever they lie, their folder's name says which they are.
-        config = {**config, "dataset": {**dataset, "origin": f"{dataset['origin']}: {_name_of(dataset['root'])}"}}
+    if isinstance(dataset, Mapping) and "origin" in dataset:
+        # The images or the table are the user's own. Wherever they lie, the name of their folder or file says which they are.
+        place = dataset.get("root", dataset.get("file"))
+        if isinstance(place, str):
+            config = {**config, "dataset": {**dataset, "origin": f"{dataset['origin']}: {_name_of(place)}"}}
     train = config.get("train")
     needed = {"val_tasks", "val_every", "steps", "meta_batch_size"}
     if not isinstance(train, Mapping) or not needed <= set(train):

@@ -31,11 +31,11 @@ class Kind(enum.Enum):
 
 
 # The first pattern that matches the whole dotted path decides; everything else belongs to the protocol. Every dataset calls its folder
-# `root`, and `download` whether missing files are fetched.
+# `root` or its one file `file`, and `download` whether missing files are fetched.
 _KINDS: tuple[tuple[re.Pattern[str], Kind], ...] = tuple(
     (re.compile(pattern), kind)
     for pattern, kind in (
-        (r"dataset\.(sources\.[^.]+\.)?(root|download)|hydra(\..*)?", Kind.PLACE),
+        (r"dataset\.(sources\.[^.]+\.)?(root|file|download)|hydra(\..*)?", Kind.PLACE),
         (r"sweep_name|(names|reference|sweep|plugins)(\..*)?", Kind.LABEL),
         (
             r"train\.(log_every|log_seconds|checkpoint_every|keep|snapshots|max_loss)|eval\.(allow_seen|pictures)",

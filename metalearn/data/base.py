@@ -41,12 +41,15 @@ class TrainedOn(NamedTuple):
     classes: int  # of the training split, turned ones counted
     normalize: Mapping[str, Any] | None = None  # `dataset.normalize`
     form: str = IMAGES  # or TEXTS, NUMBERS
+    outputs: int | None = None  # D, see Dataset
+    columns: Mapping[str, Any] | None = None  # of a table: names and units (columns.py)
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> TrainedOn:
         """Reads what `record` made, in this version or one that knew no texts."""
         shape = tuple(record["shape"])
-        return cls(shape, record["classes"], record["normalize"], record.get("form") or form_of_shape(shape))
+        form = record.get("form") or form_of_shape(shape)
+        return cls(shape, record["classes"], record["normalize"], form, record.get("outputs"), record.get("columns"))
 
     def record(self) -> dict[str, Any]:
         """Plain values."""
@@ -55,6 +58,8 @@ class TrainedOn(NamedTuple):
             "classes": self.classes,
             "normalize": self.normalize and dict(self.normalize),
             "form": self.form,
+            **({} if self.outputs is None else {"outputs": self.outputs}),
+            **({} if self.columns is None else {"columns": dict(self.columns)}),
         }
 
 
@@ -116,6 +121,14 @@ class TaskSource(ABC):
         """The same tasks of features [n, D]: each example passes the network once, when a task first has it; only where `examples` is a number."""
         raise NotImplementedError
 
+    def further_scores(self, tasks: TaskBatch, outputs: Tensor) -> dict[str, Tensor]:
+        """What reports say of test tasks beside their score, such as the error in a unit of the user's: name -> [T]; by default nothing.
+
+        Args:
+            outputs: what was predicted for the queries, [T, n, ...].
+        """
+        return {}
+
     def every_example(self) -> Iterator[Tensor]:
         """Every example that tasks are made of once, in chunks [n, ...], as a network sees it, but not changed at random.
 
@@ -139,6 +152,9 @@ class Dataset(ABC):
     kind: Kind
     input_shape: tuple[int, ...]  # of one example, without the task's axes
     split: Split
+    outputs: int | None = (
+        None  # D, the numbers that are predicted for an example; None: 1, or as many as a task has classes
+    )
     uneven: ClassVar[bool] = False  # whether its sources and `check` know VaryingShape: tasks of uneven size
     varying_points: ClassVar[bool] = (
         False  # whether they know VaryingPoints: functions with other numbers of support points
@@ -172,7 +188,7 @@ class Dataset(ABC):
     @property
     def trained_on(self) -> TrainedOn:
         """What a model that is trained on this data set knows of it."""
-        return TrainedOn(self.input_shape, len(self.classes("train")), form=self.form)
+        return TrainedOn(self.input_shape, len(self.classes("train")), form=self.form, outputs=self.outputs)
 
     def brought_to(self, trained_on: TrainedOn) -> Dataset:
         """This data set, its examples in the form of those that a model was trained on.
@@ -199,6 +215,10 @@ class Dataset(ABC):
     def classes(self, split: str) -> tuple[ClassId, ...]:
         """The classes that the split's tasks are made of; none by default."""
         return ()
+
+    def described(self, split: str) -> str:
+        """What a split holds, for `metalearn data check`; by default nothing."""
+        return ""
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ def overview(dataset: Dataset) -> Iterator[str]:
     if not isinstance(dataset, Classed):
         yield f"{dataset.name}: {dataset.kind.name} tasks; an example has the shape {list(dataset.input_shape)}"
         yield f"split '{dataset.split.name}', sha256 {dataset.split.sha256}"
+        yield from (f"  {split}: {text}" for split in SPLITS if (text := dataset.described(split)))
+        yield from dataset.notes
         return
     counts = dataset.stored.counts
     turned = sum(name.startswith(TURNED) for name in dataset.class_names)

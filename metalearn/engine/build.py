@@ -118,7 +118,7 @@ def build_algorithm(config: Config, dataset: Dataset, trained_on: TrainedOn | No
     Raises:
         UserError: there are outer steps and nothing that they could change, or one of the two cannot deal with the data set's tasks.
     """
-    classes = (trained_on or dataset.trained_on).classes
+    known = trained_on or dataset.trained_on
     # torch's initialisers know only the global generator: seed a copy of it and leave the original as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
@@ -142,8 +142,8 @@ def build_algorithm(config: Config, dataset: Dataset, trained_on: TrainedOn | No
             "metalearn.algorithms",
             optional={
                 "backbone": backbone,
-                "ways": most_ways(config, classes),
-                "train_classes": classes,
+                "ways": known.outputs or most_ways(config, known.classes),
+                "train_classes": known.classes,
             },
             check=functools.partial(_refuse_other_tasks, config, dataset),
         )

@@ -39,7 +39,7 @@ class Scores(NamedTuple):
         str, tuple[Any, ...]
     ] = {}  # what reports group the tasks by: name -> a number or a text for each, [T]
     calibration: Mapping[str, Any] | None = (
-        None  # ece, nll, brier and bins of the probabilities after adaptation (reliability.py); None: not measured, or tasks have no classes
+        None  # ece, nll, brier and bins of the probabilities after adaptation (reliability.py); None: not measured, or no classes are predicted
     )
 
     @property
@@ -136,11 +136,12 @@ def evaluate(
             scores.append(score)
             losses.append(batch.query.by_task(source.kind.loss, outputs))
             classes.append(batch.classes)
-            for name, values in (algorithm.further_scores(batch) if with_others else {}).items():
+            more = algorithm.further_scores(batch) | source.further_scores(batch, outputs) if with_others else {}
+            for name, values in more.items():
                 others.setdefault(name, []).append(values)
             for name, of_tasks in batch.about.items():
                 about.setdefault(name, []).extend(of_tasks)
-            if with_others and source.classes:
+            if with_others and source.classes and source.kind.classifies:
                 reliability.append(Reliability.of_outputs(outputs, batch.query))
             if answers is not None:
                 answers(batch, outputs)

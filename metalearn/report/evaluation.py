@@ -76,14 +76,14 @@ def short_keys(record: Record) -> dict[str, str]:
 
 def table(record: Record) -> tuple[list[str], list[list[str]]]:
     """The head and the rows, a row for each cell; columns without a word are left out."""
-    names = {scale_of(cell).score for cell in record["cells"] if is_done(cell)}
-    score = names.pop() if len(names) == 1 else "score"
+    kinds = {scale_of(cell) for cell in record["cells"] if is_done(cell)}
+    score, drawn = (next(iter(kinds)).score, next(iter(kinds)).drawn) if len(kinds) == 1 else ("score", "classes")
     keys = short_keys(record)
     head = [
         *(["run"] if len(record["runs"]) > 1 else []),
         *keys.values(),
         f"{score} ± over tasks",
-        "± over classes",
+        f"± over {drawn}",
         *("before", "alone", "gain", "ECE", "NLL", "Brier", "transductive", "time", "note"),
     ]
     rows = [
@@ -114,7 +114,7 @@ def _numbers(cell: Record) -> list[str]:
     classes = test.get("ci95_classes")
     return [
         kind.text(test[kind.score], test["ci95"]),
-        "" if classes is None else kind.text(classes),
+        "" if classes is None else kind.text(classes, digits=kind.digits(test[kind.score])),
         "" if before is None else kind.text(before, digits=1 if kind.percent else None),
         *_of_ensemble(kind, test.get("ensemble")),
         "" if calibration.get("ece") is None else f"{100 * calibration['ece']:.2f} %",

@@ -150,7 +150,9 @@ def _ensemble(kind: Scale, ensemble: dict[str, Any], which: str) -> list[str]:
     ]
     if all(isinstance(one["mean"], float) and math.isfinite(one["mean"]) for one in (alone, gain)):
         points = " points" if kind.percent else ""
-        over = "" if gain.get("ci95_classes") is None else f", ± {gain_text(kind, gain['ci95_classes'])} over classes"
+        over = (
+            "" if gain.get("ci95_classes") is None else f", ± {gain_text(kind, gain['ci95_classes'])} over {kind.drawn}"
+        )
         lines.append(
             f"the {which} checkpoint alone: {kind.text(alone['mean'], alone['ci95'])}; difference on the same tasks: "
             f"{gain_text(kind, gain['mean'], sign=True)} ± {gain_text(kind, gain['ci95'])}{points} over tasks{over}"
@@ -231,13 +233,17 @@ def _score(kind: Scale, test: dict[str, Any]) -> str:
 def _over_classes(kind: Scale, score: dict[str, Any]) -> str:
     """Results of earlier versions have no such interval, and tests of few classes neither."""
     half_width = score.get("ci95_classes")
-    return "" if half_width is None else f" over tasks, ± {kind.text(half_width)} over classes"
+    if half_width is None:
+        return ""
+    digits = kind.digits(score["mean"] if "mean" in score else score[kind.score])
+    return f" over tasks, ± {kind.text(half_width, digits=digits)} over {kind.drawn}"
 
 
 def _conditions(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> str:
     varying = isinstance(task["ways"], str)
     chance = test.get("chance") if varying else kind.chance(task["ways"])
     step = f", step {test['step']}" if "step" in test else ""
+    drawn = kind.drawn.upper()
     parts = [
         f"95 % interval over {test['tasks']} tasks"
         if test.get("ci95_classes") is None
@@ -245,7 +251,7 @@ def _conditions(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> str:
         *([] if chance is None else [f"{'mean ' if varying else ''}chance {kind.text(chance)}"]),
         f"{test['checkpoint']} checkpoint{step}",
         "transductive" if test["transductive"] else "not transductive",
-        *([f"{test['seen_classes']} TEST CLASSES WERE TRAINING CLASSES"] if test.get("seen_classes") else []),
+        *([f"{test['seen_classes']} TEST {drawn} WERE TRAINING {drawn}"] if test.get("seen_classes") else []),
     ]
     return "; ".join(parts)
 

@@ -176,10 +176,11 @@ def split_of(config: dict[str, Any]) -> str:
 
 
 def _places(dataset: dict[str, Any]) -> list[str]:
-    """The folders of a data set: of a user's own images they say which these are."""
+    """Where the files of a data set lie: of a user's own images and tables this says which these are."""
     sources = dataset.get("sources")
     inner = list(sources.values()) if isinstance(sources, dict) else []
-    roots = [one["root"] for one in (dataset, *inner) if isinstance(one, dict) and isinstance(one.get("root"), str)]
+    found = [one.get(key) for one in (dataset, *inner) if isinstance(one, dict) for key in ("root", "file")]
+    roots = [place for place in found if isinstance(place, str)]
     return [str(Path(root).expanduser().resolve()) for root in roots]
 
 
@@ -206,7 +207,8 @@ def _scored(
     """The scores of a checkpoint's model or, of several, of their ensemble; and the mean score of each."""
     settings, algorithm, source = parts.settings, parts.algorithm, parts.source("test")
     tasks, chunk = settings.eval.tasks, settings.eval.task_chunk
-    pool = Pool(len(states), source.kind, bool(source.classes)) if len(states) > 1 else None
+    classes = bool(source.classes) and source.kind.classifies
+    pool = Pool(len(states), source.kind, classes) if len(states) > 1 else None
     alone, means = None, []
     with contextlib.closing(source), progress(tasks * len(states)) as shown_progress:
         for number, state in enumerate(states):

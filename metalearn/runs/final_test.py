@@ -45,7 +45,8 @@ def final_test(
     if settings.eval.checkpoint == "best":
         outcome.best = chosen["outcome"]["best"]  # also where the resumed checkpoint said otherwise
     parts.be_transductive()
-    by_class, counts = bool(test_tasks.classes), ClassCounts(test_tasks.class_names)
+    by_class = bool(test_tasks.classes) and test_tasks.kind.classifies
+    counts = ClassCounts(test_tasks.class_names)
     started = time.perf_counter()
     with (
         contextlib.closing(test_tasks),

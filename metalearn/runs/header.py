@@ -11,7 +11,9 @@ def describe(config: dict[str, Any], parts: Parts) -> str:
     """`maml with conv4 (111,936 parameters) on cpu; train: 5-way, 1 support + 15 query per class from ...`."""
     task, parameters = config["task"], sum(p.numel() for p in parts.algorithm.parameters())
     classes, train_task = len(parts.dataset.classes("train")), task["train"]
-    origin = f"{classes} classes of {config['names']['dataset']}" if classes else config["names"]["dataset"]
+    kind, name = parts.dataset.kind, config["names"]["dataset"]
+    origin = f"{classes} {kind.drawn} of {name}" if classes else name
+    classes = classes if kind.classifies else 0
 
     together = config["train"]["meta_batch_size"]
 

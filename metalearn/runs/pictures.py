@@ -219,7 +219,7 @@ def _embeddings(algorithm: Algorithm, source: TaskSource, shape: Shape, look: _L
     """
     found: dict[tuple[int, bytes], tuple[Tensor, NDArray[np.uint8]]] = {}
     chosen: set[int] = set()
-    for number in range(_TASKS if source.classes else 0):
+    for number in range(_TASKS if source.classes and source.kind.classifies else 0):
         task = source.tasks(number, 1, shape)
         examples = torch.cat([task.support.x[0], task.query.x[0]])
         images, embedded = look.images(examples), algorithm.embed_examples(examples)

@@ -14,7 +14,7 @@ from metalearn.kinds import Scale, scale_of
 from metalearn.runs.directory import read_config
 from metalearn.runs.reference import Reference, Row
 
-_PLACES = ("hydra.", "dataset.root=")  # overrides that say where, not what
+_PLACES = ("hydra.", "dataset.root=", "dataset.file=")  # overrides that say where, not what
 
 
 def evaluation_modes(reference: Reference, config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -171,7 +171,7 @@ def _tests(
 
 def _without_places(config: dict[str, Any]) -> dict[str, Any]:
     """What another machine may know of the configuration; the record says elsewhere what it is compared with."""
-    dataset = {key: value for key, value in config["dataset"].items() if key != "root"}
+    dataset = {key: value for key, value in config["dataset"].items() if key not in ("root", "file")}
     return {key: value for key, value in config.items() if key not in ("sweep_name", "reference")} | {
         "dataset": dataset
     }

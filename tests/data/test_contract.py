@@ -52,12 +52,22 @@ def small_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 
 @pytest.fixture(scope="session")
-def configs(small_root: Callable[[str], Path]) -> dict[str, dict[str, Any]]:
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lines of 12 tasks, 24 rows of each."""
+    file = tmp_path_factory.mktemp("tabular") / "lines.csv"
+    rows = [f"{i},{x},{x * x},{i * x}" for i in range(12) for x in range(24)]
+    file.write_text("\n".join(["task,a,b,y", *rows]) + "\n")
+    return file
+
+
+@pytest.fixture(scope="session")
+def configs(small_root: Callable[[str], Path], table: Path) -> dict[str, dict[str, Any]]:
     """Of each data set, as small as it can be."""
     made = {name: config_of(name) for name in choices("dataset")}
     for name in SMALL_SETS:
         node = made[name]["dataset"]
         node |= {"root": str(small_root(name))} | ({"size": 16} if "size" in node else {})
+    made["tabular"]["dataset"] |= {"file": str(table)}
     return made
 
 
