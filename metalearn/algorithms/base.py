@@ -64,6 +64,14 @@ class Algorithm(nn.Module, ABC):
         """What `adapt` yields before the first inner step and after each; by default only the end, for learners without steps."""
         yield self.adapt(support)
 
+    def predict_each(self, states: Iterable[Any], query_x: Tensor) -> Iterator[Tensor]:
+        """What `predict` returns for the same queries in each of several states, such as those of `adapt_stepwise`.
+
+        A learner whose states have part of their work on the queries in common does that part once here.
+        """
+        for adapted in states:
+            yield self.predict(adapted, query_x)
+
     def fit(self, images: Iterable[Tensor]) -> None:
         """Takes from the training images what needs no labels and no outer steps, such as their mean feature; by default nothing.
 
@@ -150,6 +158,11 @@ class Algorithm(nn.Module, ABC):
 
         Else they come one by one, each at its own size.
         """
+        return False
+
+    @property
+    def heavy(self) -> bool:
+        """Whether adapting to a test task takes long even where its examples are embedded already: then fewer tasks are drawn to calibrate it."""
         return False
 
     def check_ways(self, ways: int) -> None:  # most serve any

@@ -63,13 +63,18 @@ class EmbeddingLearner(Algorithm):
 
 def two_steps(algorithm: Algorithm, backbone: Backbone) -> TwoSteps:
     """The parts of a learner that has `backbone` as an attribute of this name."""
-    twin = copy.copy(algorithm)  # it shares everything but the backbone
-    twin._modules = {**algorithm._modules, "backbone": Embedded(backbone)}
 
     def embed(x: Tensor) -> Tensor:
         return embed_tasks(backbone, x.unsqueeze(0), False).squeeze(0)
 
-    return TwoSteps(embed, backbone.feature_dim, twin)
+    return TwoSteps(embed, backbone.feature_dim, with_backbone(algorithm, Embedded(backbone)))
+
+
+def with_backbone(algorithm: Algorithm, backbone: Backbone) -> Algorithm:
+    """A learner that shares everything but the backbone with `algorithm`, which has one as an attribute of this name."""
+    twin = copy.copy(algorithm)
+    twin._modules = {**algorithm._modules, "backbone": backbone}
+    return twin
 
 
 class Embedded(Backbone):

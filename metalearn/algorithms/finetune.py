@@ -18,7 +18,8 @@ stands, and use neither a learned scale nor changed images (`scale=1 augment=0`)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -27,8 +28,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from metalearn.algorithms.base import MetaLoss, TwoSteps
-from metalearn.algorithms.embedding import EmbeddingLearner, MetricScale, class_means
+from metalearn.algorithms.embedding import Embedded, EmbeddingLearner, MetricScale, class_means, with_backbone
 from metalearn.backbones import Backbone
+from metalearn.backbones.base import TwoParts
 from metalearn.errors import UserError
 from metalearn.nn.memory_format import channels_last
 from metalearn.nn.random_changes import changed_at_random
@@ -46,6 +48,14 @@ class Adapted(NamedTuple):
     ]  # of the backbone: name -> [T, ...], those that were fine-tuned; empty where none were
     prototypes: Tensor  # [T, N, D]
     support: Examples | None = None  # where fine-tuning has to wait for the queries
+
+
+class _Task(NamedTuple):
+    """One task, and what stays the same while it is fine-tuned."""
+
+    support: Examples
+    x: Tensor  # [n, ...], the support examples as the fixed layers pass them on
+    queries: Tensor | None  # the queries too, where their entropy counts
 
 
 class FineTune(EmbeddingLearner):
@@ -100,14 +110,14 @@ class FineTune(EmbeddingLearner):
         return _TUNING_TASKS if self.lr == "auto" else 0
 
     def tune(self, tasks: TaskBatch) -> str:
+        scores: list[list[Tensor]] = [[] for _ in RATES]
+        for task in tasks.chunks(1):
+            for of_rate, adapted in zip(scores, self._at_each_rate(task), strict=True):
+                outputs = self.predict(adapted, task.query.x)
+                of_rate.append(task.query.by_task(self.kind.score_of, outputs))
         best, best_score = 0, -1.0
-        for number in range(len(RATES)):
-            self.chosen.fill_(number)
-            scores = []
-            for task in tasks.chunks(1):
-                outputs = self.predict(self.adapt(task.support), task.query.x)
-                scores.append(task.query.by_task(self.kind.score_of, outputs))
-            score = float(torch.cat(scores).mean())
+        for number, of_rate in enumerate(scores):
+            score = float(torch.cat(of_rate).mean())
             if score > best_score:
                 best, best_score = number, score
         self.chosen.fill_(best)
@@ -122,30 +132,33 @@ class FineTune(EmbeddingLearner):
         if not self._fine_tunes:
             return self._untouched(support)
         if self.entropy:
-            return self._untouched(support)._replace(support=support)
-        return _joined([self._tuned(task, None) for task in _one_by_one(support)])
+            return Adapted({}, support.x.new_empty(len(support.x), support.ways, 0), support)
+        return _joined([self._tuned(self._prepared(task, None)) for task in _one_by_one(support)])
 
     def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:
         if not self._fine_tunes or self.entropy:
             yield self.adapt(support)
             return
-        tasks = _one_by_one(support)
-        for states in zip(*(self._descend(task, None) for task in tasks), strict=True):
-            yield _joined(
-                [self._state(leaves, weights, task) for (leaves, weights), task in zip(states, tasks, strict=True)]
-            )
+        prepared = [self._prepared(task, None) for task in _one_by_one(support)]
+        for states in zip(*(self._descend(task, self.rate, self._changed(task)) for task in prepared), strict=True):
+            yield _joined(list(states))
 
     def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
-        if adapted.support is not None:
-            tasks = zip(_one_by_one(adapted.support), torch.split(query_x, 1), strict=True)
-            adapted = _joined([self._tuned(task, queries[0]) for task, queries in tasks])
-        if not adapted.parameters:
-            return self._logits(adapted.prototypes, self.embed(query_x))
-        features = [
-            self._features({name: values[task] for name, values in adapted.parameters.items()}, queries)
-            for task, queries in enumerate(query_x)
-        ]
-        return self._logits(adapted.prototypes, torch.stack(features))
+        (outputs,) = self.predict_each([adapted], query_x)
+        return outputs
+
+    def predict_each(self, states: Iterable[Adapted], query_x: Tensor) -> Iterator[Tensor]:
+        flat = self._before(query_x.flatten(0, 1))
+        queries = flat.view(*query_x.shape[:2], *flat.shape[1:])
+        for adapted in states:
+            if adapted.support is not None:
+                tasks = zip(_one_by_one(adapted.support), queries, strict=True)
+                adapted = _joined([self._tuned(self._prepared(task, own)) for task, own in tasks])
+            features = [
+                self._features({name: values[task] for name, values in adapted.parameters.items()}, own)[0]
+                for task, own in enumerate(queries)
+            ]
+            yield self._logits(adapted.prototypes, torch.stack(features))
 
     def deployed(self, adapted: Adapted) -> nn.Module:
         backbone = with_parameters_of_first(self.backbone, adapted.parameters).eval()
@@ -156,8 +169,17 @@ class FineTune(EmbeddingLearner):
             raise UserError(f"algorithm.augment={self.augment} changes images, these examples are {form} (allowed: 0)")
 
     def in_two_steps(self) -> TwoSteps | None:
-        """Only where features stay as they are."""
-        return super().in_two_steps() if self.backbone.frozen and not self.augment else None
+        """Where images stay as they are: the layers that are fixed, and those that are fine-tuned."""
+        if self.augment:
+            return None
+        if self.backbone.frozen:
+            return super().in_two_steps()
+        parts = self.backbone.in_two_parts()
+        return None if parts is None else TwoSteps(parts.fixed, parts.dim, with_backbone(self, parts.behind))
+
+    @property
+    def heavy(self) -> bool:
+        return self._fine_tunes
 
     def embedding(self) -> nn.Module | None:
         return super().embedding() if self.backbone.frozen else None
@@ -189,66 +211,100 @@ class FineTune(EmbeddingLearner):
     def _untouched(self, support: Examples) -> Adapted:
         return Adapted({}, class_means(self.embed(support.x, support.mask), support))
 
-    def _tuned(self, support: Examples, queries: Tensor | None) -> Adapted:
-        """One task after the last step."""
-        for state in self._descend(support, queries):
+    def _at_each_rate(self, task: TaskBatch) -> Iterator[Adapted]:
+        """What is learned of one task with each of RATES, at once: they have the fixed layers' part in common."""
+        yield self._untouched(task.support)
+        queries = self._before(task.query.x[0]) if self.entropy else None
+        prepared = self._prepared(task.support, queries)
+        draws = itertools.tee(self._changed(prepared), len(RATES) - 1)
+        descents = [self._descend(prepared, rate, own) for rate, own in zip(RATES[1:], draws, strict=True)]
+        for states in zip(*descents, strict=True):
+            last = states
+        yield from last
+
+    def _in_parts(self) -> TwoParts:
+        """The backbone's fixed layers, and those that are fine-tuned."""
+        if self.backbone.frozen:
+            return TwoParts(self.backbone, self.backbone.feature_dim, Embedded(self.backbone))
+        return self.backbone.in_two_parts() or TwoParts(nn.Identity(), 0, self.backbone)
+
+    def _before(self, x: Tensor) -> Tensor:
+        """What the fixed layers make of examples: [n, ...] -> [n, ...]."""
+        return self._in_parts().fixed(x)
+
+    def _prepared(self, support: Examples, queries: Tensor | None) -> _Task:
+        return _Task(support, self._before(support.x[0]), queries)
+
+    def _changed(self, task: _Task) -> Iterator[Tensor]:
+        """For each step the support examples as they are changed at random, as the fixed layers pass them on; `task.x` where nothing changes."""
+        deviation = _DEVIATION if self.backbone.normalizes else 1.0
+        images = task.support.x[0]
+        for step in range(self.steps):
+            changed = changed_at_random(images, step, self.augment, deviation)
+            yield task.x if changed is images else self._before(changed)
+
+    def _tuned(self, task: _Task) -> Adapted:
+        """After the last step."""
+        for state in self._descend(task, self.rate, self._changed(task)):
             last = state
-        return self._state(*last, support)
+        return last
 
-    def _descend(self, support: Examples, queries: Tensor | None) -> Iterator[tuple[dict[str, Tensor], Tensor | None]]:
-        """The parameters of one task, and its prototypes where they are learned: before the first step and after each, changed in place.
-
-        Args:
-            support: of one task.
-            queries: [n, ...], where their entropy counts.
-        """
+    def _descend(self, task: _Task, rate: float, draws: Iterable[Tensor]) -> Iterator[Adapted]:
+        """What is learned of one task: before the first step and after each. The next step changes it in place."""
         own = dict(self.backbone.named_parameters())
         leaves = {name: own[name].detach().clone().requires_grad_() for name in self.tuned}
+        parameters = {name: leaf.detach()[None] for name, leaf in leaves.items()}
         weights = None
         if self.prototypes == "learned":
-            with torch.no_grad():
-                # Of length 1, so that one step size suits every backbone.
-                weights = F.normalize(self._means(leaves, support), dim=-1)
-            weights.requires_grad_()
+            # Of length 1, so that one step size suits every backbone.
+            weights = F.normalize(self._means(leaves, task), dim=-1).requires_grad_()
         learned = [*leaves.values(), *([] if weights is None else [weights])]
-        optimizer = torch.optim.Adam(learned, lr=self.rate)
-        yield leaves, weights
-        for step in range(self.steps):
+        optimizer = torch.optim.Adam(learned, lr=rate)
+        for changed in draws:
             with torch.enable_grad():
-                loss = self._loss(leaves, weights, support, queries, step)
+                prototypes, loss = self._loss(leaves, weights, task, changed)
                 gradients = torch.autograd.grad(loss, learned, allow_unused=True)
+            yield Adapted(parameters, prototypes.detach())
             for leaf, gradient in zip(learned, gradients, strict=True):
                 leaf.grad = gradient
             optimizer.step()
-            yield leaves, weights
+        yield Adapted(parameters, self._means(leaves, task) if weights is None else weights.detach())
 
     def _loss(
-        self, leaves: dict[str, Tensor], weights: Tensor | None, support: Examples, queries: Tensor | None, step: int
-    ) -> Tensor:
-        deviation = _DEVIATION if self.backbone.normalizes else 1.0
-        images = changed_at_random(support.x[0], step, self.augment, deviation)
-        prototypes = self._means(leaves, support) if weights is None else weights
-        loss = F.cross_entropy(self._logits(prototypes, self._features(leaves, images)[None])[0], support.y[0])
-        if queries is not None:
-            log_p = self._logits(prototypes, self._features(leaves, queries)[None])[0].log_softmax(-1)
+        self, leaves: dict[str, Tensor], weights: Tensor | None, task: _Task, changed: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The prototypes, [1, N, D], and the loss of a step."""
+        whole = changed is task.x  # then they pass once
+        others = [
+            *([] if weights is not None or whole else [task.x]),
+            *([] if task.queries is None else [task.queries]),
+        ]
+        features, *rest = self._features(leaves, changed, *others)
+        prototypes = weights
+        if prototypes is None:
+            prototypes = class_means((features if whole else rest[0])[None], task.support)
+        loss = F.cross_entropy(self._logits(prototypes, features[None])[0], task.support.y[0])
+        if task.queries is not None:
+            log_p = self._logits(prototypes, rest[-1][None])[0].log_softmax(-1)
             loss = loss - self.entropy * (log_p.exp() * log_p).sum(-1).mean()
-        return loss
+        return prototypes, loss
 
     @torch.no_grad()
-    def _state(self, leaves: dict[str, Tensor], weights: Tensor | None, support: Examples) -> Adapted:
-        """Of one task, detached from what later steps change."""
-        parameters = {name: leaf.detach().clone()[None] for name, leaf in leaves.items()}
-        prototypes = self._means(leaves, support) if weights is None else weights.detach().clone()
-        return Adapted(parameters, prototypes)
-
-    def _means(self, leaves: dict[str, Tensor], support: Examples) -> Tensor:
+    def _means(self, leaves: dict[str, Tensor], task: _Task) -> Tensor:
         """[1, N, D]"""
-        return class_means(self._features(leaves, support.x[0])[None], support)
+        return class_means(self._features(leaves, task.x)[0][None], task.support)
 
-    def _features(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        """Of one task's examples: [n, ...] -> [n, D]."""
-        features: Tensor = functional_call(self.backbone, parameters, (channels_last(x),))
-        return features
+    def _features(self, parameters: dict[str, Tensor], *groups: Tensor) -> list[Tensor]:
+        """One task's examples, in groups that the fixed layers passed on: each [n, ...] -> [n, D]."""
+        layers = self._in_parts().behind
+
+        def passed(x: Tensor) -> Tensor:
+            features: Tensor = functional_call(layers, parameters, (channels_last(x),))
+            return features
+
+        if layers.uses_batch_statistics:
+            return [passed(group) for group in groups]
+        return list(torch.split(passed(torch.cat(groups)), [len(group) for group in groups]))
 
     def _logits(self, prototypes: Tensor, queries: Tensor) -> Tensor:
         """[T, N, D], [T, n, D] -> [T, n, N]"""

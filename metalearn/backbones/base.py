@@ -10,6 +10,7 @@ depend on the others: `uses_batch_statistics` says so, and evaluation reports it
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,14 @@ class PretrainedOn(NamedTuple):
     classes: dict[str, tuple[str, ...]] | None = (
         None  # identity within `origin` -> the class's names; None: nobody knows which classes it saw
     )
+
+
+class TwoParts(NamedTuple):
+    """A backbone whose first layers stay as they are, whatever training or fine-tuning changes."""
+
+    fixed: Callable[[Tensor], Tensor]  # [n, ...] -> [n, M], without gradients
+    dim: int  # M
+    behind: Backbone  # [n, M] -> [n, D]; its parameters have the names that they have in the whole
 
 
 class Backbone(nn.Module):
@@ -51,6 +60,10 @@ class Backbone(nn.Module):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def in_two_parts(self) -> TwoParts | None:
+        """The fixed layers apart from those behind them that change; None where all change, or none, or where they cannot be told apart."""
+        return None
 
     def refuse_inner_loop(self) -> None:
         """Raises UserError where its parameters cannot be adapted to each task."""

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from metalearn.backbones.base import Backbone, PretrainedOn
+from metalearn.backbones.base import Backbone, PretrainedOn, TwoParts
 from metalearn.backbones.low_rank import add_adapters
 from metalearn.errors import UserError, one_line
+from metalearn.nn.division import Division, FixedLayers, divided
 from metalearn.nn.memory_format import channels_last
 
 # That a CPU thread takes at a time where no gradient follows, so that what layers hand on stays in its cache. MobileNetV2 on one core of an AMD
@@ -83,6 +85,7 @@ class Pretrained(Backbone):
             )
         self.name, self.changes, self.lora_rank = name, train, lora_rank
         self.recipe, self.pretrained_on = recipe, pretrained_on
+        self._made: dict[str, Any] = {}  # of the layers, when it is first asked for
         _never_drop(body)
         self.feature_dim = _feature_dim(name, body, recipe.size)
         self.body = body
@@ -103,6 +106,7 @@ class Pretrained(Backbone):
         mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
         self.recipe = Recipe(size, tuple(mean), tuple(std), _INTERPOLATIONS[interpolation])
         self.pretrained_on = [None, imagenet1k(), UNKNOWN][known]
+        self._made = {}
 
     @property
     def frozen(self) -> bool:
@@ -115,6 +119,9 @@ class Pretrained(Backbone):
         for module in self._trained:
             module.train(mode)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": {}}  # a copy makes its own
 
     def extra_repr(self) -> str:
         return f"{self.name}, {self.recipe}"
@@ -132,15 +139,56 @@ class Pretrained(Backbone):
                 "parameters; take a network with layer normalisation (vit_*, swin_*, convnext_*), or an algorithm that adapts the head alone"
             )
 
+    def in_two_parts(self) -> TwoParts | None:
+        if "parts" not in self._made:
+            self._made["parts"] = self._divided() if self.changes == "last_block" else None
+        parts: TwoParts | None = self._made["parts"]
+        return parts
+
     def forward(self, x: Tensor) -> Tensor:
         """Images [n, c, H, W] from 0 to 1 -> [n, D]."""
+        here = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        parts = self.in_two_parts() if here and not x.requires_grad else None
+        if parts is not None:
+            features: Tensor = parts.behind(parts.fixed(x))
+            return features
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            as_trained = torch.is_grad_enabled() or (self.training and not self.frozen)
-            if as_trained or x.device.type != "cpu" or torch.compiler.is_compiling():
-                features: Tensor = self.body(self.taken(x))
-                return features
-            together = max(1, _PIXELS // self.recipe.size**2) * torch.get_num_threads()
-            return torch.cat([self.body(channels_last(self.taken(part))) for part in torch.split(x, together)])
+            if not here or torch.is_grad_enabled() or (self.training and not self.frozen):
+                whole: Tensor = self.body(self.taken(x))
+                return whole
+            return self._by_pieces(x, self._fixed_layers() if self.frozen else self.body)
+
+    def _by_pieces(self, x: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
+        together = max(1, _PIXELS // self.recipe.size**2) * torch.get_num_threads()
+        return torch.cat([layers(channels_last(self.taken(part))) for part in torch.split(x, together)])
+
+    def _fixed_layers(self) -> FixedLayers:
+        """All of them, where the network is frozen."""
+        if "layers" not in self._made:
+            self._made["layers"] = FixedLayers(self.body)
+        layers: FixedLayers = self._made["layers"]
+        return layers
+
+    def _divided(self) -> TwoParts | None:
+        generator = torch.Generator().manual_seed(0)
+        examples = torch.randn(2, 3, self.recipe.size, self.recipe.size, generator=generator).to(self.mean)
+        was_training = self.training
+        self.train(False)  # the examples must not count in running statistics
+        division = divided(self.body, self._trained, examples)
+        self.train(was_training)
+        if division is None:
+            return None
+        layers = FixedLayers(self.body, division.fixed)
+
+        def crossing(images: Tensor) -> Tensor:
+            return torch.cat([part.flatten(1) for part in layers(images)], 1)
+
+        def fixed(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                return self._by_pieces(x, crossing)
+
+        behind = _Behind(self.body, self._trained, division, self.feature_dim)
+        return TwoParts(fixed, sum(shape.numel() for shape in division.shapes), behind)
 
     def taken(self, x: Tensor) -> Tensor:
         """Images [n, c, H, W] from 0 to 1 as the network knows them: [n, 3, size, size]."""
@@ -152,6 +200,35 @@ class Pretrained(Backbone):
             )
             x = (down @ x @ across.T).clamp(0, 1)
         return (x - self.mean) / self.std
+
+
+class _Behind(Backbone):
+    """The layers of a network that change: what crosses to them from the fixed ones, flattened, [n, M] -> [n, D]."""
+
+    uses_batch_statistics = False
+
+    def __init__(self, body: nn.Module, trained: list[nn.Module], division: Division, feature_dim: int) -> None:
+        super().__init__()
+        self.feature_dim, self.body, self._trained = feature_dim, body, trained
+        self._shapes = division.shapes
+        self._run = fx.Interpreter(body, graph=division.behind).run
+
+    def train(self, mode: bool = True) -> _Behind:
+        """The fixed layers stay as they are."""
+        self.training = mode
+        for module in self._trained:
+            module.train(mode)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        crossing = torch.split(x, [shape.numel() for shape in self._shapes], 1)
+        # Copies, so that no operation in place reaches what is kept.
+        given = [
+            channels_last(one.reshape(len(x), *shape).clone())
+            for one, shape in zip(crossing, self._shapes, strict=True)
+        ]
+        features: Tensor = self._run(*given)
+        return features
 
 
 def _single(values: tuple[float, ...]) -> tuple[float, ...]:

@@ -176,12 +176,13 @@ class FeatureMemory:
     """The features of the last network and images that were asked for, for several evaluations one after the other."""
 
     def __init__(self) -> None:
-        self._last: tuple[str, FeatureTable] | None = None
+        self._last: tuple[tuple[str, int, int], FeatureTable] | None = None
 
     def of(self, key: str, rows: int, dim: int) -> FeatureTable:
         """The table of this key, a new one where another was asked for since; arguments as for FeatureFile."""
-        if self._last is None or self._last[0] != key:
-            self._last = (key, FeatureTable(rows, dim))
+        asked = (key, rows, dim)
+        if self._last is None or self._last[0] != asked:
+            self._last = (asked, FeatureTable(rows, dim))
         return self._last[1]
 
 

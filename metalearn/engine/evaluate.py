@@ -170,12 +170,17 @@ def _score_states(
     algorithm: Algorithm, batch: TaskBatch, kind: Kind, stepwise: bool
 ) -> tuple[list[int], Tensor, Tensor]:
     """The inner steps done in each scored state, [S]; its scores, [S, t]; the outputs of the last one."""
-    steps, scores = [], []
+    steps: list[int] = []
     states = algorithm.adapt_stepwise(batch.support) if stepwise else iter([algorithm.adapt(batch.support)])
-    for step, adapted in scored_states(states):
-        outputs = algorithm.predict(adapted, batch.query.x)
+
+    def scored() -> Iterator[Any]:
+        for step, adapted in scored_states(states):
+            steps.append(step)
+            yield adapted
+
+    scores = []
+    for outputs in algorithm.predict_each(scored(), batch.query.x):  # noqa: B007: the last ones are returned
         scores.append(batch.query.by_task(kind.score_of, outputs))
-        steps.append(step)
     return steps, torch.stack(scores), outputs
 
 

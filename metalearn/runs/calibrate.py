@@ -122,7 +122,7 @@ def fitting(dataset: Dataset, split: str, shots: tuple[int, ...], queries: int) 
 
 
 def _size(run: LoadedRun, dataset: Dataset, shots: tuple[int, ...], tasks: int | None) -> Size:
-    fast = run.algorithm.in_two_steps() is not None
+    fast = run.algorithm.in_two_steps() is not None and not run.algorithm.heavy
     val, test, most = _FAST if fast else _SLOW
     if tasks is not None:
         val, test = tasks, 2 * tasks
