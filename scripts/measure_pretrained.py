@@ -1,6 +1,6 @@
 """Measures learners on the features of a frozen MobileNetV2: the tables of docs/results.md.
 
-    python scripts/measure_pretrained.py [--runs DIR] [--only SET ...] [--check]
+    python scripts/measure_pretrained.py [--runs DIR] [--only SET ...] [--learners LEARNER ...] [--check]
 
 The files of the data sets and the network's weights lie in $METALEARN_DATA (docs/data.md, docs/pretrained.md). Rows of learners that were trained
 from scratch are those that scripts/measure_datasets.py and `metalearn reproduce` measured. Runs that are in DIR already, and numbers that
@@ -33,7 +33,7 @@ SPEED = RESULTS.with_name("features.json")  # of scripts/bench_features.py
 REPRODUCED = ROOT / "benchmarks" / "reproduction"
 NETWORK, WEIGHTS, SIZE = "mobilenet_v2", "IMAGENET1K_V1", 96
 FROZEN = ("backbone=torchvision", f"backbone.name={NETWORK}", f"backbone.weights={WEIGHTS}")
-SHARED = ("seed=0", "device=cpu", "task.ways=5", "train.val_tasks=20", f"eval.tasks={TASKS}", "eval.pictures=0")
+SHARED = ("seed=0", "device=cpu", "task.ways=5", "train.val_tasks=20", "eval.pictures=0")
 
 # Turned copies make more classes; pre-trained features of upright training characters are enough for the mean feature.
 OMNIGLOT = DataSet(("dataset=omniglot", "dataset.rotations.train=1", "dataset.rotations.val=1"), 15)
@@ -45,7 +45,16 @@ class Learner(NamedTuple):
 
     title: str
     overrides: tuple[str, ...]
+    tasks: tuple[int, ...] = (TASKS, TASKS)  # test tasks, for each of SHOTS
+    each: bool = False  # whether it learns for each number of shots anew, not once for tasks of one shot
 
+    def titled(self, number: int) -> str:
+        """With the number of tasks where it is not that of the other rows, for number `number` of SHOTS."""
+        tasks = self.tasks[number]
+        return self.title if tasks == TASKS else f"{self.title}, {tasks} tasks"
+
+
+FINE_TUNED = ("algorithm=finetune", "backbone.train=last_block", "train.steps=0", "train.val_tasks=5")
 
 LEARNERS = {
     "nearest_centroid": Learner("nearest centroid", ("algorithm=nearest_centroid",)),
@@ -57,8 +66,25 @@ LEARNERS = {
     "anil": Learner(
         "ANIL, 600 steps", ("algorithm=anil", "algorithm.inner_lr=0.01", "train.steps=600", "train.val_every=200")
     ),
+    "caml": Learner(
+        "CAML, 600 steps",
+        ("algorithm=caml", "train.steps=600", "train.meta_batch_size=4", "train.val_every=200"),
+        each=True,
+    ),
+    "finetune": Learner("fine-tuning (P>M>F without M)", FINE_TUNED, (50, 20), each=True),
     "laplacianshot": Learner("LaplacianShot (transductive)", ("algorithm=laplacianshot",)),
+    "transductive": Learner(
+        "transductive fine-tuning (transductive)",
+        (
+            *FINE_TUNED,
+            *("algorithm.prototypes=learned", "algorithm.entropy=1", "algorithm.augment=0"),
+            *("algorithm.steps=25", "algorithm.lr=5.0e-5"),
+        ),
+        (50, 50),
+        each=True,
+    ),
 }
+
 LARGER = {"emoji": 224}  # data set -> a second size of the network's images
 AT_THE_LARGER = ("nearest_centroid", "ridge", "logistic")
 SCRATCH = {"protonet": "ProtoNet, from scratch", "maml": "MAML, from scratch (transductive)"}
@@ -69,35 +95,37 @@ SCRATCH_OMNIGLOT = {
 }
 
 
-def asked(only: list[str]) -> Iterator[tuple[str, str, int]]:
+def asked(only: list[str], learners: list[str]) -> Iterator[tuple[str, str, int]]:
     """(data set, learner, size of the network's images) of every run."""
     for name in TESTED:
         if not only or name in only:
-            yield from ((name, learner, SIZE) for learner in LEARNERS)
-            yield from ((name, learner, LARGER[name]) for learner in AT_THE_LARGER if name in LARGER)
+            yield from ((name, learner, SIZE) for learner in learners or LEARNERS)
+            larger = [learner for learner in AT_THE_LARGER if name in LARGER and (not learners or learner in learners)]
+            yield from ((name, learner, LARGER[name]) for learner in larger)
 
 
 def measured(runs: Path, name: str, learner: str, size: int) -> Iterator[Record]:
-    """The numbers of one run, for each number of shots, as far as they are not known yet."""
-    data, run_dir = TESTED[name], runs / f"{name}-{learner}-{size}"
-    shape = (f"task.queries={data.queries}", "task.shots=1")
-    for shots in SHOTS:
+    """The numbers of one run, or of one for each number of shots, as far as they are not known yet."""
+    data, about = TESTED[name], LEARNERS[learner]
+    for shots, tasks in zip(SHOTS, about.tasks, strict=True):
         key = {"learner": learner, "tested": name, "shots": shots, "size": size}
         if any(key.items() <= known.items() for known in read()["measured"]):
             continue
+        of_run = shots if about.each else SHOTS[0]
+        run_dir = runs / f"{name}-{learner}-{size}{f'-{shots}' if of_run != SHOTS[0] else ''}"
         if not is_done(run_dir):
             overrides = (
                 *data.overrides,
                 *FROZEN,
                 f"backbone.size={size}",
                 *SHARED,
-                *shape,
-                *LEARNERS[learner].overrides,
+                *(f"task.queries={data.queries}", f"task.shots={of_run}", f"eval.tasks={tasks}"),
+                *about.overrides,
             )
             metalearn.train(*overrides, f"hydra.run.dir={run_dir}")
         record = json.loads((run_dir / "results.json").read_text())
-        if shots != 1:
-            record = metalearn.evaluate(run_dir, shape[0], f"task.shots={shots}")
+        if shots != of_run:
+            record = metalearn.evaluate(run_dir, f"task.queries={data.queries}", f"task.shots={shots}")
         test = record["test"]
         kept = ("accuracy", "ci95", "ci95_classes", "tasks", "transductive", "seen_in_pretraining")
         yield key | {name: test[name] for name in kept} | {"split": record["split"]}
@@ -131,9 +159,9 @@ def tables(record: Record) -> list[str]:
     }
     sets = [name for name in TESTED if any(row["tested"] == name for row in record["measured"])]
     scratch, lines = from_scratch(), []
-    for shots in SHOTS if sets else ():
+    for number, shots in enumerate(SHOTS if sets else ()):
         rows = [
-            [learner.title, *(text(found.get((key, name, shots, SIZE))) for name in sets)]
+            [learner.titled(number), *(text(found.get((key, name, shots, SIZE))) for name in sets)]
             for key, learner in LEARNERS.items()
         ]
         for size in sorted(set(LARGER.values())):
@@ -199,6 +227,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--runs", type=Path, default=ROOT / "outputs" / "pretrained")
     parser.add_argument("--only", nargs="+", choices=TESTED, default=[])
+    parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=[])
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(argv)
     if options.check:
@@ -206,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(f"{PAGE} is out of date: run python scripts/measure_pretrained.py")
         return
     torch.set_num_threads(1)
-    for run in asked(options.only):
+    for run in asked(options.only, options.learners):
         for row in measured(options.runs, *run):
             record = read()
             record["environment"] = environment("cpu")

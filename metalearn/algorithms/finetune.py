@@ -39,6 +39,7 @@ from metalearn.tasks import Examples, TaskBatch
 
 RATES = (0.0, 1e-4, 1e-3, 1e-2)  # among which `lr=auto` chooses
 _TUNING_TASKS = 5
+_TOGETHER = 32  # changed images that pass the fixed layers at a time: few are slow, many need memory
 _DEVIATION = 0.225  # of pre-trained networks' images, where these come from 0 to 1
 
 
@@ -238,10 +239,14 @@ class FineTune(EmbeddingLearner):
     def _changed(self, task: _Task) -> Iterator[Tensor]:
         """For each step the support examples as they are changed at random, as the fixed layers pass them on; `task.x` where nothing changes."""
         deviation = _DEVIATION if self.backbone.normalizes else 1.0
-        images = task.support.x[0]
-        for step in range(self.steps):
-            changed = changed_at_random(images, step, self.augment, deviation)
-            yield task.x if changed is images else self._before(changed)
+        images, together = task.support.x[0], max(1, _TOGETHER // len(task.support.x[0]))
+        for first in range(0, self.steps, together):
+            steps = range(first, min(first + together, self.steps))
+            changed = [changed_at_random(images, step, self.augment, deviation) for step in steps]
+            new = [draw for draw in changed if draw is not images]
+            passed = iter(torch.split(self._before(torch.cat(new)), len(images)) if new else ())
+            for draw in changed:
+                yield task.x if draw is images else next(passed)
 
     def _tuned(self, task: _Task) -> Adapted:
         """After the last step."""

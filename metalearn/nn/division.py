@@ -146,6 +146,7 @@ def _without_batch_norm(network: nn.Module) -> nn.Module:
             setattr(traced.get_submodule(owner), name, fuse_conv_bn_eval(convolution, norm))
             node.replace_all_uses_with(before)
             traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
 

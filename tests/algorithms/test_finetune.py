@@ -71,7 +71,8 @@ def by_hand(
 
     for step in range(steps):
         optimizer.zero_grad()
-        loss = F.cross_entropy(cosines(network(changed_at_random(support, step, augment, 1.0)), prototypes()), y)
+        changed = changed_at_random(support, step, augment, 0.225 if isinstance(backbone, WholeBody) else 1.0)
+        loss = F.cross_entropy(cosines(network(changed), prototypes()), y)
         if entropy:
             p = cosines(network(queries), prototypes()).softmax(-1)
             loss = loss + entropy * torch.distributions.Categorical(p).entropy().mean()
@@ -92,6 +93,88 @@ def test_fine_tuning_is_the_authors_loop(steps: int, augment: float, entropy: fl
         torch.testing.assert_close(logits[task], expected, atol=1e-7, rtol=1e-7)
     untouched = learner(lr=0.0).double()
     assert not torch.allclose(logits, untouched.predict(untouched.adapt(given.support), given.query.x), atol=1e-4)
+
+
+def partly_fixed(augment: float, entropy: float = 0.0, **settings: Any) -> FineTune:
+    """With fixed layers in front of those that are fine-tuned, in double precision."""
+    torch.manual_seed(0)
+    backbone = TorchvisionModel((1, 16, 16), "shufflenet_v2_x0_5", "none", None, 32, "last_block", 0, "nothing")
+    for module in backbone.modules():  # features of a network at its start are all but equal
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean = torch.rand(module.num_features) - 0.5
+            module.running_var = torch.rand(module.num_features) / 20
+    return learner(backbone, augment=augment, entropy=entropy, **settings).double()
+
+
+@pytest.mark.parametrize(("steps", "augment", "entropy"), [(3, 1.0, 0.0), (3, 0.5, 0.0), (2, 0.0, 0.5)])
+def test_layers_that_are_fixed_change_no_number(steps: int, augment: float, entropy: float) -> None:
+    algorithm, given = partly_fixed(augment, entropy, steps=steps), doubled(tasks())
+    assert algorithm.backbone.in_two_parts() is not None
+    support, query = given.support, given.query
+    with torch.no_grad():
+        logits = algorithm.predict(algorithm.adapt(support), query.x)
+        states = list(algorithm.predict_each(algorithm.adapt_stepwise(support), query.x))
+    for task in range(2):
+        expected = by_hand(
+            WholeBody(algorithm.backbone), support.x[task], support.y[task], query.x[task], steps, augment, entropy
+        )
+        torch.testing.assert_close(logits[task], expected, atol=1e-7, rtol=1e-7)
+    torch.testing.assert_close(states[-1], logits, atol=1e-9, rtol=1e-9)
+    untouched = algorithm.predict(algorithm._untouched(support), query.x)
+    assert not torch.allclose(logits, untouched, atol=1e-4)
+
+
+class WholeBody(nn.Module):
+    """All layers of a pre-trained network, one after the other, whatever training changes."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        assert isinstance(backbone, TorchvisionModel)
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.backbone.body(self.backbone.taken(x))
+        return features
+
+
+@pytest.mark.parametrize(("augment", "images"), [(1.0, 6 + 3 * 6 + 12), (0.0, 6 + 12)])
+def test_an_image_passes_the_fixed_layers_once_whatever_is_scored(augment: float, images: int) -> None:
+    algorithm, given = partly_fixed(augment, steps=3), doubled(tasks(1))
+    passed = []
+    assert isinstance(algorithm.backbone, TorchvisionModel)
+    taken = algorithm.backbone.taken
+    algorithm.backbone.taken = lambda x: (passed.append(len(x)), taken(x))[1]  # type: ignore[method-assign, func-returns-value]
+    with torch.no_grad():
+        list(algorithm.predict_each(algorithm.adapt_stepwise(given.support), given.query.x))
+    assert sum(passed) == images
+
+
+@pytest.mark.parametrize("entropy", [0.0, 0.5])
+def test_unchanged_images_can_be_taken_as_the_fixed_layers_pass_them_on(entropy: float) -> None:
+    algorithm, given = partly_fixed(0.0, entropy, steps=3), doubled(tasks())
+    parts = algorithm.in_two_steps()
+    assert parts is not None
+    assert algorithm.heavy
+    support, query = (
+        part._replace(x=torch.stack([parts.embed(x) for x in part.x])) for part in (given.support, given.query)
+    )
+    assert support.x.shape[2:] == (parts.dim,)
+    with torch.no_grad():
+        apart = parts.learner.predict(parts.learner.adapt(support), query.x)
+        whole = algorithm.predict(algorithm.adapt(given.support), given.query.x)
+    torch.testing.assert_close(apart, whole, atol=1e-9, rtol=1e-9)
+    assert partly_fixed(0.9).in_two_steps() is None
+
+
+@pytest.mark.parametrize("entropy", [0.0, 0.5])
+def test_all_rates_at_once_are_those_one_by_one(entropy: float) -> None:
+    algorithm, given = partly_fixed(0.9, entropy, steps=2, lr="auto"), doubled(tasks(1))
+    with torch.no_grad():
+        for number, adapted in enumerate(algorithm._at_each_rate(given)):
+            algorithm.chosen.fill_(number)
+            expected = algorithm.predict(algorithm.adapt(given.support), given.query.x)
+            torch.testing.assert_close(algorithm.predict(adapted, given.query.x), expected, atol=1e-9, rtol=1e-9)
+    assert number == len(RATES) - 1
 
 
 def test_learned_prototypes_are_fine_tuned_too() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -346,3 +347,43 @@ def test_timm_needs_its_package_or_makes_its_network() -> None:
     assert backbone.eval()(torch.rand(1, 1, 8, 8)).shape == (1, backbone.feature_dim)
     with pytest.raises(UserError, match=r"backbone\.name=vit_tinny: timm has no model of this name"):
         build(node | {"name": "vit_tinny"}, "backbone", TimmModel, "metalearn.backbones", {"image_shape": (1, 8, 8)})
+
+
+def test_the_last_block_behind_fixed_layers_is_the_whole_network_in_training_too() -> None:
+    backbone = of_torchvision(train="last_block").double()
+    x = torch.rand(4, 3, 32, 32, dtype=torch.double)
+    statistics = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+    assert backbone.in_two_parts() is not None
+    assert all(torch.equal(statistics[name], buffer) for name, buffer in backbone.named_buffers())
+    for training in (True, False):
+        backbone.train(training)
+        twin = copy.deepcopy(backbone)
+        features, expected = backbone(x), twin.body(twin.taken(x))
+        torch.testing.assert_close(features, expected)
+        trained = [weight for weight in backbone.parameters() if weight.requires_grad]
+        twins = [weight for weight in twin.parameters() if weight.requires_grad]
+        gradients = torch.autograd.grad(features.square().sum(), trained)
+        torch.testing.assert_close(gradients, torch.autograd.grad(expected.square().sum(), twins))
+        for name, buffer in twin.named_buffers():  # running statistics moved alike
+            torch.testing.assert_close(dict(backbone.named_buffers())[name], buffer)
+
+
+def test_a_copy_of_a_network_and_loaded_weights_have_features_of_their_own() -> None:
+    x = torch.rand(2, 3, 32, 32)
+    for train in ("none", "last_block"):
+        backbone = of_torchvision(train=train).eval()
+        with torch.no_grad():
+            before = backbone(x)
+            copied = copy.deepcopy(backbone)
+            torch.testing.assert_close(copied(x), before)
+            state = {name: 1.01 * value if value.dim() == 4 else value for name, value in backbone.state_dict().items()}
+            copied.load_state_dict(state)
+            torch.testing.assert_close(copied(x), copied.body(copied.taken(x)))
+            assert not torch.equal(copied(x), before)
+            assert backbone(x).equal(before)
+
+
+def test_a_network_that_changes_as_a_whole_or_not_at_all_has_no_two_parts() -> None:
+    assert of_torchvision(train="all").in_two_parts() is None
+    assert of_torchvision(train="none").in_two_parts() is None
+    assert of_torchvision(train="none", lora_rank=2).in_two_parts() is None
