@@ -6,7 +6,7 @@ T tasks, N ways, K shots, Q queries per class, D features.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -135,8 +135,7 @@ class MetaModuleLearner(InnerLoopLearner):
         with torch.enable_grad():  # evaluation turns gradients off, the inner loop lives on them
             learner = self.learner.clone()
             learner.module.expand(x.shape[0])
-            if support.ways != self.ways:
-                self.resize_head(learner, support.ways)
+            self.begin(learner, x, support)
         yield self._adapted(learner, support)
         for step in range(self.inner_steps if self.training else self.test_inner_steps):
             first_order = not self.training or self.leaves_out_second_derivatives()
@@ -156,6 +155,11 @@ class MetaModuleLearner(InnerLoopLearner):
         """Whether training does, at this outer step."""
         first_order: bool = self.learner.first_order
         return first_order
+
+    def begin(self, learner: Any, x: Tensor, support: Examples) -> None:
+        """Makes a clone ready for tasks, before the first inner step: by default its head, for their number of ways."""
+        if support.ways != self.ways:
+            self.resize_head(learner, support.ways)
 
     def begin_step(self, learner: Any, step: int) -> None:  # by default nothing
         """Gives a clone what belongs to inner step number `step`, from 0 on, and to the queries after it, before the support set passes."""
@@ -185,15 +189,20 @@ class MetaModuleLearner(InnerLoopLearner):
 
     def resize_head(self, learner: Any, ways: int) -> None:
         """Fits the head of a clone, and what a subclass keeps for each of its parameters, to another number of ways."""
-        head = learner.module.module.head
-        for name, parameter in head._parameters.items():
-            head._parameters[name] = resized_head(parameter, ways)
+        resize_head(learner, ways, resized_head)
 
     def _adapted(self, learner: Any, support: Examples) -> Adapted:
         parameters = dict(learner.module.module.named_parameters())
         if not self.training:
             parameters = {name: parameter.detach() for name, parameter in parameters.items()}
         return Adapted(parameters, support.x)
+
+
+def resize_head(learner: Any, ways: int, resized: Callable[[Tensor, int], Tensor]) -> None:
+    """Replaces each parameter [T, N, ...] of the head of a clone by what `resized` makes of it for so many ways."""
+    head = learner.module.module.head
+    for name, parameter in head._parameters.items():
+        head._parameters[name] = resized(parameter, ways)
 
 
 def linear_classifier(backbone: Backbone, ways: int) -> nn.Sequential:

@@ -7,6 +7,9 @@ order) unless `first_order` (section 5.2). MAML++, section 4: the multi-step los
 is `first_order_until`; the learned rates, one per parameter tensor and inner step, are `rates`, applied by `take_step`; the gains and shifts of
 normalisation layers for each inner step are `norm_parameters="per_step"`, set by `begin_step`.
 
+BOIL, body only update in the inner loop (Oh, Yoo, Kim and Yun 2021, https://arxiv.org/abs/2008.08882), is `head_parameters="shared"`: the inner
+loop's step size is 0 for the head, so that features have to move towards the rows of a head that is the same for all tasks.
+
 Departures from MAML's authors' code: the inner loss is the mean over the support set, theirs the sum over classes of the mean over shots (so
 their step size 0.4 on 5 ways is `inner_lr=2.0` here); the norms' gain and shift are adapted too by default, as learn2learn does, where theirs
 have a shift alone, which the outer loop alone learns (`norm_parameters="shared"`, but for the gain); their norms add 1e-3 to the variance, ours 1e-5.
@@ -14,6 +17,9 @@ have a shift alone, which the outer loop alone learns (`norm_parameters="shared"
 Departures from MAML++'s authors' code, whose inner loss is that mean too: no statistics for each inner step (theirs are kept, but their forward pass
 normalises with those of the set at hand, as here); what they anneal by epochs of 500 outer steps moves with every outer step; their floor under the
 weights of the earlier steps, 0.03 / N, is left out (it would count in annealings longer than 33 of their epochs; theirs take 10 or 15).
+
+Departure from BOIL: a task of other ways than the head has rows for takes the first rows, and rows that `rows_of_head` makes; the paper has no such
+tasks.
 """
 
 from __future__ import annotations
@@ -25,10 +31,10 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.algorithms.base import MetaLoss
-from metalearn.algorithms.inner_loop import MetaModuleLearner, linear_classifier
+from metalearn.algorithms.inner_loop import MetaModuleLearner, linear_classifier, resize_head
 from metalearn.backbones import Backbone
 from metalearn.nn.l2l import learn2learn_module
-from metalearn.nn.task_batched import TaskBatched, with_parameters
+from metalearn.nn.task_batched import TaskBatched, resized_head, rows_of_head, with_parameters
 from metalearn.tasks import TaskBatch
 
 
@@ -50,6 +56,7 @@ class MAML(MetaModuleLearner):
         norm_parameters: the gains and shifts of the normalisation layers are "adapted" in the inner loop like all parameters, "shared" by all
             tasks, so that the outer loop alone learns them, or "per_step": shared likewise, one for each inner step in training; inner steps beyond
             those, in evaluation, take the last one's.
+        head_parameters: those of the linear head are "adapted" in the inner loop or "shared" by all tasks, so that the outer loop alone learns them.
 
     Raises:
         UserError: learn2learn is missing, or the backbone keeps running statistics.
@@ -68,6 +75,7 @@ class MAML(MetaModuleLearner):
         first_order_until: int,
         checkpoint_inner: bool,
         norm_parameters: str,
+        head_parameters: str,
     ) -> None:
         # allow_nograd takes the branch of learn2learn's adapt that does not swallow a RuntimeError; nothing here lacks a gradient.
         learner = learn2learn_module("algorithms.maml").MAML(
@@ -78,12 +86,15 @@ class MAML(MetaModuleLearner):
             allow_nograd=True,
         )
         super().__init__(backbone, ways, learner, inner_steps, test_inner_steps, checkpoint_inner)
-        shared = norms_of(self.classifier()) if norm_parameters != "adapted" else {}
-        self.shared = tuple(shared)  # names of what the inner loop leaves as it is
+        norms = norms_of(self.classifier()) if norm_parameters != "adapted" else {}
+        self.shared_norms = tuple(norms)
         # [inner_steps - 1, D] for each of them: the first inner step takes the network's own.
-        later = shared.values() if norm_parameters == "per_step" and inner_steps > 1 else ()
+        later = norms.values() if norm_parameters == "per_step" and inner_steps > 1 else ()
         self.later_norms = nn.ParameterList(norm.detach().repeat(inner_steps - 1, 1) for norm in later)
-        tensors = len(list(self.classifier().parameters())) - len(shared)
+        names = [name for name, _ in self.classifier().named_parameters()]
+        self.shared_head = tuple(name for name in names if name.startswith("head.") and head_parameters == "shared")
+        self.shared = {*self.shared_norms, *self.shared_head}  # what the inner loop leaves as it is
+        tensors = len(names) - len(self.shared)
         self.rates = nn.Parameter(torch.full((inner_steps, tensors), float(inner_lr))) if learn_rates else None
         self.multi_step_loss_until = multi_step_loss_until
         self.first_order_until = first_order_until
@@ -100,7 +111,7 @@ class MAML(MetaModuleLearner):
             return
         network, entry = learner.module.module, min(step, self.inner_steps - 1) - 1
         parameters = dict(network.named_parameters())
-        for name, norms in zip(self.shared, self.later_norms, strict=True):
+        for name, norms in zip(self.shared_norms, self.later_norms, strict=True):
             norm = norms[entry] if self.training else norms[entry].detach()
             parameters[name] = norm.expand_as(parameters[name])
         with_parameters(network, list(parameters.values()))
@@ -120,6 +131,10 @@ class MAML(MetaModuleLearner):
         moves = iter(updates)
         of_all = [None if name in self.shared else next(moves) for name in parameters]
         learner.module = learn2learn_module("utils").update_module(learner.module, updates=of_all)
+
+    def resize_head(self, learner: Any, ways: int) -> None:
+        # The mean of the rows, from which an adapted head starts, would leave a head that stays with equal scores for all classes.
+        resize_head(learner, ways, rows_of_head if self.shared_head else resized_head)
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         """The queries' loss after the last inner step or, until `multi_step_loss_until`, the weighted sum of those after each."""

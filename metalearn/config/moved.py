@@ -19,7 +19,7 @@ def present_name(target: str) -> str:
 
 # Settings that a class was given later -> the value that means what it did without them.
 _ADDED: dict[str, dict[str, Any]] = {
-    "metalearn.algorithms.maml.MAML": {"norm_parameters": "adapted"},
+    "metalearn.algorithms.maml.MAML": {"norm_parameters": "adapted", "head_parameters": "adapted"},
     "metalearn.algorithms.mann.MANN": {
         "order": "read_first",
         "write_vectors": "key",
@@ -29,6 +29,7 @@ _ADDED: dict[str, dict[str, Any]] = {
     "metalearn.algorithms.matching.MatchingNet": {"scale": 1.0, "learn_scale": False},
     "metalearn.algorithms.protonet.ProtoNet": {"scale": 1.0, "learn_scale": False},
     "metalearn.algorithms.relation.RelationNet": {"loss": "squared_error"},
+    "metalearn.algorithms.ridge.Ridge": {"errors": "sum"},
     "metalearn.data.sets.glyphs.load": {"channels": 1, "normalize": None},
 }
 

@@ -301,3 +301,16 @@ def resized_head(parameter: Tensor, ways: int) -> Tensor:
     Excel in Few-Shot Classification", section 5).
     """
     return parameter.mean(1, keepdim=True).expand(-1, ways, *parameter.shape[2:])
+
+
+def rows_of_head(parameter: Tensor, ways: int) -> Tensor:
+    """Lets a head that no inner step changes serve another number of ways, by a row of its own for each class: [T, N, ...] -> [T, ways, ...].
+
+    Fewer classes take the first rows. Further ones take rows that are as long and as different from each other as the trained ones: how a trained
+    row differs from the mean row, with its features turned on by one place.
+    """
+    trained, mean = parameter.shape[1], parameter.mean(1, keepdim=True)
+    rows = [parameter]
+    for turn in range(1, (ways - 1) // trained + 1):
+        rows.append(mean + (parameter - mean).roll(turn, dims=-1) if parameter.dim() > 2 else parameter)
+    return torch.cat(rows, dim=1)[:, :ways]

@@ -61,6 +61,7 @@ def maml(
         first_order_until=first_order_until,
         checkpoint_inner=checkpoint_inner,
         norm_parameters="adapted",
+        head_parameters="adapted",
     ).to(dtype)
 
 
@@ -219,7 +220,7 @@ def test_other_numbers_of_ways_start_from_the_mean_row() -> None:
 def test_running_statistics_are_refused() -> None:
     backbone = Conv4(SHAPE, filters=8, downsample="stride", norm="batch", running_stats=True, pool="mean")
     with pytest.raises(UserError, match=r"backbone\.running_stats"):
-        MAML(backbone, WAYS, 0.4, 1, 1, False, False, 0, 0, False, "adapted")
+        MAML(backbone, WAYS, 0.4, 1, 1, False, False, 0, 0, False, "adapted", "adapted")
 
 
 def test_adaptation_errors_are_raised_not_printed(capsys: pytest.CaptureFixture[str]) -> None:

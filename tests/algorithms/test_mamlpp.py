@@ -173,6 +173,7 @@ def test_a_whole_number_is_a_rate_too() -> None:
         first_order_until=0,
         checkpoint_inner=False,
         norm_parameters="adapted",
+        head_parameters="adapted",
     )
     assert algorithm.rates is not None
     assert torch.equal(algorithm.rates, torch.ones(2, 4))

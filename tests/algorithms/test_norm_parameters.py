@@ -50,6 +50,7 @@ def maml(
         first_order_until=0,
         checkpoint_inner=checkpoint_inner,
         norm_parameters=norm_parameters,
+        head_parameters="adapted",
     ).double()
     shake([*norms_of(algorithm.classifier()).values(), *algorithm.later_norms])  # else all are ones and zeros
     return algorithm
@@ -179,7 +180,7 @@ def test_one_inner_step_has_norms_of_its_own_already() -> None:
 
 def test_a_network_without_normalisation_has_nothing_to_share() -> None:
     network = backbone("mlp")
-    algorithm = MAML(network, WAYS, 0.4, 2, 2, False, True, 0, 0, False, "per_step")
+    algorithm = MAML(network, WAYS, 0.4, 2, 2, False, True, 0, 0, False, "per_step", "adapted")
     assert not algorithm.later_norms
     assert algorithm.rates is not None
     assert algorithm.rates.shape == (2, 4)
@@ -187,7 +188,7 @@ def test_a_network_without_normalisation_has_nothing_to_share() -> None:
 
 def test_group_normalisation_counts() -> None:
     network = Conv4((1, 16, 16), filters=8, downsample="stride", norm="group", running_stats=False, pool="mean")
-    algorithm = MAML(network, WAYS, 0.4, 2, 2, False, False, 0, 0, False, "per_step")
+    algorithm = MAML(network, WAYS, 0.4, 2, 2, False, False, 0, 0, False, "per_step", "adapted")
     assert len(algorithm.later_norms) == 8
 
 

@@ -267,7 +267,11 @@ def test_inner_loops_take_them_without_statistics_for_any_number_of_tasks_at_onc
     tasks = TaskBatch(Examples(x, y, 3), Examples(1 - x, y, 3), torch.zeros(2, 3, dtype=torch.int64))
     gradients = []
     for task_chunk in (1, 2):
-        algorithm = MAML(make(running_stats=False), 3, 0.1, 1, 1, False, False, 0, 0, False, "adapted").double().train()
+        algorithm = (
+            MAML(make(running_stats=False), 3, 0.1, 1, 1, False, False, 0, 0, False, "adapted", "adapted")
+            .double()
+            .train()
+        )
         meta_gradient(algorithm, tasks, task_chunk, "fp32")
         gradients.append([p.grad for p in algorithm.parameters()])
     for one, both in zip(*gradients, strict=True):
@@ -278,12 +282,14 @@ def test_inner_loops_take_them_without_statistics_for_any_number_of_tasks_at_onc
 @pytest.mark.parametrize("make", [resnet12, cnn4])
 def test_inner_loops_refuse_running_statistics(make: type[Backbone]) -> None:
     with pytest.raises(UserError, match=r"backbone\.running_stats"):
-        MAML(make(running_stats=True), 3, 0.1, 1, 1, False, False, 0, 0, False, "adapted")
+        MAML(make(running_stats=True), 3, 0.1, 1, 1, False, False, 0, 0, False, "adapted", "adapted")
 
 
 def test_inner_loops_refuse_to_drop() -> None:
     with pytest.raises(UserError, match=r"backbone\.drop_rate=0\.1"):
-        MAML(resnet12(running_stats=False, drop_rate=0.1), 3, 0.1, 1, 1, False, False, 0, 0, False, "adapted")
+        MAML(
+            resnet12(running_stats=False, drop_rate=0.1), 3, 0.1, 1, 1, False, False, 0, 0, False, "adapted", "adapted"
+        )
     with pytest.raises(UserError, match=r"backbone\.drop_rate=0\.1"):
         ANIL(resnet12(running_stats=True, drop_rate=0.1), 3, 0.1, 1, 1, first_order=False)
 
