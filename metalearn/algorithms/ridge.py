@@ -5,13 +5,13 @@ fewer support examples than features it is found by Woodbury's identity, which i
 the outputs times `scale`; they train through the softmax cross-entropy of the queries, although the head fits squared errors.
 
 By default nothing is trained: a closed-form probe of given features. With `train.steps` above 0 the gradient passes the solution into the backbone;
-with `learn_head`, penalty and scale are learned too: that is R2-D2, with `transform=none`.
+with `learn_head`, penalty and scale are learned too. `algorithm=r2d2` does both.
 
-As in the authors' code a column of ones beside the features makes the bias, which is penalised like the rest.
+As in the authors' code a column of ones beside the features makes the bias, which is penalised like the rest. Their code takes the mean of the
+squared errors over the support set (`errors="mean"`), the paper's equations their sum: its penalty is N*K times as large for the same head.
 
-Departures: the squared errors are summed, as in the paper's equations, where the authors' code takes their mean: its penalty is this one divided by
-N*K. What is learned is the logarithm of penalty and scale, so that both stay above 0. The paper's third number, which is added to the scores of all
-classes alike, changes neither the softmax nor a gradient and is left out.
+Departures: what is learned is the logarithm of penalty and scale, so that both stay above 0. The paper's third number, beta, which is added to the
+scores of all classes alike, changes neither the softmax nor a gradient and is left out.
 """
 
 from __future__ import annotations
@@ -35,13 +35,17 @@ class Ridge(HeadLearner):
     Args:
         backbone: [n, ...] -> [n, D].
         transform: of features: "none", "l2" or "centred_l2".
-        penalty: lambda, of the squared length of the head, beside the sum of squared errors.
+        errors: whether the squared errors of the support set count as their "sum" or their "mean" over examples.
+        penalty: lambda, of the squared length of the head, beside the squared errors.
         scale: alpha, what the outputs are multiplied by in the softmax.
         learn_head: whether outer steps change penalty and scale, from these values on.
     """
 
-    def __init__(self, backbone: Backbone, transform: str, penalty: float, scale: float, learn_head: bool) -> None:
+    def __init__(
+        self, backbone: Backbone, transform: str, errors: str, penalty: float, scale: float, learn_head: bool
+    ) -> None:
         super().__init__(backbone, transform)
+        self.errors = errors
         self.fixed_penalty = penalty
         self.log_penalty = nn.Parameter(torch.tensor(math.log(penalty))) if learn_head else None
         self.scale = MetricScale(scale, learn_head, automatic=scale)
@@ -57,6 +61,8 @@ class Ridge(HeadLearner):
         with exact(features) as x:
             y = memberships(support.y, support.ways, x.dtype, support.mask)  # [T, m, N]
             penalty = self.fixed_penalty if self.log_penalty is None else self.log_penalty.exp()
+            if self.errors == "mean":
+                penalty = penalty * y.sum((1, 2)).view(-1, 1, 1)  # of the sum of squared errors, to the same head
             # Padding is a row of zeros, which has no part in the sums.
             return ridge(with_ones(x) * y.sum(-1, keepdim=True), y, penalty)
 
@@ -72,7 +78,13 @@ def with_ones(x: Tensor) -> Tensor:
 
 
 def ridge(x: Tensor, y: Tensor, penalty: float | Tensor) -> Tensor:
-    """The W [T, D, N] that minimises |x W - y|^2 + penalty |W|^2, of x [T, m, D] and y [T, m, N], by the smaller of two systems of equations."""
+    """The W [T, D, N] that minimises |x W - y|^2 + penalty |W|^2, by the smaller of two systems of equations.
+
+    Args:
+        x: [T, m, D].
+        y: [T, m, N].
+        penalty: a number, or one for each task [T, 1, 1].
+    """
     examples, dim = x.shape[1:]
     diagonal = penalty * torch.eye(min(examples, dim), dtype=x.dtype, device=x.device)
     if examples <= dim:

@@ -77,21 +77,43 @@ def test_both_forms_of_ridge_regression_are_the_normal_equations(examples: int, 
 
 
 def test_scores_are_scaled_outputs_with_a_bias_that_is_penalised_too() -> None:
-    algorithm = Ridge(Line(), "none", penalty=2.0, scale=3.0, learn_head=False).eval()
+    algorithm = Ridge(Line(), "none", "sum", penalty=2.0, scale=3.0, learn_head=False).eval()
     x = np.array([[0.0, 1], [1, 1], [4, 1], [5, 1]])
     w = np.linalg.solve(x.T @ x + 2 * np.eye(2), x.T @ np.array([[1, 0], [1, 0], [0, 1], [0, 1]]))
     logits = algorithm.predict(algorithm.adapt(SUPPORT), torch.tensor([[[2.0], [7.0]]]))
     np.testing.assert_allclose(logits[0], 3 * np.array([[2.0, 1], [7, 1]]) @ w, atol=1e-5)
 
 
+@pytest.mark.parametrize("padding", [0, 2])
+def test_beside_the_mean_of_the_errors_the_head_is_that_of_the_authors_code(padding: int) -> None:
+    """fewshots/models/r2d2.py of bertinetto/r2d2: features, ones and labels divided by the root of their number, then the same two formulas."""
+    algorithm = Ridge(Wide(), "none", "mean", penalty=0.7, scale=3.0, learn_head=False).eval()
+    support, queries = random_task()
+    alone, m = support.x[0].double().numpy(), support.y.shape[1]
+    root = np.sqrt(m)
+    x = np.concatenate([alone, np.ones((m, 1))], axis=1) / root
+    labels = np.eye(3)[support.y[0].numpy()] / root
+    w = x.T @ np.linalg.inv(x @ x.T + 0.7 * np.eye(m)) @ labels
+    if padding:  # and a longer task beside this one
+        longer = torch.cat([support.x, support.x[:, :padding]], dim=1)
+        y = torch.cat([support.y, support.y[:, :padding]], dim=1)
+        shorter = F.pad(support.x, (0, 0, 0, padding)), F.pad(support.y, (0, padding))
+        both = (torch.cat(pair) for pair in zip((longer, y), shorter, strict=True))
+        support = Examples(*both, 3, (m + padding, m), (3, 3))
+        queries = queries.expand(2, -1, -1)
+    logits = algorithm.predict(algorithm.adapt(support), queries)[-1]
+    expected = 3 * np.concatenate([queries[-1].numpy(), np.ones((queries.shape[1], 1))], axis=1) @ w
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
 def test_penalty_and_scale_can_be_learned_and_are_logged() -> None:
-    algorithm = Ridge(Wide(), "none", penalty=2.0, scale=3.0, learn_head=True).double().train()
+    algorithm = Ridge(Wide(), "none", "sum", penalty=2.0, scale=3.0, learn_head=True).double().train()
     support, queries = random_task()
     support, y = support._replace(x=support.x.double()), torch.tensor([[0, 1, 2, 0]])
     tasks = TaskBatch(support, Examples(queries.double(), y, 3), torch.zeros(1, 3, dtype=torch.int64))
 
     def loss_at(penalty: float, scale: float) -> Tensor:
-        other = Ridge(Wide(), "none", penalty, scale, learn_head=False).double()
+        other = Ridge(Wide(), "none", "sum", penalty, scale, learn_head=False).double()
         return other.meta_loss(tasks).loss.sum()
 
     outcome = algorithm.meta_loss(tasks)
@@ -105,7 +127,7 @@ def test_penalty_and_scale_can_be_learned_and_are_logged() -> None:
         "scale": 3.0,
         "penalty": 2.0,
     }
-    assert not list(Ridge(Wide(), "none", 2.0, 3.0, learn_head=False).parameters())
+    assert not list(Ridge(Wide(), "none", "sum", 2.0, 3.0, learn_head=False).parameters())
 
 
 # --- logistic ---------------------------------------------------------------------------------------------------------
@@ -189,7 +211,7 @@ def test_it_is_always_transductive_and_says_so() -> None:
     [
         lambda: NearestCentroid(Wide(), "centred_l2", "squared_euclidean", "auto", learn_scale=False),
         lambda: KNearest(Wide(), "none", "cosine", 5, "auto", 0.05),
-        lambda: Ridge(Wide(), "l2", 1.0, 10.0, learn_head=False),
+        lambda: Ridge(Wide(), "l2", "sum", 1.0, 10.0, learn_head=False),
         lambda: Logistic(Wide(), "l2", 1.0, 1.0, learn_scale=False),
         lambda: LaplacianShot(Wide(), "centred_l2", 2, 0.7),
     ],
