@@ -27,7 +27,7 @@ from metalearn.algorithms.inner_loop import MetaModuleLearner
 from metalearn.algorithms.transform import exact
 from metalearn.backbones import Backbone
 from metalearn.kinds import CLASSIFICATION, Kind
-from metalearn.nn.l2l import learn2learn
+from metalearn.nn.l2l import learn2learn_module
 from metalearn.nn.task_batched import TaskBatched, forward_batched, with_parameters
 from metalearn.tasks import Examples, TaskBatch
 
@@ -64,7 +64,7 @@ class ProtoMAML(MetaModuleLearner):
     ) -> None:
         network = nn.Sequential(OrderedDict(backbone=backbone, head=HeadOfTask()))
         # allow_nograd takes the branch of learn2learn's adapt that does not swallow a RuntimeError; nothing here lacks a gradient.
-        learner = learn2learn().algorithms.MAML(
+        learner = learn2learn_module("algorithms.maml").MAML(
             TaskBatched(network), lr=inner_lr, first_order=first_order, allow_unused=False, allow_nograd=True
         )
         super().__init__(backbone, 0, learner, inner_steps, test_inner_steps, checkpoint_inner)
