@@ -28,6 +28,13 @@ class Prediction(NamedTuple):
     classes: Tensor
 
 
+class Regressed(NamedTuple):
+    """Of Q query examples: the predicted numbers float64 [Q, D], and the names of the D targets."""
+
+    values: Tensor
+    targets: tuple[str, ...]
+
+
 class Run:
     """A finished run. Its parts are built when they are first used.
 
@@ -80,14 +87,16 @@ class Run:
         parts.be_transductive()
         return parts.algorithm.eval()
 
-    def predict(self, support_x: Any, support_y: Any, query_x: Any) -> Prediction:
-        """Adapts to labelled examples and labels others.
+    def predict(self, support_x: Any, support_y: Any, query_x: Any) -> Prediction | Regressed:
+        """Adapts to labelled examples and labels others, or predicts their numbers where the run is one of numbers.
 
         Args:
             support_x: [n, ...], N classes with one or more examples each, shaped and scaled like the dataset's examples (images: float in 0..1,
                 ink is 1). Where the algorithm takes classes of one size only, examples of smaller ones are repeated.
-            support_y: [n] integers; any N different values.
+            support_y: [n] integers; any N different values. Of numbers: [n, D], or [n] where D is 1.
             query_x: [Q, ...].
+
+        Numbers are in the units of the run's table, in and out, where it learned from one.
 
         Raises:
             UserError: the shapes do not fit the run's dataset or each other.
@@ -96,6 +105,8 @@ class Run:
 
         from metalearn.runs.adapt import outputs_of, support_of
 
+        if not self.dataset.kind.classifies:
+            return self._regressed(support_x, support_y, query_x)
         device, shape = self._parts.device, tuple(self.dataset.input_shape)
         x, query = (torch.as_tensor(value).to(device, torch.float32) for value in (support_x, query_x))
         y = torch.as_tensor(support_y).to(device)
@@ -115,6 +126,25 @@ class Run:
         probabilities = outputs_of(algorithm, adapted, query, len(classes), device).softmax(-1)
         classes = classes.cpu()
         return Prediction(classes[probabilities.argmax(-1)], probabilities, classes)
+
+    def _regressed(self, support_x: Any, support_y: Any, query_x: Any) -> Regressed:
+        import torch
+
+        from metalearn.runs.regressor import adapted_to, columns_of, outputs_of
+
+        columns, device = columns_of(self.dataset.trained_on), self._parts.device
+        x, y, query = (
+            torch.as_tensor(value).detach().cpu().double().numpy() for value in (support_x, support_y, query_x)
+        )
+        y = y[:, None] if y.ndim == 1 else y
+        d, targets = len(columns.inputs), len(columns.targets)
+        for name, value, width in (("support_x", x, d), ("support_y", y, targets), ("query_x", query, d)):
+            rows = len(x) if name == "support_y" else len(value)
+            if value.shape != (rows, width) or not rows:
+                raise UserError(f"{name} has the shape {list(value.shape)}; needed: [{rows or 'examples'}, {width}]")
+        adapted = adapted_to(self.algorithm, columns, x, y, device)
+        outputs = outputs_of(self.algorithm, adapted, columns.of_model(query, "inputs"), device)
+        return Regressed(columns.in_units(outputs), columns.targets)
 
 
 def load(run_dir: str | Path, plugins: tuple[str, ...] = ()) -> Run:

@@ -74,12 +74,13 @@ def predict(
     save: str | Path | None = None,
     plugins: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Labels images as `metalearn predict` does; returns what `--json` prints.
+    """Labels images, or predicts the numbers of rows, as `metalearn predict` does; returns what `--json` prints.
 
     Args:
         run_dir: of a finished run.
-        support: a folder with a folder for each class, an archive of such, or a CSV file of paths and labels.
-        queries: images, folders, archives.
+        support: a folder with a folder for each class, an archive of such, or a CSV file of paths and labels; of a run of numbers, a CSV file with
+            the columns of inputs and targets.
+        queries: images, folders, archives; of a run of numbers, CSV files. What follows but `save` and `plugins` is for images.
         overrides: as for `evaluate`; without `device=...` the GPU where there is one, else the CPU.
         coverage: of prediction sets, in (0, 1); None: no sets.
         abstain_below: no label is given where the largest probability is below it.
@@ -94,16 +95,27 @@ def predict(
         UserError: the run or the images cannot be used.
     """
     from metalearn.data.own.given import check_queries
-    from metalearn.runs.loaded import load_run, results_of
+    from metalearn.runs import predict_numbers
+    from metalearn.runs.loaded import load_run, predicts_numbers, results_of
     from metalearn.runs.predict import Asked, answers, check_target, learn, record
 
     words = [str(one) for one in ([queries] if isinstance(queries, str | Path) else queries)]
-    check_queries(words)
+    numbers = predicts_numbers(Path(run_dir))
+    if not numbers:
+        check_queries(words)
     file = check_target(None if save is None else str(save), "save")
     with settings_composer(list(overrides), None, plugins) as composing:
         config = composing.evaluation(saved_config(Path(run_dir)), list(overrides), "predict")
     if not any(word.startswith("device=") for word in overrides):
         config["device"] = "auto"
+    if numbers:
+        if coverage is not None or abstain_below is not None:
+            raise UserError("coverage and abstain_below go with a run that predicts classes, this one predicts numbers")
+        run = load_run(Path(run_dir), config, results_of(Path(run_dir)), numbers=True)
+        points = predict_numbers.learn(run, str(support))
+        if file is not None:
+            points.regressor.save(file)
+        return predict_numbers.record(points, predict_numbers.queries_of(words, points.regressor.columns))
     asked = Asked(coverage, abstain_below, calibrated, tasks, invert, fit)
     learned = learn(load_run(Path(run_dir), config, results_of(Path(run_dir))), str(support), asked)
     if file is not None:

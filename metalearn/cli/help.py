@@ -128,6 +128,7 @@ def predict_help(argv: list[str]) -> str:
     """`metalearn predict --help`."""
     return """\
 usage: metalearn predict RUN_DIR --support DIR --query FILE|DIR ... [key=value ...]
+       metalearn predict RUN_DIR --support POINTS.csv --query ROWS.csv ... [key=value ...]
        metalearn predict --adapted FILE QUERY ...
 
 A finished run learns your classes from a few images of each and labels other images: a label and a probability for
@@ -137,6 +138,10 @@ each. It need not have seen your classes before. Images become what the run was 
   metalearn predict RUN_DIR --support labels.csv --query a.png b.png --coverage 0.95 --abstain-below 0.8
   metalearn predict RUN_DIR --support ./examples --save mine.pt
   metalearn predict --adapted mine.pt ./unlabelled --csv > labels.csv
+
+A run that predicts numbers (dataset=tabular, dataset=sinusoid) learns one function from the rows of a CSV file with the
+columns of its inputs and targets, and predicts the targets of other rows; where these have targets, the error too.
+--json, --csv, --save, --adapted and settings are for both kinds of runs, the other flags for images.
 
 --support DIR         a folder for each class, with any number of images; an archive of such folders; or a CSV file with
                       the columns path and label. Classes may have different numbers of images

@@ -18,11 +18,16 @@ _USAGE = "metalearn predict RUN_DIR --support DIR --query FILE|DIR ...; or metal
 
 
 def predict(argv: list[str]) -> None:
-    """Prints a label and a probability for each image."""
+    """Prints a label and a probability for each image; of a run of numbers, the numbers of each row."""
     args = parsed(_parser(), argv)
     overrides, words = _sorted(args.words, args.query)
     _check(args, words)
     if not is_first_rank():  # of torchrun's processes one is enough
+        return
+    if _of_numbers(args, words):
+        from metalearn.cli.predict_numbers import predict_numbers
+
+        predict_numbers(args, words, lambda saved: composed_config(saved, overrides, args.config_dir))
         return
     from metalearn.data.own.given import check_queries
     from metalearn.report import terminal
@@ -117,6 +122,17 @@ def _check(args: argparse.Namespace, words: list[str]) -> None:
         raise UserError(f"--uncalibrated and --{'coverage' if args.coverage else 'tasks'} exclude each other")
     if args.tasks is not None and args.tasks < 10:
         raise UserError(f"--tasks {args.tasks} is not allowed (int >= 10)")
+
+
+def _of_numbers(args: argparse.Namespace, words: list[str]) -> bool:
+    if args.adapted:
+        from metalearn.runs.classifier import read_saved
+        from metalearn.runs.regressor import is_regressor
+
+        return is_regressor(read_saved(Path(args.adapted).expanduser()))
+    from metalearn.runs.loaded import predicts_numbers
+
+    return predicts_numbers(Path(words[0]).expanduser())
 
 
 def _learned(args: argparse.Namespace, words: list[str], overrides: list[str], asked: Asked) -> Learned:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,12 +21,9 @@ from metalearn.runs import checkpoint
 from metalearn.runs.adapt import outputs_of, support_of
 from metalearn.runs.calibration import Calibration, probabilities
 from metalearn.runs.loaded import LoadedRun, algorithm_of
+from metalearn.runs.stored import Unstorable, built, modules_of, plain
 
 _CHECKED = 60  # support images that `check` holds out at most
-
-
-class Unstorable(TypeError):
-    """What an algorithm adapted holds something else than tensors, numbers, texts and containers of them."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ class Classifier:
         """
         form = self.form
         try:
-            adapted = _plain(self.adapted, _modules(self.algorithm))
+            adapted = plain(self.adapted, modules_of(self.algorithm))
         except Unstorable as error:
             raise UserError(f"--save: {self.config['names']['algorithm']} cannot be stored: {error}") from error
         state = {
@@ -137,7 +133,7 @@ def load_classifier(path: Path, state: dict[str, Any], config: dict[str, Any]) -
     trained_on = TrainedOn.of(state["trained_on"])
     algorithm = algorithm_of(config, trained_on, state["model"], device, str(path))
     try:
-        adapted = _built(state["adapted"], _modules(algorithm), device)
+        adapted = built(state["adapted"], modules_of(algorithm), device)
         calibration = state["calibration"] and Calibration.of_record(state["calibration"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} was written by another version of metalearn: save the classifier again") from error
@@ -212,46 +208,3 @@ def check(classifier: Classifier, pixels: NDArray[np.uint8]) -> tuple[int, int] 
         outputs = outputs_of(algorithm, adapted_to(algorithm, rest, left), x[i : i + 1], len(counts), device)
         right += int(outputs.argmax()) == labels[i]
     return len(held), right
-
-
-def _modules(algorithm: Algorithm) -> set[str]:
-    """The modules whose named tuples a file may hold: those of the algorithm and of its bases."""
-    return {base.__module__ for base in type(algorithm).__mro__}
-
-
-def _plain(value: Any, modules: set[str]) -> Any:
-    """Tensors and plain containers, from which `_built` makes the value again."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, dict):
-        return {"dict": {key: _plain(item, modules) for key, item in value.items()}}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        kind = type(value)
-        if kind.__module__ not in modules:
-            raise Unstorable(f"it keeps a {kind.__qualname__} of {kind.__module__}")
-        return {"named": [kind.__module__, kind.__qualname__], "fields": [_plain(item, modules) for item in value]}
-    if isinstance(value, list | tuple):
-        return {type(value).__name__: [_plain(item, modules) for item in value]}
-    raise Unstorable(f"it keeps a {type(value).__qualname__}")
-
-
-def _built(value: Any, modules: set[str], device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if not isinstance(value, dict):
-        return value
-    if "dict" in value:
-        return {key: _built(item, modules, device) for key, item in value["dict"].items()}
-    if "named" in value:
-        module, name = value["named"]
-        if module not in modules:  # nobody's file names what is imported here
-            raise ValueError(f"{module} is no module of this algorithm")
-        kind = getattr(importlib.import_module(module), name)
-        if not (isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")):
-            raise ValueError(f"{name} is no named tuple")
-        return kind(*(_built(item, modules, device) for item in value["fields"]))
-    name = "list" if "list" in value else "tuple"
-    items = [_built(item, modules, device) for item in value[name]]
-    return items if name == "list" else tuple(items)

@@ -17,8 +17,9 @@ from metalearn.engine.device import choose_device
 from metalearn.engine.placement import placed
 from metalearn.engine.settings import Settings
 from metalearn.errors import UserError, one_line
-from metalearn.kinds import CLASSIFICATION, Kind, scale_of
+from metalearn.kinds import CLASSIFICATION, REGRESSION, Kind, scale_of
 from metalearn.runs import checkpoint
+from metalearn.runs.directory import read_config
 from metalearn.runs.record import read_results
 from metalearn.tasks import Shape
 
@@ -59,10 +60,11 @@ class LoadedRun:
     def name(self) -> str:
         """What the run is, for one line: `maml, omniglot 5w1s`."""
         task, names = self.config["task"], self.settings.names
-        return f"{names.algorithm}, {names.dataset} {task['ways']}w{task['shots']}s"
+        size = f"{task['ways']}w{task['shots']}s" if self.algorithm.kind.classifies else f"{task['shots']}-shot"
+        return f"{names.algorithm}, {names.dataset} {size}"
 
 
-def load_run(run_dir: Path, config: dict[str, Any], results: Mapping[str, Any]) -> LoadedRun:
+def load_run(run_dir: Path, config: dict[str, Any], results: Mapping[str, Any], numbers: bool = False) -> LoadedRun:
     """Loads the checkpoint that `eval.checkpoint` names onto the device that `device` names, whichever it was trained on.
 
     Each query is predicted by itself where the algorithm can do that, unless `eval.transductive` says otherwise: what is predicted for an image
@@ -70,27 +72,49 @@ def load_run(run_dir: Path, config: dict[str, Any], results: Mapping[str, Any]) 
 
     Args:
         results: what results.json holds.
+        numbers: whether a run that predicts numbers is wanted, and not one of classes.
 
     Raises:
-        UserError: the run is not one of classes, has no usable checkpoint, or the checkpoint does not fit.
+        UserError: the run is one of the other kind, has no usable checkpoint, or the checkpoint does not fit.
     """
     if config["eval"]["ensemble"] > 1:
         raise UserError(
             f"eval.ensemble={config['eval']['ensemble']} is for metalearn eval: labels come from one checkpoint"
         )
-    scale = scale_of(results)
-    if scale.name != CLASSIFICATION.name:
-        raise UserError(f"{run_dir} is a {scale.name} run: it has no classes to predict")
+    name = scale_of(results).name if results or not numbers else REGRESSION.name
+    if (name == CLASSIFICATION.name) is numbers:
+        raise UserError(f"{run_dir} is a {name} run: it has no {'numbers' if numbers else 'classes'} to predict")
+    kind = kind_named(name, config)
     device = choose_device(config)
     state = checkpoint.load(run_dir / f"{config['eval']['checkpoint']}.pt", device)
     trained_on = form_of(state, config)
-    algorithm = algorithm_of(config, trained_on, state["model"], device, str(run_dir))
+    algorithm = algorithm_of(config, trained_on, state["model"], device, str(run_dir), kind)
     return LoadedRun(run_dir, config, Settings.of(config), state, trained_on, algorithm, device)
 
 
 def results_of(run_dir: Path) -> dict[str, Any]:
     """What results.json holds; nothing where a run was stopped before it wrote one: its checkpoint can be used all the same."""
     return read_results(run_dir) if (run_dir / "results.json").exists() else {}
+
+
+def predicts_numbers(run_dir: Path) -> bool:
+    """Whether a run is one of numbers, as far as its files tell without a look into the checkpoint."""
+    if results := results_of(run_dir):
+        return scale_of(results).name != CLASSIFICATION.name
+    if not (run_dir / "config.yaml").exists():
+        return False
+    # It was stopped before it wrote results. Classes come in twos.
+    return bool((read_config(run_dir).get("task") or {}).get("ways") == 1)
+
+
+def kind_named(name: str, config: dict[str, Any]) -> Kind:
+    """The kind of a run's tasks: one of metalearn's own, else the one that its data set brings.
+
+    Raises:
+        UserError: the data set's files are not here.
+    """
+    own = next((kind for kind in (CLASSIFICATION, REGRESSION) if kind.name == name), None)
+    return own or build_dataset(config).kind
 
 
 def form_of(state: Mapping[str, Any], config: dict[str, Any]) -> TrainedOn:
@@ -106,17 +130,23 @@ def form_of(state: Mapping[str, Any], config: dict[str, Any]) -> TrainedOn:
 
 
 def algorithm_of(
-    config: dict[str, Any], trained_on: TrainedOn, model: Mapping[str, Any], device: torch.device, where: str
+    config: dict[str, Any],
+    trained_on: TrainedOn,
+    model: Mapping[str, Any],
+    device: torch.device,
+    where: str,
+    kind: Kind = CLASSIFICATION,
 ) -> Algorithm:
     """The trained algorithm, without its data set.
 
     Args:
         where: it comes from, for messages.
+        kind: of the tasks.
 
     Raises:
         UserError: the weights do not fit the configuration.
     """
-    stand_in = _Form(config["names"]["dataset"], CLASSIFICATION, trained_on)
+    stand_in = _Form(config["names"]["dataset"], kind, trained_on)
     algorithm = build_algorithm(config, stand_in, trained_on).to(device)
     try:
         algorithm.load_state_dict(dict(model))

@@ -22,10 +22,11 @@ from metalearn.engine import build as engine_build
 from metalearn.engine.build import build_dataset
 from metalearn.runs.calibrate import LikeSupport
 from metalearn.runs.checkpoint import save
-from metalearn.runs.classifier import Unstorable, _plain, check, read_saved
+from metalearn.runs.classifier import check, read_saved
 from metalearn.runs.directory import read_config
 from metalearn.runs.loaded import load_run
 from metalearn.runs.predict import Asked, learn
+from metalearn.runs.stored import Unstorable, plain
 from metalearn.tasks import TaskShape
 from tests.compose import compose, steps_of
 from tests.runs.test_older_versions import WRITTEN
@@ -173,7 +174,7 @@ def test_a_saved_file_names_nothing_that_is_imported(run: Path, capsys: pytest.C
     assert "interpolation" in capsys.readouterr().err
     class_of_nothing = SimpleNamespace()
     with pytest.raises(Unstorable, match="SimpleNamespace"):
-        _plain({"a": [class_of_nothing]}, set())
+        plain({"a": [class_of_nothing]}, set())
 
 
 def test_tables_csv_and_pages(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,7 +317,7 @@ def test_mistakes_are_one_line(run: Path, here: Path, capsys: pytest.CaptureFixt
         (["query", *support], "has no config.yaml"),
         (["foreign", *support], "is not the configuration of a run of metalearn"),
         (["broken", *support], "config.yaml cannot be read"),
-        (["numbers", *support], "regression run"),
+        (["numbers", *support], "--support support is no file"),
         (["run", "--support", "support", "--query", "note.txt"], "note.txt is not a readable image"),
         (["run", "--support", "support", "--query", "none.png"], "none.png is not there"),
         (["run", *support, "--coverage", "90"], "between 0 and 1"),

@@ -68,8 +68,20 @@ def checked_file(file: str | None, setting: str) -> Path:
         raise UserError(f"{setting} must be set: a CSV file whose first line names its columns (docs/data.md)")
     path = Path(file).expanduser()
     if not path.is_file():
-        raise UserError(f"{setting}={file} is {'no file' if path.exists() else 'not there'}")
+        named = f"{setting} {file}" if setting.startswith("-") else f"{setting}={file}"
+        raise UserError(f"{named} is {'no file' if path.exists() else 'not there'}")
     return path
+
+
+def header_of(path: Path) -> tuple[str, ...]:
+    """The names in the first line of a CSV file; UserError where it cannot be read."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            rows = csv.reader([first], delimiter=max(_DELIMITERS, key=first.count))
+            return tuple(name.strip() for name in next(rows, []))
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)})") from error
 
 
 def read_table(
@@ -83,7 +95,7 @@ def read_table(
 
     Args:
         labels: columns of texts -> the setting that names each, for messages; their cells must not be empty.
-        numbers: columns of numbers -> likewise; every cell must be a finite number.
+        numbers: columns of numbers -> likewise, "" where no setting does; every cell must be a finite number.
         if_there: further columns of texts, which a file may lack; their cells may be empty.
         others: also read every other column that holds numbers: more than half of its first cells, and then every one must be one.
 
@@ -133,7 +145,7 @@ class _Reading:
             if name not in self._header or not name:
                 shown = ", ".join(named[:20]) + (", ..." if named[20:] else "")
                 raise UserError(
-                    f"{setting}={name}: {self._name} has no column '{name}'{nearest(name, named)} (columns: {shown})"
+                    f"{f'{setting}={name}: ' * bool(setting)}{self._name} has no column '{name}'{nearest(name, named)} (columns: {shown})"
                 )
 
     def table(self) -> Table:
