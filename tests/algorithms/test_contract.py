@@ -30,7 +30,7 @@ pytestmark = pytest.mark.parametrize("name", choices("algorithm"))
 Source = Callable[..., TaskSource]
 
 # Learners in which nothing but the outer steps can find out that an example belongs with its label, and a query with the examples that it is like.
-LEARN_TO_LEARN_SLOWLY = {"caml", "mann"}
+LEARN_TO_LEARN_SLOWLY = {"caml", "mann", "snail"}
 
 
 # How much it adapts in test tasks, where the rule is about one step as much as about a hundred.
