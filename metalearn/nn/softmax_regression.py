@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from metalearn.nn.conjugate_gradients import conjugate_gradients
+
 _NEWTON_STEPS, _HALVINGS = 100, 40  # far more than are needed
 _DECREASE = 1e-4  # of what the slope promises, that a step has to bring (Armijo)
 
@@ -138,19 +140,8 @@ class _Problem:
 
         Adding a number to all biases changes nothing, so H has no inverse in that direction; neither gradients nor steps have a part in it.
         """
-        solution, left = torch.zeros_like(right), right
-        direction, squares = left, left.square().sum((1, 2))
-        going = active
-        for _ in range(right.shape[1] * right.shape[2]):
-            going = going & (squares.sqrt() > tolerance)
-            if not going.any():
-                break
-            product = self._hessian(probabilities, direction)
-            size = _each(torch.where(going, squares / (direction * product).sum((1, 2)), 0.0))
-            solution, left = solution + size * direction, left - size * product
-            before, squares = squares, torch.where(going, left.square().sum((1, 2)), squares)
-            direction = torch.where(_each(going), left + _each(squares / before) * direction, direction)
-        return solution
+        steps = right.shape[1] * right.shape[2]
+        return conjugate_gradients(functools.partial(self._hessian, probabilities), right, steps, tolerance, active).x
 
     def _step_size(self, parameters: Tensor, step: Tensor, gradient: Tensor, active: Tensor) -> Tensor:
         """1, or as many halves of it as the objective needs to go down, [T, 1, 1]; 0 where a task is not active."""
