@@ -211,3 +211,35 @@ def linear_classifier(backbone: Backbone, ways: int) -> nn.Sequential:
     classifier.add_module("backbone", backbone)
     classifier.add_module("head", nn.Linear(backbone.feature_dim, ways))
     return classifier
+
+
+def start_for(named: dict[str, Tensor], ways: int) -> dict[str, Tensor]:
+    """What every task of `ways` classes starts from: values [...] of each parameter of a `linear_classifier`, by name, in its order; differentiable.
+
+    Where the head has other than `ways` rows, each class starts from the mean row (`resized_head`).
+    """
+    if named["head.bias"].shape[0] == ways:
+        return named
+    heads = {name: resized_head(named[name].unsqueeze(0), ways)[0] for name in ("head.weight", "head.bias")}
+    return named | heads
+
+
+def towards(start: dict[str, Tensor], direction: dict[str, Tensor]) -> Tensor:
+    """Zeros [T] whose gradient by `start`, name -> [...], is each task's direction, name -> [T, ...].
+
+    So a meta-gradient is handed on that no loss was differentiated for.
+    """
+    products = [(theta * direction[name].detach()).flatten(1).sum(1) for name, theta in start.items()]
+    surrogate = torch.stack(products).sum(0)  # [T]
+    return surrogate - surrogate.detach()
+
+
+def in_rows(named: dict[str, Tensor]) -> Tensor:
+    """All numbers of each task in a row: name -> [T, ...], to [T, P]."""
+    return torch.cat([part.flatten(1) for part in named.values()], dim=1)
+
+
+def out_of_rows(rows: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows [T, P] as parts by name, with the shapes of `like`, name -> [T, ...]."""
+    parts = torch.split(rows, [part[0].numel() for part in like.values()], dim=1)
+    return {name: part.view(-1, *like[name].shape[1:]) for name, part in zip(like, parts, strict=True)}

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.algorithms.base import MetaLoss
-from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_classifier
+from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_classifier, start_for, towards
 from metalearn.backbones import Backbone
 from metalearn.nn.chain import chain_of
 from metalearn.nn.hashed_numbers import content_key, hash_32
@@ -109,10 +109,10 @@ class Reptile(InnerLoopLearner):
     def _descend(self, support: Examples, stepwise: bool) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Parameters and second moments, both name -> [T, ...], after the last inner step; stepwise, before the first and after each."""
         tasks = support.y.shape[0]
-        theta = self._start(dict(self.network.named_parameters()), support.ways)
+        theta = start_for(dict(self.network.named_parameters()), support.ways)
         rows, moments = (_Rows(theta, tasks) for _ in range(2))
         rows.fill(theta)
-        moments.fill(self._start(self._by_name(self.second_moments), support.ways))
+        moments.fill(start_for(self._by_name(self.second_moments), support.ways))
         steps = self.inner_steps if self.training else self.test_inner_steps
         batches = mini_batches(support.x, self.inner_batch if self.training else self.test_inner_batch, steps)
         by_hand = self._by_hand(support.x)
@@ -131,13 +131,6 @@ class Reptile(InnerLoopLearner):
                 for step in range(steps):
                     step_of(rows, moments, support, batches, group, step)
             yield rows.named, moments.named
-
-    def _start(self, named: dict[str, Tensor], ways: int) -> dict[str, Tensor]:
-        """What each task starts with, for a head of `ways` rows: no task axis."""
-        if ways == self.ways:
-            return named
-        heads = {name: resized_head(named[name].unsqueeze(0), ways)[0] for name in ("head.weight", "head.bias")}
-        return named | heads
 
     def _of_trained_size(self, name: str, part: Tensor) -> Tensor:
         """What belongs to a head of other than the trained ways, [T, N, ...]: the mean over its rows for each of the trained ones."""
@@ -211,15 +204,13 @@ class Reptile(InnerLoopLearner):
             self._sum_moments(moments)
         with torch.no_grad():
             after = self.query_loss(self.predict(adapted, tasks.query.x), tasks)
-        start = self._start(dict(self.network.named_parameters()), tasks.support.ways)
-        inner_products = [
-            (theta * self._of_trained_size(name, start[name].detach() - adapted.parameters[name])).flatten(1).sum(1)
-            for name, theta in self.network.named_parameters()
-        ]
-        surrogate = torch.stack(inner_products).sum(
-            0
-        )  # [T]: <theta, theta - theta'>, with the second factor held constant
-        return MetaLoss(after.loss + (surrogate - surrogate.detach()), after.metrics)
+        start = start_for(dict(self.network.named_parameters()), tasks.support.ways)
+        # <theta, theta - theta'>, with the second factor held constant; of the head, at its trained size.
+        way_back = {
+            name: self._of_trained_size(name, start[name].detach() - adapted.parameters[name])
+            for name, _ in self.network.named_parameters()
+        }
+        return MetaLoss(after.loss + towards(dict(self.network.named_parameters()), way_back), after.metrics)
 
 
 class _Rows:
