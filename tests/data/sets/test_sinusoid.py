@@ -74,6 +74,7 @@ def trained(waves: Dataset, name: str, *overrides: str, steps: int = 150) -> tup
         ("metacurvature", ()),
         ("anil", ()),
         ("reptile", ()),
+        ("imaml", ("algorithm.inner_steps=5",)),
     ],
 )
 def test_learners_with_an_inner_loop_learn_to_regress(waves: Dataset, name: str, overrides: tuple[str, ...]) -> None:
@@ -85,8 +86,7 @@ def test_learners_with_an_inner_loop_learn_to_regress(waves: Dataset, name: str,
             outputs = learner.predict(learner.adapt(tasks.support), tasks.query.x)
         errors.append(float(REGRESSION.score_of(outputs, tasks.query.y).mean()))
     assert errors[1] < 0.95 * errors[0]
-    (metric,) = algorithm.meta_loss(tasks).metrics
-    assert metric == "mse"
+    assert "mse" in algorithm.meta_loss(tasks).metrics
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_learners_with_an_inner_loop_learn_to_regress(waves: Dataset, name: str,
     [
         (
             ("algorithm=protonet",),
-            r"algorithm=protonet cannot learn regression tasks \(dataset=sinusoid\); those that can: anil, fomaml, maml",
+            r"algorithm=protonet cannot learn regression tasks \(dataset=sinusoid\); those that can: anil, .*fomaml, .*maml",
         ),
         (
             ("algorithm=maml", "backbone=conv4"),
