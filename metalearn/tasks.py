@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from metalearn.errors import UserError
 
@@ -22,7 +23,7 @@ class TaskShape(NamedTuple):
     """How large a task is, where all are of one size."""
 
     ways: int  # N; 1 where a task has no classes
-    shots: int  # K, support examples per class
+    shots: int  # K, support examples per class; 0: classes are described instead (`Examples.descriptions`)
     queries: int  # Q, query examples per class
 
     @classmethod
@@ -154,6 +155,9 @@ class Examples(NamedTuple):
 
     Tasks of uneven size have `counts`. Their blocks may be of unequal length, and where T > 1 the shorter tasks are padded at their end, with zeros
     in x and label 0. A single task is never padded.
+
+    Support examples may come with a description of each class, in label order: a text in UTF-8 with zeros behind it, uint8 [T, N, L], or numbers,
+    float32 [T, N, A]. Zero-shot tasks have nothing else: their x is [T, 0, ...].
     """
 
     x: Tensor  # [T, N*K, ...] float32; of texts [T, N*K, length] uint8 (metalearn/data/texts.py)
@@ -161,17 +165,28 @@ class Examples(NamedTuple):
     ways: int  # N, in regression D; a Python number, so that no algorithm has to wait for the device to learn it. Of uneven tasks the largest
     counts: tuple[int, ...] | None = None  # of uneven tasks: how many examples each has, [T]
     task_ways: tuple[int, ...] | None = None  # of uneven tasks: the ways of each, [T]
+    descriptions: Tensor | None = (
+        None  # [T, N, ...], zeros of classes that a task does not have; None of queries, and where nothing describes the classes
+    )
 
     def to(self, device: torch.device) -> Examples:
-        return self._replace(x=self.x.to(device), y=self.y.to(device))
+        described = None if self.descriptions is None else self.descriptions.to(device)
+        return self._replace(x=self.x.to(device), y=self.y.to(device), descriptions=described)
 
     def slice(self, start: int, stop: int) -> Examples:
         """Tasks start .. stop-1; uneven ones with no more padding than the largest of them asks for."""
         x, y = self.x[start:stop], self.y[start:stop]
+        described = None if self.descriptions is None else self.descriptions[start:stop]
         if self.counts is None or self.task_ways is None:
-            return Examples(x, y, self.ways)
+            return Examples(x, y, self.ways, descriptions=described)
         counts, ways = self.counts[start:stop], self.task_ways[start:stop]
-        return Examples(x[:, : max(counts)], y[:, : max(counts)], max(ways), counts, ways)
+        described = None if described is None else described[:, : max(ways)]
+        return Examples(x[:, : max(counts)], y[:, : max(counts)], max(ways), counts, ways, described)
+
+    @property
+    def zero_shot(self) -> bool:
+        """Whether there are no examples, only descriptions of the classes."""
+        return self.y.shape[1] == 0
 
     @property
     def mask(self) -> Tensor | None:
@@ -236,10 +251,20 @@ def joined(batches: list[TaskBatch]) -> TaskBatch:
 def _joined(parts: list[Examples]) -> Examples:
     x, y = (torch.cat(padded([getattr(part, name) for part in parts], 0)) for name in ("x", "y"))
     ways = max(part.ways for part in parts)
+    described = _joined_descriptions([part.descriptions for part in parts])
     if parts[0].counts is None:
-        return Examples(x, y, ways)
+        return Examples(x, y, ways, descriptions=described)
     counts, task_ways = (tuple(itertools.chain.from_iterable(_all(parts, name))) for name in ("counts", "task_ways"))
-    return Examples(x, y, ways, counts, task_ways)
+    return Examples(x, y, ways, counts, task_ways, described)
+
+
+def _joined_descriptions(parts: list[Tensor | None]) -> Tensor | None:
+    """Of all tasks, texts as long as the longest; None where a part has none."""
+    there = [part for part in parts if part is not None]
+    if len(there) < len(parts):
+        return None
+    longest = max(part.shape[-1] for part in there)
+    return torch.cat(padded([F.pad(part, (0, longest - part.shape[-1])) for part in there], 0))
 
 
 def _all(parts: list[Examples], name: str) -> Iterator[tuple[int, ...]]:

@@ -4,7 +4,8 @@ An algorithm is what happens inside tasks, for T of them at once; the outer loop
 state on itself between calls, so that adapting or predicting twice gives the same.
 
 Its constructor is given the settings of its YAML file and, of the following, what it asks for by name: `backbone`; `ways`, of the training
-tasks (in regression the numbers that are predicted for an example); `train_classes`, how many classes the training split has, rotations counted.
+tasks (in regression the numbers that are predicted for an example); `train_classes`, how many classes the training split has, rotations counted;
+`class_encoder`, made of the setting of this name, or None.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ class TwoSteps(NamedTuple):
     embed: Callable[[Tensor], Tensor]  # [n, ...] -> [n, D]
     dim: int  # D
     learner: Algorithm  # of tasks whose examples are embedded already
+    describe: Callable[[Tensor], Tensor] | None = (
+        None  # descriptions of classes, [n, ...] -> [n, E], which the learner then takes; None: it takes them as they are
+    )
 
 
 class Algorithm(nn.Module, ABC):
@@ -43,6 +47,9 @@ class Algorithm(nn.Module, ABC):
     kinds: ClassVar[tuple[Kind, ...]] = (CLASSIFICATION,)  # of task that it can learn
     uneven: ClassVar[bool] = (
         False  # whether it can learn tasks of uneven size: classes with other numbers of examples (tasks.py)
+    )
+    zero_shot: ClassVar[bool] = (
+        False  # whether it can tell classes by their descriptions alone (`Examples.descriptions`), with a class encoder
     )
     trains: ClassVar[bool] = True  # whether outer steps can change it; else train.steps has to be 0
     kind: Kind = CLASSIFICATION  # of the tasks at hand, set by whoever builds it for a data set

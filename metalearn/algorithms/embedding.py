@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metalearn.algorithms.base import Algorithm, MetaLoss, TwoSteps
+from metalearn.algorithms.class_encoder import ClassEncoder
 from metalearn.backbones import Backbone, embed_tasks
 from metalearn.tasks import Examples, TaskBatch
 
@@ -48,6 +49,8 @@ class EmbeddingLearner(Algorithm):
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The examples of T tasks, [T, n, ...] -> [T, n, D]; where mask [T, n] is False, zeros in the place of padding."""
+        if x.shape[1] == 0:  # the support set of a zero-shot task
+            return torch.zeros(len(x), 0, self.backbone.feature_dim, device=x.device)
         return embed_tasks(self.backbone, x, self.training, mask)
 
     def embed_together(self, tasks: TaskBatch) -> tuple[Tensor, Tensor]:
@@ -67,7 +70,11 @@ def two_steps(algorithm: Algorithm, backbone: Backbone) -> TwoSteps:
     def embed(x: Tensor) -> Tensor:
         return embed_tasks(backbone, x.unsqueeze(0), False).squeeze(0)
 
-    return TwoSteps(embed, backbone.feature_dim, with_backbone(algorithm, Embedded(backbone)))
+    twin = with_backbone(algorithm, Embedded(backbone))
+    describe, encoder = None, getattr(algorithm, "class_encoder", None)
+    if isinstance(encoder, ClassEncoder):
+        describe, twin._modules["class_encoder"] = encoder.apart(backbone)
+    return TwoSteps(embed, backbone.feature_dim, twin, describe)
 
 
 def with_backbone(algorithm: Algorithm, backbone: Backbone) -> Algorithm:
@@ -139,7 +146,17 @@ def memberships(y: Tensor, ways: int, dtype: torch.dtype, mask: Tensor | None = 
     return members if mask is None else members * mask.unsqueeze(-1).to(dtype)
 
 
-def class_means(embedded: Tensor, support: Examples) -> Tensor:
-    """The mean of each class's embedded support examples: [T, N*K, D] -> [T, N, D]; zeros of a class that a task does not have."""
+def class_means(embedded: Tensor, support: Examples, descriptions: Tensor | None = None, weight: float = 0.0) -> Tensor:
+    """The mean of each class's embedded support examples: [T, N*K, D] -> [T, N, D]; zeros of a class that a task does not have.
+
+    Args:
+        descriptions: of the classes, embedded too, [T, N, D]: each counts as `weight` more examples, and stands alone where there are none.
+    """
+    if descriptions is not None and support.zero_shot:
+        return descriptions
     members = memberships(support.y, support.ways, embedded.dtype, support.mask)  # [T, N*K, N]
-    return members.mT @ embedded / members.sum(1).clamp_min(1).unsqueeze(-1)
+    sums, counts = members.mT @ embedded, members.sum(1).unsqueeze(-1)
+    if descriptions is not None:
+        sums, counts = sums + weight * descriptions, counts + weight
+        return sums / counts
+    return sums / counts.clamp_min(1)

@@ -4,6 +4,10 @@ A query's label distribution is the attention-weighted mean of the support label
 similarity of embeddings (section 2.1.1). With `full_context` the support examples are embedded by a bidirectional LSTM over the support set,
 each query by an LSTM that reads the support set K times (section 2.1.2, appendix A).
 
+Without support examples the support set is the descriptions of the classes, one each, embedded by a class encoder (Snell, Swersky and Zemel 2017,
+section 2.6) and divided by their length; this paper has no such tasks. With `description_weight` w they stand beside the examples, and each has the
+attention of w of these.
+
 Departures: the similarity may be the negative squared Euclidean distance, and may have a factor, `scale`; in the paper it is 1. As in ProtoNet
 here, support and query examples of a training task pass the network together. Where the paper leaves it open: the LSTMs start from zeros, and
 the order of the support set, which the bidirectional one depends on, is the order given, by label. There is no fine-tuning on the support set.
@@ -11,13 +15,15 @@ the order of the support set, which the bidirectional one depends on, is the ord
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metalearn.algorithms.base import MetaLoss
+from metalearn.algorithms.class_encoder import ClassEncoder, described
 from metalearn.algorithms.embedding import (
     SCALE_OF_COSINES,
     EmbeddingLearner,
@@ -35,6 +41,7 @@ class Adapted(NamedTuple):
     y: Tensor  # [T, N*K]
     ways: int
     mask: Tensor | None  # [T, N*K], of padded tasks
+    log_weights: Tensor | None = None  # [N*K], of each example in the softmax; None: all alike
 
 
 class MatchingNet(EmbeddingLearner):
@@ -47,7 +54,12 @@ class MatchingNet(EmbeddingLearner):
         processing_steps: of `full_context`, K: how often a query's LSTM reads the support set.
         scale: factor of the similarities, 1 in the paper; "auto" for 4 / D with squared distances and 10 with cosines.
         learn_scale: whether outer steps change it, from `scale` on.
+        class_encoder: of the descriptions of classes; None: there are support examples in every task.
+        description_weight: how many support examples a description counts as beside them.
+        unit_descriptions: whether embedded descriptions are divided by their length.
     """
+
+    zero_shot: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -55,11 +67,17 @@ class MatchingNet(EmbeddingLearner):
         distance: str,
         full_context: bool,
         processing_steps: int,
-        scale: float | str = 1.0,  # the defaults are for code of before there was a scale
+        scale: float
+        | str = 1.0,  # the defaults are for code of before there was a scale, and of before there were descriptions
         learn_scale: bool = False,
+        class_encoder: ClassEncoder | None = None,
+        description_weight: float = 0.0,
+        unit_descriptions: bool = True,
     ) -> None:
         super().__init__(backbone)
         self.distance = distance
+        self.class_encoder = class_encoder
+        self.description_weight, self.unit_descriptions = description_weight, unit_descriptions
         automatic = SCALE_OF_COSINES if distance == "cosine" else scale_of_squares(backbone.feature_dim)
         self.scale = MetricScale(scale, learn_scale, automatic)
         self.support_context = SupportContext(backbone.feature_dim) if full_context else None
@@ -86,15 +104,27 @@ class MatchingNet(EmbeddingLearner):
 
     def _adapted(self, embedded: Tensor, support: Examples) -> Adapted:
         """From g' [T, N*K, D]."""
+        y, mask, log_weights = support.y, support.mask, None
+        descriptions = described(self.class_encoder, self.description_weight, support, self.backbone)
+        if descriptions is not None:
+            if self.unit_descriptions:
+                descriptions = F.normalize(descriptions, dim=-1)
+            if not support.zero_shot:
+                log_weights = embedded.new_zeros(y.shape[1] + support.ways)
+                log_weights[y.shape[1] :] = math.log(self.description_weight)
+            y, mask = _with_descriptions(support)
+            embedded = descriptions if support.zero_shot else torch.cat([embedded, descriptions], dim=1)
         if self.support_context is not None:
             embedded = self.support_context(embedded)
-        return Adapted(embedded, support.y, support.ways, support.mask)
+        return Adapted(embedded, y, support.ways, mask, log_weights)
 
     def _logits(self, adapted: Adapted, queries: Tensor) -> Tensor:
         """From f' [T, n, D]: the log of eq. 1's label probabilities, [T, n, N]."""
         if self.query_context is not None:
             queries = self.query_context(queries, adapted.embedded)
         similarities = self.similarities(adapted.embedded, queries)
+        if adapted.log_weights is not None:
+            similarities = similarities + adapted.log_weights
         if adapted.mask is not None:
             similarities = similarities.masked_fill(~adapted.mask.unsqueeze(1), -torch.inf)
         log_attention = similarities.log_softmax(-1)  # [T, n, N*K]
@@ -111,6 +141,18 @@ class MatchingNet(EmbeddingLearner):
             similarities = negative_squared_distances(queries, support)
         scaled: Tensor = self.scale(similarities)
         return scaled
+
+
+def _with_descriptions(support: Examples) -> tuple[Tensor, Tensor | None]:
+    """Labels [T, N*K + N] of the support examples and behind them of the descriptions, and which of both are there; None: all are."""
+    tasks, labels = len(support.y), torch.arange(support.ways, device=support.y.device)
+    y, mask = torch.cat([support.y, labels.expand(tasks, -1)], dim=1), support.mask
+    if support.task_ways is None or min(support.task_ways) == support.ways:
+        there = torch.ones_like(labels, dtype=torch.bool).expand(tasks, -1)
+        return y, None if mask is None else torch.cat([mask, there], dim=1)
+    there = labels < torch.tensor(support.task_ways).to(labels.device, non_blocking=True)[:, None]
+    examples = torch.ones_like(support.y, dtype=torch.bool) if mask is None else mask
+    return y, torch.cat([examples, there], dim=1)
 
 
 class SupportContext(nn.Module):

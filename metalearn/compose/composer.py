@@ -80,7 +80,7 @@ class Composer:
         own = copy.deepcopy(cfg)
         with read_write(own), open_dict(own):
             del own["hydra"]
-        resolve_sources(own, self._dataset_node)
+        resolve_sources(own, self._node)
         written = container(own, resolve=False)
         try:
             values = without_limits(own)
@@ -102,7 +102,7 @@ class Composer:
         own = copy.deepcopy(cfg)
         with read_write(own), open_dict(own):
             del own["hydra"]
-        resolve_sources(own, self._dataset_node)
+        resolve_sources(own, self._node)
         check_limits(own)
         check_known(own, GROUPS[:3])
         return _with_home(run_configuration(own)), str(Path(run_dir).expanduser()), dict(logging)
@@ -147,7 +147,7 @@ class Composer:
                 OmegaConf.update(checked, override.key_or_group, value, merge=not isinstance(value, list))
             except (ConfigAttributeError, ConfigKeyError):
                 raise UserError(no_such_setting(override.key_or_group, list(dotted_keys(config)))) from None
-        resolve_sources(checked, self._dataset_node)
+        resolve_sources(checked, self._node)
         for prefix in ["", *(group for group in GROUPS if group in there or group == "task")]:
             _adopt_limits(checked, fresh, prefix)
         if "task" in chosen:  # task.train is of another choice, whose limits it was checked by
@@ -156,11 +156,11 @@ class Composer:
         check_limits(checked)
         return _with_home(run_configuration(checked))
 
-    def _dataset_node(self, name: str) -> DictConfig | None:
-        """The settings of a choice of `dataset` with their limits; None where there is none of that name."""
-        if name not in self._hydra.config_loader.get_group_options("dataset"):
+    def _node(self, group: str, name: str) -> DictConfig | None:
+        """The settings of a choice of a group with their limits; None where there is none of that name."""
+        if name not in self._hydra.config_loader.get_group_options(group):
             return None
-        node = OmegaConf.to_container(self.compose([f"dataset={name}"]).dataset, resolve=True)
+        node = OmegaConf.to_container(self.compose([f"{group}={name}"])[group], resolve=True)
         return OmegaConf.create(node)  # type: ignore[return-value]  # a mapping, as it was
 
     def _task_like(self, node: dict[str, Any]) -> str | None:

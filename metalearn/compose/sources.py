@@ -1,6 +1,7 @@
-"""A data set that is made of others: `dataset.sources`, a list of choices, becomes a mapping from their names to all their settings.
+"""Choices inside of other choices: `dataset.sources`, the data sets that one is made of, and `algorithm.class_encoder`, a backbone for descriptions.
 
-So a stored configuration holds everything, and what a file says later does not change it.
+Their names become a mapping from names to all their settings. So a stored configuration holds everything, and what a file says later does not
+change it.
 """
 
 from __future__ import annotations
@@ -18,33 +19,49 @@ from metalearn.config.tree import dotted_keys, leaves, without_limits
 from metalearn.errors import UserError, nearest
 
 NodeOf = Callable[
-    [str], DictConfig | None
-]  # of a choice of `dataset`, with its limits; None: there is none of that name
+    [str, str], DictConfig | None
+]  # of a group and a choice of it, with its limits; None: there is none of that name
+_NO_CHOICE = ("auto", "linear", None)  # of class_encoder
 
 
 def resolve_sources(cfg: DictConfig, node_of: NodeOf) -> None:
-    """Puts the settings of each source into `cfg.dataset.sources`, where there is such a setting.
+    """Puts the settings of each source into `cfg.dataset.sources`, and those of the backbone into `cfg.algorithm.class_encoder`, where these are there.
 
     Raises:
-        UserError: a name that is no data set, stands there twice or is made of sources itself, or a setting that its source does not have.
+        UserError: a name that is no choice, stands there twice or is made of sources itself, or a setting that it does not have.
     """
-    dataset = cfg.get("dataset")
-    if not OmegaConf.is_dict(dataset) or "sources" not in dataset:
-        return
-    asked = (
-        OmegaConf.to_container(dataset.sources, resolve=True)
-        if OmegaConf.is_config(dataset.sources)
-        else dataset.sources
-    )
-    if not allows("choices", asked):
-        return  # `check_limits` says so
+    asked = _asked(cfg, "dataset", "sources")
+    if asked is not None and allows("choices", asked):  # else `check_limits` says so
+        _put(cfg, "dataset", "sources", _resolved(asked, "dataset.sources", "dataset", node_of))
+    asked = _asked(cfg, "algorithm", "class_encoder")
+    if asked not in _NO_CHOICE and (isinstance(asked, str) or allows("choices", asked)):
+        key = "algorithm.class_encoder"
+        resolved = _resolved([asked] if isinstance(asked, str) else asked, key, "backbone", node_of)
+        if len(resolved) > 1:
+            raise UserError(f"{key}: {' and '.join(resolved)} are two backbones (allowed: one)")
+        _put(cfg, "algorithm", "class_encoder", resolved)
+
+
+def _asked(cfg: DictConfig, group: str, name: str) -> Any:
+    """The value of a setting; None where there is none."""
+    node = cfg.get(group)
+    if not OmegaConf.is_dict(node) or name not in node:
+        return None
+    return OmegaConf.to_container(node[name], resolve=True) if OmegaConf.is_config(node[name]) else node[name]
+
+
+def _put(cfg: DictConfig, group: str, name: str, resolved: dict[str, DictConfig]) -> None:
+    with read_write(cfg), open_dict(cfg):
+        cfg[group][name] = resolved
+
+
+def _resolved(asked: Any, key: str, group: str, node_of: NodeOf) -> dict[str, DictConfig]:
     resolved: dict[str, DictConfig] = {}
     for name, changes in _pairs(asked):
         if name in resolved:
-            raise UserError(f"dataset.sources: {name} stands there twice")
-        resolved[name] = _source(name, changes, node_of(name))
-    with read_write(cfg), open_dict(cfg):
-        cfg.dataset.sources = resolved
+            raise UserError(f"{key}: {name} stands there twice")
+        resolved[name] = _source(name, changes, node_of(group, name), key, group)
+    return resolved
 
 
 def _pairs(asked: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -54,25 +71,23 @@ def _pairs(asked: Any) -> list[tuple[str, dict[str, Any]]]:
     return [pair for entry in asked for pair in (entry.items() if isinstance(entry, dict) else [(entry, {})])]
 
 
-def _source(name: str, changes: dict[str, Any], node: DictConfig | None) -> DictConfig:
+def _source(name: str, changes: dict[str, Any], node: DictConfig | None, key: str, group: str) -> DictConfig:
     if node is not None and "sources" in node:
-        raise UserError(f"dataset.sources: {name} is made of sources itself")
+        raise UserError(f"{key}: {name} is made of sources itself")
     if "_target_" in changes:  # resolved before: of a stored run
         stored = OmegaConf.create(changes)
         if node is not None:
             rules = node.get("limits") or {}
-            stored.limits = {key: rule for key, rule in rules.items() if key in set(dotted_keys(changes))}
+            stored.limits = {path: rule for path, rule in rules.items() if path in set(dotted_keys(changes))}
         return stored
     if node is None:
-        names = choices("dataset")
-        raise UserError(
-            f"dataset.sources: no dataset named '{name}'{nearest(name, names)} (available: {', '.join(names)})"
-        )
+        names = choices(group)
+        raise UserError(f"{key}: no {group} named '{name}'{nearest(name, names)} (available: {', '.join(names)})")
     OmegaConf.set_struct(node, True)
-    for key, value in leaves(changes):
+    for path, value in leaves(changes):
         try:
-            OmegaConf.update(node, key, value)
+            OmegaConf.update(node, path, value)
         except (ConfigAttributeError, ConfigKeyError, ConfigTypeError):
-            known = [f"dataset.sources.{name}.{one}" for one in dotted_keys(without_limits(node))]
-            raise UserError(no_such_setting(f"dataset.sources.{name}.{key}", known)) from None
+            known = [f"{key}.{name}.{one}" for one in dotted_keys(without_limits(node))]
+            raise UserError(no_such_setting(f"{key}.{name}.{path}", known)) from None
     return node

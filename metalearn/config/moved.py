@@ -17,6 +17,11 @@ def present_name(target: str) -> str:
     return _MOVED.get(target, target)
 
 
+_DESCRIBED = {
+    "class_encoder": "auto",
+    "description_weight": 0.0,
+}  # of learners that came to use descriptions of classes
+
 # Settings that a class was given later -> the value that means what it did without them.
 _ADDED: dict[str, dict[str, Any]] = {
     "metalearn.algorithms.maml.MAML": {"norm_parameters": "adapted", "head_parameters": "adapted"},
@@ -26,11 +31,25 @@ _ADDED: dict[str, dict[str, Any]] = {
         "empty_length": 1e-4,
         "initial": "plain",
     },
-    "metalearn.algorithms.matching.MatchingNet": {"scale": 1.0, "learn_scale": False},
-    "metalearn.algorithms.protonet.ProtoNet": {"scale": 1.0, "learn_scale": False},
+    "metalearn.algorithms.matching.MatchingNet": {
+        "scale": 1.0,
+        "learn_scale": False,
+        **_DESCRIBED,
+        "unit_descriptions": True,
+    },
+    "metalearn.algorithms.nearest_centroid.NearestCentroid": _DESCRIBED,
+    "metalearn.algorithms.protonet.ProtoNet": {
+        "scale": 1.0,
+        "learn_scale": False,
+        **_DESCRIBED,
+        "unit_descriptions": True,
+    },
     "metalearn.algorithms.relation.RelationNet": {"loss": "squared_error"},
     "metalearn.algorithms.ridge.Ridge": {"errors": "sum"},
+    "metalearn.data.sets.emoji.load": {"descriptions": "names"},
+    "metalearn.data.sets.folder.load": {"descriptions": "names"},
     "metalearn.data.sets.glyphs.load": {"channels": 1, "normalize": None},
+    "metalearn.data.sets.icons.load": {"descriptions": "names"},
 }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metalearn.data.ahead import Request
 from metalearn.data.classes import ClassId
+from metalearn.data.descriptions import DescriptionForm
 from metalearn.data.features import FeatureMemory
 from metalearn.errors import UserError
 from metalearn.kinds import Kind
@@ -43,13 +44,17 @@ class TrainedOn(NamedTuple):
     form: str = IMAGES  # or TEXTS, NUMBERS
     outputs: int | None = None  # D, see Dataset
     columns: Mapping[str, Any] | None = None  # of a table: names and units (columns.py)
+    descriptions: DescriptionForm | None = None  # of the classes; None: there are none
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> TrainedOn:
         """Reads what `record` made, in this version or one that knew no texts."""
         shape = tuple(record["shape"])
         form = record.get("form") or form_of_shape(shape)
-        return cls(shape, record["classes"], record["normalize"], form, record.get("outputs"), record.get("columns"))
+        described = DescriptionForm.of(record.get("descriptions"))
+        return cls(
+            shape, record["classes"], record["normalize"], form, record.get("outputs"), record.get("columns"), described
+        )
 
     def record(self) -> dict[str, Any]:
         """Plain values."""
@@ -60,6 +65,7 @@ class TrainedOn(NamedTuple):
             "form": self.form,
             **({} if self.outputs is None else {"outputs": self.outputs}),
             **({} if self.columns is None else {"columns": dict(self.columns)}),
+            **({} if self.descriptions is None else {"descriptions": self.descriptions.record()}),
         }
 
 
@@ -77,6 +83,9 @@ class Embedding(NamedTuple):
         None  # of the network, where features are to be kept for other sources; None: for this one alone
     )
     memory: FeatureMemory | None = None  # where they are kept; None: on the disk
+    describe: Callable[[Tensor], Tensor] | None = (
+        None  # the same for descriptions of classes, [n, ...] -> [n, E]; None: they stay as they are
+    )
 
 
 class TaskSource(ABC):
@@ -92,7 +101,8 @@ class TaskSource(ABC):
     def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:
         """Tasks first .. first+count-1: support x [count, N*K, ...], query x [count, N*Q, ...].
 
-        A VaryingShape is only asked for where the data set says `uneven`, VaryingPoints where it says `varying_points`.
+        Where the data set describes its classes, support has their descriptions. A VaryingShape is only asked for where the data set says `uneven`,
+        VaryingPoints where it says `varying_points`.
         """
 
     @property
@@ -188,7 +198,13 @@ class Dataset(ABC):
     @property
     def trained_on(self) -> TrainedOn:
         """What a model that is trained on this data set knows of it."""
-        return TrainedOn(self.input_shape, len(self.classes("train")), form=self.form, outputs=self.outputs)
+        return TrainedOn(
+            self.input_shape,
+            len(self.classes("train")),
+            form=self.form,
+            outputs=self.outputs,
+            descriptions=self.described_by,
+        )
 
     def brought_to(self, trained_on: TrainedOn) -> Dataset:
         """This data set, its examples in the form of those that a model was trained on.
@@ -219,6 +235,11 @@ class Dataset(ABC):
     def described(self, split: str) -> str:
         """What a split holds, for `metalearn data check`; by default nothing."""
         return ""
+
+    @property
+    def described_by(self) -> DescriptionForm | None:
+        """What the descriptions of the classes look like that the tasks of all splits come with; None, as by default: nothing describes them."""
+        return None
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
+from torch import Tensor
 
 from metalearn.data.base import Dataset
 from metalearn.data.classes import SPLITS, ClassSplit
 from metalearn.data.container import FlatImages
+from metalearn.data.descriptions import DescriptionForm, Descriptions
 from metalearn.errors import UserError
 from metalearn.tasks import Shape, TaskShape, VaryingShape
 
@@ -22,11 +24,13 @@ class Classed(Dataset):
         class_names: [C], in the order of what is stored.
         split: which of them belong to train, val and test.
         rotations: split -> how many classes of its tasks are made of one class.
+        descriptions: of the classes; None: there are none.
     """
 
     class_names: tuple[str, ...]
     split: ClassSplit
     rotations: Mapping[str, int]
+    descriptions: Descriptions | None
     examples_are: ClassVar[str] = "images"  # for messages
     uneven: ClassVar[bool] = True
 
@@ -39,6 +43,15 @@ class Classed(Dataset):
     @abstractmethod
     def one_example(self) -> str:
         """How large an example is, for people: `28x28 pixels, grey`."""
+
+    @property
+    def described_by(self) -> DescriptionForm | None:
+        """See Dataset."""
+        return None if self.descriptions is None else self.descriptions.form
+
+    def described_classes(self, split: str) -> Tensor | None:
+        """What describes each class of a split, in the order of `classes`: [C, ...]; None where nothing does."""
+        return None if self.descriptions is None else self.descriptions.of(self.classes(split))
 
     def numbers(self, split: str) -> list[int]:
         """The indices in what is stored of a split's classes, in the order of the split."""

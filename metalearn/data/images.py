@@ -12,6 +12,7 @@ from metalearn.data.base import TrainedOn
 from metalearn.data.classed import Classed
 from metalearn.data.classes import ClassId, ClassSplit
 from metalearn.data.container import FlatImages
+from metalearn.data.descriptions import Descriptions, descriptions
 from metalearn.data.fit import can_fit
 from metalearn.data.look import AsPixels
 from metalearn.data.normalize import Normalize
@@ -36,6 +37,7 @@ class ImageClasses(Classed):
         normalize: what happens to each channel, once it is divided by 255; None: nothing.
         shape: (channels, height, width) that every image is brought to (`fit.fitted`); None: as they are stored.
         mapped: whether tasks are gathered from the file that `images` are mapped from; else a source copies its split to the device.
+        descriptions: of the classes; None: there are none.
 
     Raises:
         UserError: `normalize` is for another number of channels, or images that are not square are to be turned by 90 degrees.
@@ -50,6 +52,7 @@ class ImageClasses(Classed):
     normalize: Normalize | None = None
     shape: tuple[int, ...] | None = None
     mapped: bool = False
+    descriptions: Descriptions | None = None
     kind: Kind = field(default=CLASSIFICATION, init=False)
 
     def __post_init__(self) -> None:
@@ -108,6 +111,10 @@ class ImageClasses(Classed):
         """The same data set without the classes of fewer than `least` images (`dataset.min_images`); see `split_without_small`."""
         return replace(self, split=self.split_without_small(least))
 
+    def with_descriptions(self, asked: str | None) -> ImageClasses:
+        """The same data set, its classes described as `dataset.descriptions` says; UserError where a file does not describe them."""
+        return replace(self, descriptions=descriptions(asked, self.class_names, self.split))
+
     def source(
         self, split: str, seed: int, device: torch.device, augment: Mapping[str, float] | None = None
     ) -> ClassTasks:
@@ -123,6 +130,7 @@ class ImageClasses(Classed):
             seed,
             device,
             AsPixels(Augment(**augment or {}), self.normalize, self.shape),
+            self.described_classes(split),
         )
 
     def check_augment(self, augment: Mapping[str, float]) -> None:

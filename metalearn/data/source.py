@@ -21,6 +21,7 @@ from torch import Tensor
 from metalearn.data.ahead import Ahead, Request
 from metalearn.data.base import Embedding, TaskSource
 from metalearn.data.classes import ClassId
+from metalearn.data.descriptions import ClassTable
 from metalearn.data.features import FeatureFile, Features, FeatureTable, digest
 from metalearn.data.look import AsStored, Look
 from metalearn.data.numbers import Stream, unit
@@ -55,6 +56,7 @@ class ClassTasks(TaskSource):
         seed: of the stream of tasks.
         device: where the batches are made.
         look: how what is stored becomes what a network sees.
+        descriptions: of the classes, [turns * C, ...]; None: there are none.
     """
 
     kind: Kind = CLASSIFICATION
@@ -69,12 +71,14 @@ class ClassTasks(TaskSource):
         seed: int,
         device: torch.device,
         look: Look,
+        descriptions: Tensor | None = None,
     ) -> None:
         self.name, self.split, self.classes, self.device = name, split, classes, device
         self.look = look
         self.counts = np.tile(counts, len(classes) // len(counts))  # [turns * C]
         self._starts = np.cumsum(self.counts) - self.counts
         self._stream = Stream(seed, split)
+        self._described = None if descriptions is None else ClassTable(descriptions.to(device))
         self._keep(images)
 
     def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:
@@ -105,20 +109,26 @@ class ClassTasks(TaskSource):
         assert isinstance(shape, TaskShape)  # the data set does not say `varying_points`
         ways, shots, queries = shape
         x = x.view(count, ways, shots + queries, *x.shape[1:])
+        classes = torch.from_numpy(drawn.classes).to(self.device, non_blocking=True)
         return TaskBatch(
-            support=self._examples(x[:, :, :shots], ways),
+            support=self._examples(x[:, :, :shots], ways)._replace(descriptions=self._descriptions(classes)),
             query=self._examples(x[:, :, shots:], ways),
-            classes=torch.from_numpy(drawn.classes).to(self.device, non_blocking=True),
+            classes=classes,
         )
+
+    def _descriptions(self, classes: Tensor) -> Tensor | None:
+        """Of classes [T, N]: [T, N, ...]."""
+        return None if self._described is None else self._described.of(classes)
 
     def _uneven(self, task: UnevenTask, x: Tensor) -> TaskBatch:
         """One task, of examples [1, n, ...]."""
         y = torch.from_numpy(np.concatenate(task.labels))[None].to(self.device, non_blocking=True)
         ways, shots, queries = len(task.classes), len(task.support), len(task.query)
+        classes = torch.from_numpy(task.classes)[None].to(self.device, non_blocking=True)
         return TaskBatch(
-            support=Examples(x[:, :shots], y[:, :shots], ways, (shots,), (ways,)),
+            support=Examples(x[:, :shots], y[:, :shots], ways, (shots,), (ways,), self._descriptions(classes)),
             query=Examples(x[:, shots:], y[:, shots:], ways, (queries,), (ways,)),
-            classes=torch.from_numpy(task.classes)[None].to(self.device, non_blocking=True),
+            classes=classes,
             about={"ways": (ways,), "shots": (shots / ways,)},
         )
 
@@ -152,6 +162,8 @@ class ClassTasks(TaskSource):
         made._keep(
             Features(self._images, lambda found: self._values(found, {}), embedding.embed, dim, self.device, kept)
         )
+        if self._described is not None and embedding.describe is not None:
+            made._described = self._described.described(embedding.describe)
         return made
 
     def every_example(self) -> Iterator[Tensor]:

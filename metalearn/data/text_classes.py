@@ -13,6 +13,7 @@ from metalearn.data.base import TEXTS, TrainedOn
 from metalearn.data.classed import Classed
 from metalearn.data.classes import SPLITS, ClassId, ClassSplit
 from metalearn.data.container import FlatImages
+from metalearn.data.descriptions import Descriptions, descriptions
 from metalearn.data.look import AsStored
 from metalearn.data.source import ClassTasks
 from metalearn.data.store import Mapped, Resident
@@ -31,6 +32,7 @@ class TextClasses(Classed):
         split: which of them belong to train, val and test.
         origin: of the classes; None: the data set's name.
         mapped: whether tasks are gathered from the file that `texts` are mapped from; else a source copies its split to the device.
+        descriptions: of the classes; None: there are none.
     """
 
     name: str
@@ -39,6 +41,7 @@ class TextClasses(Classed):
     split: ClassSplit
     origin: str | None = None
     mapped: bool = False
+    descriptions: Descriptions | None = None
     kind: Kind = field(default=CLASSIFICATION, init=False)
     rotations: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 1), init=False)
     examples_are: ClassVar[str] = "texts"
@@ -78,6 +81,10 @@ class TextClasses(Classed):
         """The same data set without the classes of fewer than `least` texts (`dataset.min_texts`); see `split_without_small`."""
         return replace(self, split=self.split_without_small(least))
 
+    def with_descriptions(self, asked: str | None) -> TextClasses:
+        """The same data set, its classes described as `dataset.descriptions` says; UserError where a file does not describe them."""
+        return replace(self, descriptions=descriptions(asked, self.class_names, self.split))
+
     def source(
         self, split: str, seed: int, device: torch.device, augment: Mapping[str, float] | None = None
     ) -> ClassTasks:
@@ -86,7 +93,15 @@ class TextClasses(Classed):
         numbers = self.numbers(split)
         store = (Mapped if self.mapped else Resident.of)(self.texts, numbers, 1, device)
         return ClassTasks(
-            self.name, split, self.classes(split), self.texts.counts[numbers], store, seed, device, AsStored()
+            self.name,
+            split,
+            self.classes(split),
+            self.texts.counts[numbers],
+            store,
+            seed,
+            device,
+            AsStored(),
+            self.described_classes(split),
         )
 
     @property

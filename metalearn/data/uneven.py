@@ -23,7 +23,7 @@ class UnevenTask(NamedTuple):
     """What one task is made of."""
 
     classes: NDArray[np.int64]  # [N], without repetition; the position is the label
-    shots: NDArray[np.int64]  # [N], support examples of each class, at least 1
+    shots: NDArray[np.int64]  # [N], support examples of each class, at least 1; 0 where all have none
     queries: int  # query examples of each class
     support: NDArray[np.int64]  # [sum of shots], image numbers within their class, by label
     query: NDArray[np.int64]  # [N * queries], likewise; no image is in both
@@ -58,7 +58,7 @@ def _ways(number: float, shape: VaryingShape, classes: int) -> int:
     if not isinstance(shape.ways, str):
         return shape.ways
     shots = 1 if isinstance(shape.shots, str) else shape.shots
-    most = min(shape.max_ways, classes, shape.max_support // shots)
+    most = min(shape.max_ways, classes, shape.max_support // max(shots, 1))
     return shape.min_ways + int(number * (most - shape.min_ways + 1))
 
 

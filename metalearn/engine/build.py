@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import inspect
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +13,9 @@ from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import Backbone
 from metalearn.backbones.base import PretrainedOn
 from metalearn.config.build import build
-from metalearn.config.files import choices, target_of
-from metalearn.data.base import IMAGES, NUMBERS, TEXTS, Dataset, TaskSource, TrainedOn
+from metalearn.data.base import Dataset, TaskSource, TrainedOn
+from metalearn.engine.able import able, taken
+from metalearn.engine.class_encoder import class_encoder_of, zero_shot_key
 from metalearn.engine.device import choose_device
 from metalearn.engine.embedded import backbone_of
 from metalearn.engine.placement import Placement, placed
@@ -135,8 +133,11 @@ def build_algorithm(config: Config, dataset: Dataset, trained_on: TrainedOn | No
             },
             check=functools.partial(_refuse_other_examples, config, dataset),
         )
+        node = config["algorithm"]
+        if "class_encoder" in node:
+            node = node | {"class_encoder": class_encoder_of(config, dataset, backbone, trained_on)}
         algorithm = build(
-            config["algorithm"],
+            node,
             "algorithm",
             Algorithm,
             "metalearn.algorithms",
@@ -171,21 +172,13 @@ def _refuse_outer_steps(config: Config, algorithm: Algorithm) -> None:
 
 def _refuse_other_examples(config: Config, dataset: Dataset, backbone: Any) -> None:
     """Raises UserError where `backbone`, a class, asks by its parameters for other examples than the data set has."""
-    if dataset.form not in _taken(backbone):
-        names, needed = config["names"], " or ".join(_taken(backbone))
-        able = ", ".join(_able("backbone", lambda made: dataset.form in _taken(made)))
+    if dataset.form not in taken(backbone):
+        names, needed = config["names"], " or ".join(taken(backbone))
+        can = ", ".join(able("backbone", lambda made: dataset.form in taken(made)))
         raise UserError(
             f"backbone={names['backbone']} needs {needed}; the examples of dataset={names['dataset']} are {dataset.form} of the shape "
-            f"{list(dataset.input_shape)}; those that take them: {able}"
+            f"{list(dataset.input_shape)}; those that take them: {can}"
         )
-
-
-def _taken(backbone: Any) -> tuple[str, ...]:
-    """What examples a backbone, a class, takes: what its parameters ask for."""
-    parameters = inspect.signature(backbone).parameters
-    if "text_length" in parameters:
-        return (TEXTS,)
-    return (IMAGES,) if "image_shape" in parameters else (IMAGES, NUMBERS)
 
 
 def most_ways(config: Config, classes: int) -> int:
@@ -207,28 +200,24 @@ def _refuse_other_tasks(config: Config, dataset: Dataset, algorithm: Any) -> Non
     """Raises UserError where `algorithm`, a class, cannot learn the data set's kind of task, or tasks of uneven size that are asked for."""
     uneven = uneven_key(config, "train", "test")
     if uneven and not algorithm.uneven:
-        able = ", ".join(_able("algorithm", lambda made: made.uneven)) or "none"
+        can = ", ".join(able("algorithm", lambda made: made.uneven)) or "none"
         raise UserError(
-            f"algorithm={config['names']['algorithm']} cannot learn tasks of uneven size ({uneven}={VARYING}); those that can: {able}"
+            f"algorithm={config['names']['algorithm']} cannot learn tasks of uneven size ({uneven}={VARYING}); those that can: {can}"
+        )
+    zero_shot = zero_shot_key(config["task"], "train", "test")
+    if zero_shot and not algorithm.zero_shot:
+        can = ", ".join(able("algorithm", lambda made: made.zero_shot)) or "none"
+        raise UserError(
+            f"algorithm={config['names']['algorithm']} cannot learn without support examples ({zero_shot}); those that can: {can}"
         )
     if dataset.kind not in algorithm.kinds:
-        names, able = (
+        names, can = (
             config["names"],
-            ", ".join(_able("algorithm", lambda made: dataset.kind in made.kinds)) or "none",
+            ", ".join(able("algorithm", lambda made: dataset.kind in made.kinds)) or "none",
         )
         raise UserError(
-            f"algorithm={names['algorithm']} cannot learn {dataset.kind.name} tasks (dataset={names['dataset']}); those that can: {able}"
+            f"algorithm={names['algorithm']} cannot learn {dataset.kind.name} tasks (dataset={names['dataset']}); those that can: {can}"
         )
-
-
-def _able(group: str, able: Callable[[Any], bool]) -> list[str]:
-    """The choices of a group, plug-ins' included, whose class is `able`."""
-    found = []
-    for name in choices(group):
-        module, _, made = target_of(group, name).rpartition(".")
-        if able(getattr(importlib.import_module(module), made)):
-            found.append(name)
-    return found
 
 
 def check_tasks(dataset: Dataset, task: Config, *splits: str) -> None:
@@ -241,5 +230,9 @@ def check_tasks(dataset: Dataset, task: Config, *splits: str) -> None:
             raise UserError(
                 f"{dataset.name} cannot serve the {split} tasks: they are no functions whose number of points varies "
                 "(task=varying_regression)"
+            )
+        if shape.shots == 0 and dataset.described_by is None:
+            raise UserError(
+                f"task{'.train' if split == 'train' else ''}.shots=0: {dataset.name} has no descriptions of its classes (allowed: 1 or more)"
             )
         dataset.check(split, shape)

@@ -158,13 +158,17 @@ def cuda_record(work: Work) -> tuple[Callable[[], None], list[Tensor]]:
 
 
 def _tensors(tasks: TaskBatch) -> list[Tensor]:
-    return [tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y, tasks.classes]
+    described = tasks.support.descriptions
+    always = [tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y, tasks.classes]
+    return always if described is None else [*always, described]
 
 
 def _copy(tasks: TaskBatch) -> TaskBatch:
     support, query = (
         Examples(examples.x.clone(), examples.y.clone(), examples.ways) for examples in (tasks.support, tasks.query)
     )
+    if tasks.support.descriptions is not None:
+        support = support._replace(descriptions=tasks.support.descriptions.clone())
     return TaskBatch(support, query, tasks.classes.clone())
 
 

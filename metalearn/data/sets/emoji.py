@@ -33,7 +33,9 @@ ABOUT = About(
 )
 
 
-def load(root: str | None, split: str, size: int, black: bool, min_images: int | None) -> ImageClasses:
+def load(
+    root: str | None, split: str, size: int, black: bool, min_images: int | None, descriptions: str | None
+) -> ImageClasses:
     """Emoji that 9 to 11 sets draw: images [3, size, size] on white, one of each set, classes named as Iconify names them.
 
     Args:
@@ -42,6 +44,7 @@ def load(root: str | None, split: str, size: int, black: bool, min_images: int |
         size: pixels.
         black: whether the two sets that draw in black alone are among them.
         min_images: leaves out emoji that fewer sets draw.
+        descriptions: what describes the classes: "names", the path of a CSV file (`descriptions.read_descriptions`), or None.
 
     Raises:
         UserError: there is no package at `root`, it is damaged, it lacks an emoji of the split, or resvg-py is not installed.
@@ -56,7 +59,8 @@ def load(root: str | None, split: str, size: int, black: bool, min_images: int |
     key = f"{split}-{'all' if black else 'coloured'}-{size}-v{DRAWING}-{iconify.state(package)}"
     stored = load_or_make("emoji", key, lambda: drawn(icons(), size, colour=True))
     whole = ImageClasses("emoji", stored.images, stored.class_names, chosen, dict.fromkeys(SPLITS, 1))
-    return whole if min_images is None else whole.without_small_classes(min_images)
+    kept = whole if min_images is None else whole.without_small_classes(min_images)
+    return kept.with_descriptions(descriptions)
 
 
 def credits(root: str | None) -> list[Credit]:

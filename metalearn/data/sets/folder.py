@@ -45,6 +45,7 @@ def load(
     skip_unreadable: bool,
     outside: bool,
     origin: str,
+    descriptions: str | None,
 ) -> ImageClasses:
     """The images at `root` as classes, uint8 [channels, size, size].
 
@@ -65,6 +66,7 @@ def load(
         skip_unreadable: leaves out files that cannot be read; else they are an error.
         outside: whether files outside of `root` are read, through links or by paths of a CSV file.
         origin: what the names of the classes belong to; "auto": the name of the folder.
+        descriptions: what describes the classes: "names", the path of a CSV file (`descriptions.read_descriptions`), or None.
 
     Raises:
         UserError: there are no such images, some cannot be read, or there are too few classes.
@@ -80,7 +82,7 @@ def load(
     counts = dict(zip(names, images.counts.tolist(), strict=True))
     chosen = divided(given, counts, split, {"val": val_classes, "test": test_classes}, split_seed, least)
     whole = ImageClasses("folder", images, names, chosen, rotations, belongs, Normalize.of(normalize))
-    return whole.without_small_classes(least)
+    return whole.without_small_classes(least).with_descriptions(descriptions)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,9 @@ ABOUT = About(
 )
 
 
-def load(root: str | None, split: str, split_seed: int, size: int, min_images: int | None) -> ImageClasses:
+def load(
+    root: str | None, split: str, split_seed: int, size: int, min_images: int | None, descriptions: str | None
+) -> ImageClasses:
     """643 concepts, drawn by 15 to 89 families each: images [1, size, size], 255 = ink, one for each family.
 
     Args:
@@ -46,6 +48,7 @@ def load(root: str | None, split: str, split_seed: int, size: int, min_images: i
         split_seed: of split=random.
         size: pixels.
         min_images: leaves out concepts that fewer families draw.
+        descriptions: what describes the classes: "names", the path of a CSV file (`descriptions.read_descriptions`), or None.
 
     Raises:
         UserError: there is no package at `root`, it is damaged, it lacks a concept, or resvg-py is not installed.
@@ -57,7 +60,8 @@ def load(root: str | None, split: str, split_seed: int, size: int, min_images: i
     if split == "random":
         chosen = random_split(concepts(), _VAL, _TEST, split_seed)
     whole = ImageClasses("icons", stored.images, stored.class_names, chosen, dict.fromkeys(SPLITS, 1))
-    return whole if min_images is None else whole.without_small_classes(min_images)
+    kept = whole if min_images is None else whole.without_small_classes(min_images)
+    return kept.with_descriptions(descriptions)
 
 
 def concepts() -> tuple[str, ...]:

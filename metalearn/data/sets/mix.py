@@ -20,6 +20,7 @@ from torch import Tensor
 from metalearn.data.ahead import Ahead, Request
 from metalearn.data.base import Dataset, Embedding, TaskSource, TrainedOn
 from metalearn.data.classes import SPLITS, ClassId
+from metalearn.data.descriptions import DescriptionForm
 from metalearn.data.files.published import About
 from metalearn.data.fit import can_fit
 from metalearn.data.normalize import Normalize
@@ -119,6 +120,15 @@ class Mix(Dataset):
         return Mix(mapped, self.weights, size, channels, self.normalize)
 
     @property
+    def described_by(self) -> DescriptionForm | None:
+        """See Dataset: where the descriptions of all sources are alike."""
+        forms = [source.described_by for source in self.sources.values()]
+        first = forms[0]
+        if first is None or not all(first.alike(form) for form in forms):
+            return None
+        return first._replace(shape=max(form.shape for form in forms if form is not None))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What happens to the images of which source."""
         changed = {name: _change(source.input_shape, self.input_shape) for name, source in self.originals.items()}
@@ -144,7 +154,7 @@ class Mix(Dataset):
         """See Dataset."""
         parts = {name: source.source(split, seed, device, augment) for name, source in self.sources.items()}
         weights = [1.0 if self.weights is None else self.weights[name] for name in self.sources]
-        return MixTasks(self.name, split, parts, weights, seed, device)
+        return MixTasks(self.name, split, parts, weights, seed, device, self.described_by is not None)
 
     def _brought(self, name: str, source: Dataset) -> Dataset:
         """A source with images of the mix's shape."""
@@ -181,6 +191,7 @@ class MixTasks(TaskSource):
     Args:
         sources: the tasks of each, by name.
         weights: [S], how often training tasks come from each.
+        described: whether tasks come with the descriptions of their classes.
     """
 
     kind: Kind = CLASSIFICATION
@@ -193,8 +204,9 @@ class MixTasks(TaskSource):
         weights: Sequence[float],
         seed: int,
         device: torch.device,
+        described: bool = False,
     ) -> None:
-        self.name, self.split, self.device = name, split, device
+        self.name, self.split, self.device, self._described = name, split, device, described
         self.classes = tuple(itertools.chain.from_iterable(source.classes for source in sources.values()))
         counts = [len(source.classes) for source in sources.values()]
         self._first_class = [sum(counts[:number]) for number in range(len(counts))]
@@ -241,7 +253,8 @@ class MixTasks(TaskSource):
     def _task(self, which: int, prepared: Any) -> TaskBatch:
         task = self._sources[which].finish(prepared)
         about = {**task.about, SOURCE: (self._names[which],)}
-        return task._replace(classes=task.classes + self._first_class[which], about=about)
+        support = task.support if self._described else task.support._replace(descriptions=None)
+        return TaskBatch(support, task.query, task.classes + self._first_class[which], about)
 
     @property
     def examples(self) -> int | None:
