@@ -191,6 +191,7 @@ def test_every_configuration_names_something_that_exists_and_every_module_is_nam
     shared = {
         "algorithms.base",
         "algorithms.inner_loop",
+        "algorithms.class_encoder",
         "algorithms.embedding",
         "algorithms.transform",
         "algorithms.__init__",

@@ -25,7 +25,7 @@ _NO_CHOICE = ("auto", "linear", None)  # of class_encoder
 
 
 def resolve_sources(cfg: DictConfig, node_of: NodeOf) -> None:
-    """Puts the settings of each source into `cfg.dataset.sources`, and those of the backbone into `cfg.algorithm.class_encoder`, where these are there.
+    """Puts the settings of each source into `cfg.dataset.sources`, and those of the backbone into `cfg.algorithm.class_encoder`.
 
     Raises:
         UserError: a name that is no choice, stands there twice or is made of sources itself, or a setting that it does not have.

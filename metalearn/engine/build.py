@@ -15,7 +15,7 @@ from metalearn.backbones.base import PretrainedOn
 from metalearn.config.build import build
 from metalearn.data.base import Dataset, TaskSource, TrainedOn
 from metalearn.engine.able import able, taken
-from metalearn.engine.class_encoder import class_encoder_of, zero_shot_key
+from metalearn.engine.class_encoder import class_encoder_of, refuse_untrained, zero_shot_key
 from metalearn.engine.device import choose_device
 from metalearn.engine.embedded import backbone_of
 from metalearn.engine.placement import Placement, placed
@@ -153,6 +153,7 @@ def build_algorithm(config: Config, dataset: Dataset, trained_on: TrainedOn | No
     algorithm.check_examples(dataset.form)
     if config["train"]["steps"]:
         _refuse_outer_steps(config, algorithm)
+        refuse_untrained(config, algorithm)
     return algorithm
 
 
@@ -204,7 +205,7 @@ def _refuse_other_tasks(config: Config, dataset: Dataset, algorithm: Any) -> Non
         raise UserError(
             f"algorithm={config['names']['algorithm']} cannot learn tasks of uneven size ({uneven}={VARYING}); those that can: {can}"
         )
-    zero_shot = zero_shot_key(config["task"], "train", "test")
+    zero_shot = zero_shot_key(config["task"], "test", "train")
     if zero_shot and not algorithm.zero_shot:
         can = ", ".join(able("algorithm", lambda made: made.zero_shot)) or "none"
         raise UserError(

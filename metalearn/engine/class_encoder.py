@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from metalearn.algorithms.base import Algorithm
 from metalearn.algorithms.class_encoder import ClassEncoder
 from metalearn.backbones import Backbone
 from metalearn.config.build import build
@@ -36,9 +37,10 @@ def class_encoder_of(
     Raises:
         UserError: there are tasks without support examples and nothing that embeds descriptions, or what is named cannot embed those that there are.
     """
-    asked, form = config["algorithm"].get("class_encoder"), (trained_on or dataset.trained_on).descriptions
+    asked = config["algorithm"].get("class_encoder")
+    form = dataset.described_by if trained_on is None else trained_on.descriptions or dataset.described_by
     named = f"dataset={config['names']['dataset']}"
-    zero_shot = zero_shot_key(config["task"], "train", "test")
+    zero_shot = zero_shot_key(config["task"], "test", "train")
     if form is None:
         if zero_shot:
             raise UserError(f"{zero_shot}: {named} has no descriptions of its classes (allowed: 1 or more)")
@@ -47,7 +49,7 @@ def class_encoder_of(
                 f"algorithm.class_encoder={_shown(asked)}: {named} has no descriptions of its classes (allowed: auto or null)"
             )
         return None
-    if zero_shot or config["algorithm"].get("description_weight"):
+    if zero_shot_key(config["task"], "test") or config["algorithm"].get("description_weight"):
         _refuse_other_descriptions(form, dataset, named)
     made = _made(config, asked, form, (trained_on or dataset.trained_on).form == TEXTS, backbone)
     if made is None and zero_shot:
@@ -56,6 +58,17 @@ def class_encoder_of(
             f"{named} (allowed: {', '.join(_able(form))})"
         )
     return made
+
+
+def refuse_untrained(config: Config, algorithm: Algorithm) -> None:
+    """Raises UserError where outer steps could not change a class encoder that has something to train."""
+    encoder = getattr(algorithm, "class_encoder", None)
+    trains = encoder is not None and any(parameter.requires_grad for parameter in encoder.parameters())
+    if trains and not (zero_shot_key(config["task"], "train") or config["algorithm"].get("description_weight")):
+        raise UserError(
+            f"algorithm.class_encoder={_shown(config['algorithm']['class_encoder'])}: training tasks with support examples do not train it "
+            "(needed: task.train.shots=0, or algorithm.description_weight above 0)"
+        )
 
 
 def _made(config: Config, asked: Any, form: DescriptionForm, texts: bool, backbone: Backbone) -> ClassEncoder | None:

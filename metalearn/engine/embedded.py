@@ -36,7 +36,9 @@ def embedded_once(
         return algorithm, source
     on_disk = backbone.frozen and features == "auto"
     kept = backbone.fingerprint if on_disk or memory is not None else None
-    return parts.learner, source.embedded(Embedding(parts.embed, parts.dim, kept, None if on_disk else memory))
+    return parts.learner, source.embedded(
+        Embedding(parts.embed, parts.dim, kept, None if on_disk else memory, parts.describe)
+    )
 
 
 def backbone_of(algorithm: Algorithm) -> Backbone | None:

@@ -9,13 +9,19 @@ def test_my_learner():
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.compose.composer import composer, explained
 from metalearn.config.plugins import trust
+from metalearn.data.base import Dataset
+from metalearn.data.descriptions import Descriptions
+from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_algorithm, build_dataset
 from metalearn.engine.gradient import together
 from metalearn.errors import UserError
@@ -31,6 +37,7 @@ _UNEVEN = VaryingShape(
     "varying", "varying", "varying", min_ways=2, max_ways=5, max_shots=3, max_support=9, max_queries=3, imbalance=2.0
 )
 _TASKS = 3
+_NUMBERS = 4  # that describe a class
 
 
 def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -> None:
@@ -51,6 +58,7 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
     asked = [f"algorithm={name}", *drawn, *_SMALL, *overrides]
     with explained(asked, None, None), composer() as composing:
         config, _ = composing.job(asked, 0)
+        zero_shot, _ = composing.job([*asked, "task.shots=0"], 0)
     dataset = build_dataset(config)
     source = dataset.source("train", 0, torch.device("cpu"))
     tasks = source.tasks(0, _TASKS, _SHAPE)
@@ -66,6 +74,8 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
     if first.uneven:
         _check_uneven(first, source.tasks(0, _TASKS, _UNEVEN))
     _check_export(first, tasks)
+    if first.zero_shot:
+        _check_zero_shot(zero_shot, dataset)
 
 
 def _check_gradients(first: Algorithm, second: Algorithm, tasks: TaskBatch) -> None:
@@ -133,6 +143,36 @@ def _check_two_steps(algorithm: Algorithm, tasks: TaskBatch) -> None:
     whole = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)
     apart = parts.learner.predict(parts.learner.adapt(tasks.support._replace(x=embedded[0])), embedded[1])
     assert torch.allclose(whole, apart, atol=1e-3, rtol=1e-3), "in_two_steps gives other answers than the whole"
+
+
+def _check_zero_shot(config: dict[str, Any], dataset: Dataset) -> None:
+    """A learner that says it learns classes by their descriptions does so from numbers: it learns to, and a class is what its description says."""
+    assert isinstance(dataset, ImageClasses)
+    numbers = np.random.default_rng(0).random((len(dataset.class_names), _NUMBERS), np.float32)
+    described = replace(dataset, descriptions=Descriptions(dict(zip(dataset.class_names, numbers, strict=True))))
+    tasks = described.source("train", 0, torch.device("cpu")).tasks(0, _TASKS, _SHAPE._replace(shots=0))
+    first, second = (build_algorithm(config, described) for _ in range(2))
+    if first.trains:
+        _check_gradients(first, second, tasks)
+    _check_prediction(first, tasks)
+    whole = _outputs(first, tasks)
+    order = torch.arange(_SHAPE.ways).flip(0)
+    assert tasks.support.descriptions is not None
+    turned = tasks.support._replace(descriptions=tasks.support.descriptions[:, order])
+    other = _outputs(first, tasks._replace(support=turned))
+    assert torch.allclose(whole[..., order], other, atol=1e-5), "classes do not change places with their descriptions"
+    assert not torch.allclose(whole, other, atol=1e-5), "descriptions make no difference"
+    alone = torch.cat([_outputs(first, task) for task in tasks.chunks(1)])
+    assert torch.allclose(whole, alone, atol=1e-4, rtol=1e-4), "zero-shot tasks influence each other"
+    if (parts := first.in_two_steps()) is not None:
+        x = torch.stack([parts.embed(task) for task in tasks.query.x]).detach()
+        apart = parts.learner.predict(parts.learner.adapt(tasks.support), x)
+        assert torch.allclose(whole, apart, atol=1e-3, rtol=1e-3), "in_two_steps gives other answers without examples"
+
+
+@torch.no_grad()
+def _outputs(algorithm: Algorithm, tasks: TaskBatch) -> Tensor:
+    return algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)
 
 
 def _check_export(algorithm: Algorithm, tasks: TaskBatch) -> None:

@@ -18,6 +18,7 @@ from metalearn.engine.cuda_graph import GraphedGradient, Work, cuda_record
 from metalearn.engine.gradient import meta_gradient, outer_gradient
 from metalearn.tasks import TaskShape
 from tests.compose import SMALL, compose
+from tests.described import described_classes
 
 Source = Callable[..., TaskSource]
 CALLS = 8  # the fifth replays for the first time
@@ -47,7 +48,7 @@ def make(easy: ImageClasses, name: str, *overrides: str) -> Algorithm:
 
 
 def trained(
-    algorithm: Algorithm, gradient: Any, source: TaskSource, calls: int = CALLS, tasks: int = 3
+    algorithm: Algorithm, gradient: Any, source: TaskSource, calls: int = CALLS, tasks: int = 3, shots: int = 1
 ) -> list[dict[str, Tensor]]:
     """The metrics of some outer steps."""
     optimizer = torch.optim.Adam(algorithm.parameters(), lr=0.01)
@@ -55,7 +56,7 @@ def trained(
     for step in range(calls):
         algorithm.outer_step = step
         algorithm.zero_grad(set_to_none=True)
-        logged.append(gradient(algorithm, source.tasks(step * tasks, tasks, TaskShape(5, 1, 3)), 2, "fp32", tasks))
+        logged.append(gradient(algorithm, source.tasks(step * tasks, tasks, TaskShape(5, shots, 3)), 2, "fp32", tasks))
         torch.nn.utils.clip_grad_norm_(algorithm.parameters(), 1.0)  # writes into the gradients
         optimizer.step()
     return logged
@@ -89,6 +90,17 @@ def test_replayed_steps_train_as_ordinary_ones_do(
     assert_same_as_ordinary(easy, source, GraphedGradient(meta_gradient, recorder), name, *overrides)
     assert (recorder.recorded, recorder.replayed) == (1, CALLS - 4)
     assert [record.message for record in caplog.records] == ["the step is replayed as a CUDA graph"]
+
+
+def test_a_replay_reads_the_descriptions_of_its_own_tasks() -> None:
+    dataset, recorder = described_classes(), Recorder()
+    outcomes = []
+    for gradient in (meta_gradient, GraphedGradient(meta_gradient, recorder)):
+        algorithm = make(dataset, "protonet", "task.shots=0")
+        logged = trained(algorithm, gradient, dataset.source("train", 0, torch.device("cpu")), shots=0)
+        outcomes.append((logged, algorithm.state_dict()))
+    torch.testing.assert_close(outcomes[0], outcomes[1], rtol=0, atol=0)
+    assert (recorder.recorded, recorder.replayed) == (1, CALLS - 4)
 
 
 def test_a_replay_that_comes_to_something_else_is_not_used(

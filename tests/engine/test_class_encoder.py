@@ -1,0 +1,182 @@
+"""`algorithm.class_encoder`: what it becomes, and one line where tasks have no support examples and nothing tells their classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from metalearn.algorithms.base import Algorithm
+from metalearn.backbones import MLP, Pixels
+from metalearn.compose.composer import composer, explained
+from metalearn.data.descriptions import Descriptions
+from metalearn.data.images import ImageClasses
+from metalearn.engine.build import build_algorithm, check_tasks
+from metalearn.errors import UserError
+from metalearn.tasks import TaskShape
+from tests.compose import SMALL, compose
+from tests.described import ATTRIBUTES, described_classes, with_texts
+
+ZERO_SHOT = ("protonet", "matching", "nearest_centroid")
+
+
+@pytest.fixture(scope="module")
+def dataset() -> ImageClasses:
+    return described_classes()
+
+
+def made(dataset: ImageClasses, *overrides: str, trained_on: ImageClasses | None = None) -> Algorithm:
+    config = compose(*SMALL, *overrides)
+    return build_algorithm(config, dataset, None if trained_on is None else trained_on.trained_on)
+
+
+def encoder(algorithm: Algorithm) -> nn.Module | None:
+    found = algorithm.class_encoder
+    assert found is None or isinstance(found, nn.Module)
+    return found
+
+
+@pytest.mark.parametrize("name", ZERO_SHOT)
+def test_auto_is_a_linear_map_of_numbers_where_training_has_no_examples(name: str, dataset: ImageClasses) -> None:
+    found = encoder(made(dataset, f"algorithm={name}", "task.shots=0"))
+    assert found is not None
+    assert found.network is None
+    assert isinstance(found.linear, nn.Linear)
+    assert found.linear.in_features == ATTRIBUTES
+    assert encoder(made(dataset, f"algorithm={name}")) is None, "outer steps would not train it"
+    weighted = ("algorithm.class_encoder=linear", "algorithm.description_weight=1")
+    assert encoder(made(dataset, f"algorithm={name}", "train.steps=1", *weighted)) is not None
+
+
+def test_a_backbone_of_numbers_reads_them(dataset: ImageClasses) -> None:
+    asked = "algorithm.class_encoder={mlp: {hidden: [7], norm: none}}"
+    algorithm = made(dataset, "task.shots=0", asked)
+    found = encoder(algorithm)
+    assert found is not None
+    assert isinstance(found.network, MLP)
+    assert isinstance(found.linear, nn.Linear)
+    assert found.linear.in_features == 7
+    tasks = dataset.source("train", 0, torch.device("cpu")).tasks(0, 2, TaskShape(5, 0, 3))
+    algorithm.train().meta_loss(tasks).loss.sum().backward()
+    assert all(parameter.grad is not None for parameter in algorithm.parameters())
+    pixels = encoder(made(dataset, "task.shots=0", "algorithm.class_encoder=pixels"))
+    assert pixels is not None
+    assert isinstance(pixels.network, Pixels)
+
+
+@pytest.mark.parametrize(
+    ("asked", "fault"),
+    [
+        ("conv5", r"^algorithm.class_encoder: no backbone named 'conv5'; did you mean 'conv4'\? \(available: conv4, "),
+        ("[mlp,pixels]", r"^algorithm.class_encoder: mlp and pixels are two backbones \(allowed: one\)$"),
+        (
+            "{mlp: {hiden: [3]}}",
+            r"no setting 'algorithm.class_encoder.mlp.hiden'; did you mean 'algorithm.class_encoder.mlp.hidden'\?",
+        ),
+        ("{mlp: {hidden: [0]}}", r"algorithm.class_encoder.mlp.hidden=\[0\] is not allowed"),
+        ("3", r"algorithm.class_encoder=3 is not allowed"),
+    ],
+)
+def test_a_name_of_no_backbone_and_a_wrong_setting_of_it_are_told(asked: str, fault: str) -> None:
+    with pytest.raises(UserError, match=fault), explained(["algorithm=protonet"], None, None):
+        compose("task.shots=0", f"algorithm.class_encoder={asked}")
+
+
+def test_a_stored_configuration_holds_all_settings_of_the_encoder() -> None:
+    config = compose("task.shots=0", "algorithm.class_encoder={mlp: {norm: none}}")
+    asked = config["algorithm"]["class_encoder"]
+    assert asked == {
+        "mlp": {
+            "_target_": "metalearn.backbones.MLP",
+            "hidden": [256, 128, 64, 64],
+            "norm": "none",
+            "running_stats": True,
+        }
+    }
+    with composer() as composing:
+        again = composing.evaluation(OmegaConf.create(config), ["task.shots=1"])
+    assert again["algorithm"]["class_encoder"] == asked
+
+
+def test_the_initial_backbone_does_not_depend_on_the_class_encoder(dataset: ImageClasses) -> None:
+    with_one, without = (made(dataset, *more).state_dict() for more in (("task.shots=0",), ()))
+    assert all(torch.equal(with_one[key], value) for key, value in without.items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        (
+            ("task.shots=0", "algorithm.class_encoder=null"),
+            "task.shots=0: algorithm.class_encoder=null embeds no numbers, .*linear, mlp",
+        ),
+        (
+            ("task.shots=0", "algorithm.class_encoder=conv4"),
+            r"algorithm.class_encoder=conv4 needs images; 6 numbers describe the classes",
+        ),
+        (
+            ("task.train.shots=0", "algorithm.class_encoder=null"),
+            "task.train.shots=0: algorithm.class_encoder=null embeds no numbers",
+        ),
+        (("task.shots=0", "task.train.shots=1"), "task.shots=0: algorithm.class_encoder=auto embeds no numbers"),
+        (
+            ("task.shots=0", "task.train.shots=1", "algorithm.class_encoder=linear"),
+            "algorithm.class_encoder=linear: training tasks with support examples do not train it "
+            r"\(needed: task.train.shots=0, or algorithm.description_weight above 0\)",
+        ),
+        (
+            ("task.shots=0", "algorithm=maml"),
+            r"algorithm=maml cannot learn without support examples \(task.shots=0\); those that can: .*protonet",
+        ),
+    ],
+)
+def test_what_embeds_nothing_is_told(dataset: ImageClasses, overrides: tuple[str, ...], fault: str) -> None:
+    with pytest.raises(UserError, match=f"^{fault}") as told:
+        made(dataset, *overrides)
+    assert "\n" not in str(told.value)
+
+
+def test_texts_of_images_need_an_encoder_of_texts(dataset: ImageClasses) -> None:
+    texts = with_texts(dataset)
+    with pytest.raises(
+        UserError, match=r"task.shots=0: algorithm.class_encoder=auto embeds no texts, which describe the classes"
+    ):
+        made(texts, "task.shots=0")
+    with pytest.raises(UserError, match=r"algorithm.class_encoder=linear: texts describe the classes"):
+        made(texts, "task.shots=0", "algorithm.class_encoder=linear")
+    assert encoder(made(texts)) is None
+
+
+def test_classes_without_descriptions_cannot_be_told(easy: ImageClasses) -> None:
+    with pytest.raises(
+        UserError, match=r"^task.shots=0: dataset=\w+ has no descriptions of its classes \(allowed: 1 or more\)$"
+    ):
+        made(easy, "task.shots=0")
+    with pytest.raises(
+        UserError, match=r"^task.shots=0: easy has no descriptions of its classes \(allowed: 1 or more\)$"
+    ):
+        check_tasks(easy, compose("task.shots=0")["task"], "test")
+    with pytest.raises(
+        UserError, match=r"^algorithm.class_encoder=linear: dataset=\w+ has no descriptions of its classes"
+    ):
+        made(easy, "algorithm.class_encoder=linear")
+    assert encoder(made(easy, "algorithm.class_encoder=null")) is None
+
+
+def test_another_data_set_has_to_describe_its_classes_alike(dataset: ImageClasses) -> None:
+    more = replace(dataset, descriptions=Descriptions({name: np.zeros(3, np.float32) for name in dataset.class_names}))
+    others = {
+        "texts describe": with_texts(dataset),
+        "3 numbers describe": more,
+        "nothing describes": replace(dataset, descriptions=None),
+    }
+    for what, other in others.items():
+        with pytest.raises(UserError, match=rf"{what} its classes; the class encoder was trained on 6 numbers$"):
+            made(other, "task.shots=0", trained_on=dataset)
+        few_shot = made(other, "task.train.shots=0", trained_on=dataset)
+        assert encoder(few_shot) is not None, "it is there, and examples alone decide"
+    made(dataset, "task.shots=0", trained_on=dataset)
