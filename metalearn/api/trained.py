@@ -62,7 +62,7 @@ def evaluate_grid(
 
 def predict(
     run_dir: str | Path,
-    support: str | Path,
+    support: str | Path | None,
     queries: str | Path | Sequence[str | Path],
     *overrides: str,
     coverage: float | None = None,
@@ -72,6 +72,7 @@ def predict(
     invert: str = "auto",
     fit: str = "auto",
     save: str | Path | None = None,
+    classes: str | Path | None = None,
     plugins: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Labels images, or predicts the numbers of rows, as `metalearn predict` does; returns what `--json` prints.
@@ -79,7 +80,7 @@ def predict(
     Args:
         run_dir: of a finished run.
         support: a folder with a folder for each class, an archive of such, or a CSV file of paths and labels; of a run of numbers, a CSV file with
-            the columns of inputs and targets.
+            the columns of inputs and targets. None: `classes` describes them.
         queries: images, folders, archives; of a run of numbers, CSV files. What follows but `save` and `plugins` is for images.
         overrides: as for `evaluate`; without `device=...` the GPU where there is one, else the CPU.
         coverage: of prediction sets, in (0, 1); None: no sets.
@@ -89,6 +90,7 @@ def predict(
         invert: "auto", "yes" or "no": whether ink and paper change places.
         fit: "auto", "crop", "squash" or "pad".
         save: where the adapted classifier is kept.
+        classes: a CSV file of classes and their descriptions; in the place of `support`, with a run of `task.shots=0`.
         plugins: packages of your own to trust.
 
     Raises:
@@ -99,6 +101,10 @@ def predict(
     from metalearn.runs.loaded import load_run, predicts_numbers, results_of
     from metalearn.runs.predict import Asked, answers, check_target, learn, record
 
+    if (support is None) == (classes is None):
+        raise UserError(
+            "predict takes either support or classes=: labelled images, or a file that describes the classes"
+        )
     words = [str(one) for one in ([queries] if isinstance(queries, str | Path) else queries)]
     numbers = predicts_numbers(Path(run_dir))
     if not numbers:
@@ -111,13 +117,16 @@ def predict(
     if numbers:
         if coverage is not None or abstain_below is not None:
             raise UserError("coverage and abstain_below go with a run that predicts classes, this one predicts numbers")
+        if classes is not None:
+            raise UserError("classes goes with a run that predicts classes, this one predicts numbers")
         run = load_run(Path(run_dir), config, results_of(Path(run_dir)), numbers=True)
         points = predict_numbers.learn(run, str(support))
         if file is not None:
             points.regressor.save(file)
         return predict_numbers.record(points, predict_numbers.queries_of(words, points.regressor.columns))
     asked = Asked(coverage, abstain_below, calibrated, tasks, invert, fit)
-    learned = learn(load_run(Path(run_dir), config, results_of(Path(run_dir))), str(support), asked)
+    labelled, told = (None if one is None else str(one) for one in (support, classes))
+    learned = learn(load_run(Path(run_dir), config, results_of(Path(run_dir))), labelled, asked, classes=told)
     if file is not None:
         learned.classifier.save(file)
     return record(learned, list(answers(learned.classifier, words, asked)), asked, None)

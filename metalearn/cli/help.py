@@ -129,6 +129,7 @@ def predict_help(argv: list[str]) -> str:
     return """\
 usage: metalearn predict RUN_DIR --support DIR --query FILE|DIR ... [key=value ...]
        metalearn predict RUN_DIR --support POINTS.csv --query ROWS.csv ... [key=value ...]
+       metalearn predict RUN_DIR --classes FILE --query FILE|DIR ... [key=value ...]
        metalearn predict --adapted FILE QUERY ...
 
 A finished run learns your classes from a few images of each and labels other images: a label and a probability for
@@ -145,6 +146,8 @@ columns of its inputs and targets, and predicts the targets of other rows; where
 
 --support DIR         a folder for each class, with any number of images; an archive of such folders; or a CSV file with
                       the columns path and label. Classes may have different numbers of images
+--classes FILE        in the place of --support, for a run with task.shots=0: a CSV file with the columns class and
+                      description, or class and numbers; no example of any class is needed (docs/zero-shot.md)
 --query FILE|DIR ...  images to label, folders with all below them, or archives
 --top K               show the K most probable labels (default: 3; --json and --csv: all)
 --json, --csv         print that instead of a table

@@ -14,7 +14,7 @@ from metalearn.errors import RunFailed, UserError
 if TYPE_CHECKING:
     from metalearn.runs.predict import Answer, Asked, Learned
 
-_USAGE = "metalearn predict RUN_DIR --support DIR --query FILE|DIR ...; or metalearn predict --adapted FILE QUERY ..."
+_USAGE = "metalearn predict RUN_DIR --support DIR|--classes FILE --query FILE|DIR ...; or metalearn predict --adapted FILE QUERY ..."
 
 
 def predict(argv: list[str]) -> None:
@@ -63,7 +63,7 @@ def predict(argv: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
-    for flag in ("--support", "--adapted", "--save", "--html", "--config-dir"):
+    for flag in ("--support", "--classes", "--adapted", "--save", "--html", "--config-dir"):
         parser.add_argument(flag)
     parser.add_argument("--query", nargs="+", action="extend")
     parser.add_argument("--top", type=positive)
@@ -104,7 +104,7 @@ def _check(args: argparse.Namespace, words: list[str]) -> None:
     if args.adapted:
         given = [
             f"--{name.replace('_', '-')}"
-            for name in ("support", "save", "tasks", "uncalibrated", "invert", "fit")
+            for name in ("support", "classes", "save", "tasks", "uncalibrated", "invert", "fit")
             if getattr(args, name)
         ]
         if given:
@@ -114,8 +114,12 @@ def _check(args: argparse.Namespace, words: list[str]) -> None:
         return
     if not words:
         raise UserError(f"predict needs a run directory: {_USAGE}")
-    if args.support is None:
-        raise UserError(f"predict needs labelled images, --support DIR with a folder for each class: {_USAGE}")
+    if args.support is None and args.classes is None:
+        raise UserError(
+            f"predict needs labelled images, --support DIR with a folder for each class, or --classes FILE that describes the classes: {_USAGE}"
+        )
+    if args.support is not None and args.classes is not None:
+        raise UserError("only one of --support and --classes can be given")
     if not args.query and not words[1:] and not args.save:
         raise UserError(f"predict needs images to label, --query FILE|DIR ..., or --save FILE: {_USAGE}")
     if args.uncalibrated and (args.coverage or args.tasks):
@@ -153,9 +157,9 @@ def _learned(args: argparse.Namespace, words: list[str], overrides: list[str], a
 
     run = load_run(run_dir, config, results_of(run_dir))
     if args.json or args.csv:
-        return learn(run, args.support, asked)
+        return learn(run, args.support, asked, classes=args.classes)
     with Calibrating() as progress:
-        return learn(run, args.support, asked, progress.update)
+        return learn(run, args.support, asked, progress.update, args.classes)
 
 
 def composed_config(

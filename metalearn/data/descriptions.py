@@ -84,6 +84,10 @@ class Descriptions:
             )
         return torch.from_numpy(np.stack([np.asarray(self.of_class[one.name]) for one in classes]))
 
+    def of_names(self) -> Tensor:
+        """[C, ...] of all classes, in the order of their names here."""
+        return self.of([ClassId("", name) for name in self.of_class])
+
     def _text(self, name: str, turn: int) -> str:
         return f"{self.of_class[name]}{f', turned by {turn} degrees' if turn else ''}"
 

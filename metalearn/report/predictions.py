@@ -67,7 +67,9 @@ def calibration_lines(of: Record) -> list[str]:
 
 
 def of_each(count: int) -> str:
-    """`3 images of each`."""
+    """`3 images of each`; without any, descriptions tell the classes."""
+    if count == 0:
+        return "a description of each"
     return f"{count} image{'s' if count > 1 else ''} of each"
 
 

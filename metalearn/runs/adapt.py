@@ -14,18 +14,20 @@ from metalearn.tasks import Examples
 QUERIES_AT_ONCE = 256
 
 
-def support_of(x: Tensor, counts: Sequence[int], takes_uneven: bool) -> Examples:
+def support_of(x: Tensor, counts: Sequence[int], takes_uneven: bool, descriptions: Tensor | None = None) -> Examples:
     """One task's support set.
 
     Args:
         x: [n, ...], class by class.
         counts: [N], examples of each class.
         takes_uneven: whether the algorithm takes classes with different numbers of examples. Else the examples of smaller classes are repeated.
+        descriptions: of the classes, [N, ...]; None: there are none.
     """
-    rows = torch.tensor(rows_of(counts, takes_uneven), device=x.device)
+    rows = torch.tensor(rows_of(counts, takes_uneven), dtype=torch.int64, device=x.device)
     each = counts if takes_uneven else [max(counts)] * len(counts)
     y = torch.arange(len(counts), device=x.device).repeat_interleave(torch.tensor(each, device=x.device))
-    return examples_of(x[rows][None], y[None], len(counts), counts, takes_uneven)
+    made = examples_of(x[rows][None], y[None], len(counts), counts, takes_uneven)
+    return made._replace(descriptions=None if descriptions is None else descriptions[None])
 
 
 def rows_of(counts: Sequence[int], takes_uneven: bool, held: int | None = None) -> list[int]:

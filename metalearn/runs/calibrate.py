@@ -46,7 +46,7 @@ def calibrate(
     tasks: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
-    """What the run's own data set says about tasks with `shots` [N] support examples of each class.
+    """What the run's own data set says about tasks with `shots` [N] support examples of each class, or with descriptions of each (0).
 
     Args:
         coverage: of sets, beside those of the grid that is always kept.
@@ -109,7 +109,7 @@ def fitting(dataset: Dataset, split: str, shots: tuple[int, ...], queries: int) 
     ways = min(len(shots), max(2, len(dataset.classes(split))))
     most = max(shots)
     fault: UserError | None = None
-    for k in range(most, 0, -1):
+    for k in range(most, min(most, 1) - 1, -1):  # 0 shots alone where none are asked for
         for q in range(queries, 0, -1):
             try:
                 dataset.check(split, TaskShape(ways, k, q))

@@ -38,7 +38,7 @@ class Classifier:
         algorithm: in evaluation mode.
         adapted: what `Algorithm.adapt` returned.
         classes: [N].
-        counts: [N], support images of each class.
+        counts: [N], support images of each class; 0 of each where descriptions tell them.
         form: how files become what the model sees.
         calibration: None where there is none.
     """
@@ -56,14 +56,21 @@ class Classifier:
 
     @classmethod
     def of(
-        cls, run: LoadedRun, classes: Sequence[str], counts: Sequence[int], pixels: NDArray[np.uint8], form: Form
+        cls,
+        run: LoadedRun,
+        classes: Sequence[str],
+        counts: Sequence[int],
+        pixels: NDArray[np.uint8],
+        form: Form,
+        descriptions: Tensor | None = None,
     ) -> Classifier:
-        """Adapts the run's algorithm to images uint8 [n, c, size, size], class by class, `counts` [N] of each.
+        """Adapts the run's algorithm to images uint8 [n, c, size, size], class by class, `counts` [N] of each, or to descriptions [N, ...].
 
         Raises:
             UserError: the algorithm cannot learn so many classes.
         """
-        adapted = adapted_to(run.algorithm, form.values(pixels).to(run.device), counts)
+        described = None if descriptions is None else descriptions.to(run.device)
+        adapted = adapted_to(run.algorithm, form.values(pixels).to(run.device), counts, described)
         run_text = f"{run.directory}: {run.name}"
         return cls(
             run_text,
@@ -176,10 +183,10 @@ def form_shape(trained_on: TrainedOn) -> tuple[int, int, int]:
     return shape
 
 
-def adapted_to(algorithm: Algorithm, x: Tensor, counts: Sequence[int]) -> Any:
-    """What the algorithm learns from examples x [n, ...], class by class, `counts` [N] of each."""
+def adapted_to(algorithm: Algorithm, x: Tensor, counts: Sequence[int], descriptions: Tensor | None = None) -> Any:
+    """What the algorithm learns from examples x [n, ...], class by class, `counts` [N] of each, and from descriptions [N, ...], if there are any."""
     with torch.no_grad():
-        return algorithm.adapt(support_of(x, counts, algorithm.uneven))
+        return algorithm.adapt(support_of(x, counts, algorithm.uneven, descriptions))
 
 
 def check(classifier: Classifier, pixels: NDArray[np.uint8]) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ import torch
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.data.base import Dataset, TaskSource, TrainedOn
+from metalearn.data.descriptions import DescriptionForm
 from metalearn.engine.build import build_algorithm, build_dataset
 from metalearn.engine.device import choose_device
 from metalearn.engine.placement import placed
@@ -165,11 +166,16 @@ class _Form(Dataset):
     """Stands in for a data set whose files nobody needs: examples of a form and a shape."""
 
     def __init__(self, name: str, kind: Kind, trained_on: TrainedOn) -> None:
-        self.name, self.kind, self.input_shape, self._form = name, kind, trained_on.shape, trained_on.form
+        self.name, self.kind, self.input_shape = name, kind, trained_on.shape
+        self._form, self._descriptions = trained_on.form, trained_on.descriptions
 
     @property
     def form(self) -> str:
         return self._form
+
+    @property
+    def described_by(self) -> DescriptionForm | None:
+        return self._descriptions
 
     def check(self, split: str, shape: Shape) -> None:
         raise NotImplementedError

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metalearn.data.own.given import Form, Query, Support, read_queries, read_support
+from metalearn.data.descriptions import Descriptions, read_descriptions
+from metalearn.data.own.given import Form, Query, Support, no_support, read_queries, read_support
 from metalearn.errors import UserError
 from metalearn.runs.calibrate import calibrate, paper_of_run, why_not
 from metalearn.runs.calibration import Covered, in_set
@@ -19,6 +20,7 @@ from metalearn.runs.classifier import Classifier, check, form_shape
 from metalearn.runs.directory import refuse_run_file
 from metalearn.runs.loaded import LoadedRun
 
+CLASSES = "--classes"
 _TOGETHER = 256  # images in memory at a time
 
 
@@ -74,7 +76,7 @@ class Learned:
 
     Attributes:
         classifier: ready to label.
-        support: the images it learned from; None: it was saved by an earlier call.
+        support: the images it learned from, none of classes that were described; None: it was saved by an earlier call.
         checked: support images predicted from the others, and how many of them right; None where no class has two.
         notes: what the user has to know.
     """
@@ -86,20 +88,31 @@ class Learned:
 
 
 def learn(
-    run: LoadedRun, support: str, asked: Asked, progress: Callable[[int, int], None] = lambda done, total: None
+    run: LoadedRun,
+    support: str | None,
+    asked: Asked,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    classes: str | None = None,
 ) -> Learned:
-    """Adapts the run's algorithm to the labelled images at `support` and calibrates its probabilities.
+    """Adapts the run's algorithm to the labelled images at `support`, or to the classes that a file describes, and calibrates its probabilities.
 
     Args:
-        support: a folder or archive with a folder for each class, or a CSV file of paths and labels.
+        support: a folder or archive with a folder for each class, or a CSV file of paths and labels; None: `classes` is given.
+        classes: a CSV file of classes and what describes them (`metalearn/data/descriptions.py`), in the place of `support`.
         progress: of the calibration: tasks done, and all.
 
     Raises:
-        UserError: the images cannot be used, or sets are asked for and the run's data set is not here.
+        UserError: the images or the file cannot be used, the run tells classes by examples alone, or sets are asked for and the run's data set is
+            not here.
     """
+    described = None if classes is None else described_classes(run, classes)
     form, notes = form_for(run, asked)
-    images = read_support(support, form)
-    classifier = Classifier.of(run, images.classes, images.counts, images.pixels, form)
+    if described is None:
+        assert support is not None
+        images, descriptions = read_support(support, form), None
+    else:
+        images, descriptions = no_support(tuple(described.of_class), form), described.of_names()
+    classifier = Classifier.of(run, images.classes, images.counts, images.pixels, form, descriptions)
     notes += [f"support: {note}" for note in images.notes]
     if not run.algorithm.uneven and len(set(images.counts)) > 1:
         notes.append(
@@ -116,6 +129,26 @@ def learn(
                 raise UserError(f"--coverage needs validation tasks of the run's data set: {error}") from error
             notes.append(why_not(error))
     return Learned(classifier, images, check(classifier, images.pixels), tuple(notes))
+
+
+def described_classes(run: LoadedRun, path: str) -> Descriptions:
+    """What the file that `--classes` names says of the user's classes.
+
+    Raises:
+        UserError: it is no such file, it describes one class, or the run's algorithm cannot use what it says.
+    """
+    found, encoder = read_descriptions(path, CLASSES), getattr(run.algorithm, "class_encoder", None)
+    if not run.algorithm.zero_shot or encoder is None:
+        raise UserError(
+            f"{CLASSES} {path}: algorithm={run.settings.names.algorithm} of this run tells classes by support examples (--support DIR): it has no "
+            "class encoder, which task.shots=0 in training gives it"
+        )
+    trained = run.trained_on.descriptions
+    if not found.form.alike(trained):
+        raise UserError(f"{CLASSES} {path}: {found.form} describe the classes; the run's class encoder takes {trained}")
+    if len(found.of_class) < 2:
+        raise UserError(f"{CLASSES} {path} has one class, '{next(iter(found.of_class))}': two or more are needed")
+    return found
 
 
 def form_for(run: LoadedRun, asked: Asked) -> tuple[Form, list[str]]:

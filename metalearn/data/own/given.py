@@ -166,6 +166,12 @@ def read_support(root: str, form: Form) -> Support:
     )
 
 
+def no_support(classes: tuple[str, ...], form: Form) -> Support:
+    """Of classes that descriptions tell: no image of any."""
+    size = max(form.shape[1:])
+    return Support(classes, np.empty((0, form.shape[0], size, size), np.uint8), (0,) * len(classes), (), ())
+
+
 class Query(NamedTuple):
     """An image to label, or a file that cannot be read."""
 
