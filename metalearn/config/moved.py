@@ -21,6 +21,20 @@ _DESCRIBED = {
     "class_encoder": "auto",
     "description_weight": 0.0,
 }  # of learners that came to use descriptions of classes
+# Data sets whose classes came to be described by their names.
+_NAMED = (
+    *(
+        "aircraft.load",
+        "cifar100.cifarfs",
+        "cifar100.fc100",
+        "cub.load",
+        "dtd.load",
+        "emoji.load",
+        "eurosat.load",
+        "fashionmnist.load",
+    ),
+    *("flowers.load", "folder.load", "fungi.load", "icons.load", "metaalbum.load", "quickdraw.load"),
+)
 
 # Settings that a class was given later -> the value that means what it did without them.
 _ADDED: dict[str, dict[str, Any]] = {
@@ -46,10 +60,12 @@ _ADDED: dict[str, dict[str, Any]] = {
     },
     "metalearn.algorithms.relation.RelationNet": {"loss": "squared_error"},
     "metalearn.algorithms.ridge.Ridge": {"errors": "sum"},
-    "metalearn.data.sets.emoji.load": {"descriptions": "names"},
-    "metalearn.data.sets.folder.load": {"descriptions": "names"},
     "metalearn.data.sets.glyphs.load": {"channels": 1, "normalize": None},
-    "metalearn.data.sets.icons.load": {"descriptions": "names"},
+    **{f"metalearn.data.sets.{name}": {"descriptions": "names"} for name in _NAMED},
+    **{
+        f"metalearn.data.sets.{name}.load": {"descriptions": None}
+        for name in ("emnist", "miniimagenet", "tieredimagenet")
+    },
 }
 
 

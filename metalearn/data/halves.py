@@ -44,4 +44,5 @@ def halved(name: str, stored: Stored, asked: Asked) -> ImageClasses:
     whole = ImageClasses(
         name, stored.images, stored.class_names, split, asked.rotations, normalize=Normalize.of(asked.normalize)
     )
-    return whole if asked.min_images is None else whole.without_small_classes(asked.min_images)
+    kept = whole if asked.min_images is None else whole.without_small_classes(asked.min_images)
+    return kept.described(asked.descriptions)

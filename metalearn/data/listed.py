@@ -53,6 +53,7 @@ class Asked(NamedTuple):
     rotations: Mapping[str, int]
     min_images: int | None = None
     normalize: Mapping[str, Sequence[float]] | None = None
+    descriptions: str | None = None
 
 
 def load_listed(
@@ -107,7 +108,8 @@ def divided(
     whole = ImageClasses(
         name, stored.images, stored.class_names, split, asked.rotations, origin, Normalize.of(asked.normalize)
     )
-    return whole if asked.min_images is None else whole.without_small_classes(asked.min_images)
+    kept = whole if asked.min_images is None else whole.without_small_classes(asked.min_images)
+    return kept.described(asked.descriptions)
 
 
 def chosen_split(
