@@ -27,13 +27,14 @@ _NAMED = (
         "aircraft.load",
         "cifar100.cifarfs",
         "cifar100.fc100",
+        "clinc150.load",
         "cub.load",
         "dtd.load",
         "emoji.load",
         "eurosat.load",
         "fashionmnist.load",
     ),
-    *("flowers.load", "folder.load", "fungi.load", "icons.load", "metaalbum.load", "quickdraw.load"),
+    *("flowers.load", "folder.load", "fungi.load", "icons.load", "metaalbum.load", "quickdraw.load", "text.load"),
 )
 
 # Settings that a class was given later -> the value that means what it did without them.

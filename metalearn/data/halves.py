@@ -45,4 +45,4 @@ def halved(name: str, stored: Stored, asked: Asked) -> ImageClasses:
         name, stored.images, stored.class_names, split, asked.rotations, normalize=Normalize.of(asked.normalize)
     )
     kept = whole if asked.min_images is None else whole.without_small_classes(asked.min_images)
-    return kept.described(asked.descriptions)
+    return kept.with_descriptions(asked.descriptions)

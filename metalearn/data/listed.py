@@ -109,7 +109,7 @@ def divided(
         name, stored.images, stored.class_names, split, asked.rotations, origin, Normalize.of(asked.normalize)
     )
     kept = whole if asked.min_images is None else whole.without_small_classes(asked.min_images)
-    return kept.described(asked.descriptions)
+    return kept.with_descriptions(asked.descriptions)
 
 
 def chosen_split(

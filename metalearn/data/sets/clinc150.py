@@ -36,7 +36,7 @@ ABOUT = About(
 )
 
 
-def load(root: str | None, split: str, split_seed: int, min_texts: int | None) -> TextClasses:
+def load(root: str | None, split: str, split_seed: int, min_texts: int | None, descriptions: str | None) -> TextClasses:
     """150 classes of 150 texts each: the sentences of an intent from all parts of the file, as a split here divides the intents. Those that belong to
     no intent are left out.
 
@@ -45,6 +45,7 @@ def load(root: str | None, split: str, split_seed: int, min_texts: int | None) -
         split: "intents", "domains", "random" or "test_only" (docs/data.md).
         split_seed: of split="random".
         min_texts: leaves out intents of fewer sentences.
+        descriptions: what describes the classes: "names", the path of a CSV file (`descriptions.read_descriptions`), or None.
 
     Raises:
         UserError: the file is missing, or is another one.
@@ -58,7 +59,8 @@ def load(root: str | None, split: str, split_seed: int, min_texts: int | None) -
         )
     chosen = chosen_split("clinc150", stored.class_names, split, split_seed, (30, 30), root, examples_are="texts")
     whole = TextClasses("clinc150", stored.images, stored.class_names, chosen)
-    return whole if min_texts is None else whole.without_small_classes(min_texts)
+    kept = whole if min_texts is None else whole.without_small_classes(min_texts)
+    return kept.with_descriptions(descriptions)
 
 
 def _classes(place: Path) -> Classes:

@@ -33,6 +33,7 @@ def load(
     min_texts: int | None,
     outside: bool,
     origin: str,
+    descriptions: str | None,
 ) -> TextClasses:
     """The texts at `root` as classes, uint8 [length].
 
@@ -47,6 +48,7 @@ def load(
         min_texts: leaves out classes of fewer texts, before a split is drawn.
         outside: whether files outside of `root` are read, through links.
         origin: what the names of the classes belong to; "auto": the name of the folder or file.
+        descriptions: what describes the classes: "names", the path of a CSV file (`descriptions.read_descriptions`), or None.
 
     Raises:
         UserError: there are no such texts, some cannot be read, or there are too few classes.
@@ -61,7 +63,8 @@ def load(
     least = min_texts or 1
     counts = dict(zip(names, texts.counts.tolist(), strict=True))
     chosen = divided(given, counts, split, {"val": val_classes, "test": test_classes}, split_seed, least)
-    return TextClasses("text", texts, names, chosen, belongs).without_small_classes(least)
+    whole = TextClasses("text", texts, names, chosen, belongs).without_small_classes(least)
+    return whole.with_descriptions(descriptions)
 
 
 def _name(place: Path) -> str:
