@@ -38,16 +38,16 @@ class ClassEncoder(nn.Module):
         embedded = descriptions if network is None else embed_tasks(network, descriptions, self.training)
         return embedded if self.linear is None else self.linear(embedded)
 
-    def apart(self, backbone: Backbone) -> tuple[Describe | None, ClassEncoder]:
-        """The part that nothing changes while examples pass their backbone once, for each class once, and what is left to do.
+    def apart(self) -> tuple[Describe | None, ClassEncoder]:
+        """The part of a network of its own that outer steps leave as it is, for each class once, and what is left to do.
 
-        None where descriptions have to pass the whole of it in every task, as outer steps may change all of it.
+        None where descriptions have to pass the whole of it in every task.
         """
-        network = backbone if self.shared else self.network
-        if network is None or not (self.shared or network.frozen):
+        network = self.network
+        if network is None or not network.frozen:
             return None, self
         rest = copy.copy(self)
-        rest._modules = {**self._modules, "network": None}  # what is shared is no module of this one
+        rest._modules = {**self._modules, "network": None}
 
         def describe(descriptions: Tensor) -> Tensor:
             return embed_tasks(network, descriptions.unsqueeze(0), False).squeeze(0)

@@ -70,17 +70,20 @@ def two_steps(algorithm: Algorithm, backbone: Backbone) -> TwoSteps:
     def embed(x: Tensor) -> Tensor:
         return embed_tasks(backbone, x.unsqueeze(0), False).squeeze(0)
 
-    twin = with_backbone(algorithm, Embedded(backbone))
-    describe, encoder = None, getattr(algorithm, "class_encoder", None)
-    if isinstance(encoder, ClassEncoder):
-        describe, twin._modules["class_encoder"] = encoder.apart(backbone)
-    return TwoSteps(embed, backbone.feature_dim, twin, describe)
+    encoder = getattr(algorithm, "class_encoder", None)
+    describe = embed if isinstance(encoder, ClassEncoder) and encoder.shared else None
+    return TwoSteps(embed, backbone.feature_dim, with_backbone(algorithm, Embedded(backbone)), describe)
 
 
 def with_backbone(algorithm: Algorithm, backbone: Backbone) -> Algorithm:
     """A learner that shares everything but the backbone with `algorithm`, which has one as an attribute of this name."""
+    return with_parts(algorithm, backbone=backbone)
+
+
+def with_parts(algorithm: Algorithm, **parts: nn.Module) -> Algorithm:
+    """A learner that shares everything with `algorithm` but the modules that are given, by the names of its attributes."""
     twin = copy.copy(algorithm)
-    twin._modules = {**algorithm._modules, "backbone": backbone}
+    twin._modules = {**algorithm._modules, **parts}
     return twin
 
 

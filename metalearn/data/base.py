@@ -83,9 +83,6 @@ class Embedding(NamedTuple):
         None  # of the network, where features are to be kept for other sources; None: for this one alone
     )
     memory: FeatureMemory | None = None  # where they are kept; None: on the disk
-    describe: Callable[[Tensor], Tensor] | None = (
-        None  # the same for descriptions of classes, [n, ...] -> [n, E]; None: they stay as they are
-    )
 
 
 class TaskSource(ABC):
@@ -96,6 +93,9 @@ class TaskSource(ABC):
     split: str  # "train", "val" or "test"
     device: torch.device  # where the batches are made
     classes: tuple[ClassId, ...]  # of the split, in the order of TaskBatch.classes; empty where tasks have none
+    has_raw_descriptions: bool = (
+        False  # whether tasks have descriptions of their classes, of which `described_once` made nothing yet
+    )
 
     @abstractmethod
     def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:
@@ -129,6 +129,13 @@ class TaskSource(ABC):
 
     def embedded(self, embedding: Embedding) -> TaskSource:
         """The same tasks of features [n, D]: each example passes the network once, when a task first has it; only where `examples` is a number."""
+        raise NotImplementedError
+
+    def described_once(self, describe: Callable[[Tensor], Tensor]) -> TaskSource:
+        """The same tasks, with what a network makes of the descriptions of classes, [n, ...] -> [n, E]: each passes it once, when a task first asks.
+
+        Only where tasks have descriptions, and nothing was made of them yet.
+        """
         raise NotImplementedError
 
     def further_scores(self, tasks: TaskBatch, outputs: Tensor) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,6 +79,7 @@ class ClassTasks(TaskSource):
         self._starts = np.cumsum(self.counts) - self.counts
         self._stream = Stream(seed, split)
         self._described = None if descriptions is None else ClassTable(descriptions.to(device))
+        self.has_raw_descriptions = descriptions is not None
         self._keep(images)
 
     def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:
@@ -162,8 +163,13 @@ class ClassTasks(TaskSource):
         made._keep(
             Features(self._images, lambda found: self._values(found, {}), embedding.embed, dim, self.device, kept)
         )
-        if self._described is not None and embedding.describe is not None:
-            made._described = self._described.described(embedding.describe)
+        return made
+
+    def described_once(self, describe: Callable[[Tensor], Tensor]) -> ClassTasks:
+        """See TaskSource."""
+        assert self._described is not None
+        made = copy.copy(self)
+        made._described, made.has_raw_descriptions = self._described.described(describe), False
         return made
 
     def every_example(self) -> Iterator[Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from metalearn.algorithms.base import Algorithm
-from metalearn.algorithms.embedding import Embedded
+from metalearn.algorithms.class_encoder import ClassEncoder
+from metalearn.algorithms.embedding import Embedded, with_parts
 from metalearn.backbones import Backbone
 from metalearn.data.base import Embedding, TaskSource
 from metalearn.data.features import FeatureMemory
@@ -20,6 +21,7 @@ def embedded_once(
 ) -> tuple[Algorithm, TaskSource]:
     """A learner and tasks that come to the same scores, up to rounding, in less time; those given where that cannot be.
 
+    Descriptions of classes, too, pass a network once that stays as it is: their own, or that of the examples.
     The features of a frozen backbone are kept on the disk, for other runs with the same images.
 
     Args:
@@ -28,6 +30,21 @@ def embedded_once(
         training: whether outer steps go on between the tasks: then the backbone has to be frozen.
         memory: where features that are not kept on the disk are kept for the next call with equal weights and images.
     """
+    learner, tasks = _examples_once(algorithm, source, features, training, memory)
+    encoder = getattr(learner, "class_encoder", None)
+    if features == "none" or not tasks.has_raw_descriptions or not isinstance(encoder, ClassEncoder):
+        return learner, tasks
+    describe, rest = encoder.apart()
+    return (
+        (learner, tasks)
+        if describe is None
+        else (with_parts(learner, class_encoder=rest), tasks.described_once(describe))
+    )
+
+
+def _examples_once(
+    algorithm: Algorithm, source: TaskSource, features: str, training: bool, memory: FeatureMemory | None
+) -> tuple[Algorithm, TaskSource]:
     backbone = backbone_of(algorithm)
     if features == "none" or backbone is None or isinstance(backbone, Embedded) or (training and not backbone.frozen):
         return algorithm, source
@@ -36,9 +53,10 @@ def embedded_once(
         return algorithm, source
     on_disk = backbone.frozen and features == "auto"
     kept = backbone.fingerprint if on_disk or memory is not None else None
-    return parts.learner, source.embedded(
-        Embedding(parts.embed, parts.dim, kept, None if on_disk else memory, parts.describe)
-    )
+    made = source.embedded(Embedding(parts.embed, parts.dim, kept, None if on_disk else memory))
+    if parts.describe is not None and made.has_raw_descriptions:
+        made = made.described_once(parts.describe)
+    return parts.learner, made
 
 
 def backbone_of(algorithm: Algorithm) -> Backbone | None:

@@ -176,7 +176,7 @@ class LikeSupport(TaskSource):
     def __init__(self, source: TaskSource, shots: tuple[int, ...], takes_uneven: bool) -> None:
         self._source, self._shots, self._takes_uneven = source, shots, takes_uneven
         self.name, self.kind, self.split, self.device = source.name, source.kind, source.split, source.device
-        self.classes = source.classes
+        self.classes, self.has_raw_descriptions = source.classes, source.has_raw_descriptions
 
     def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:
         """See TaskSource."""
@@ -191,7 +191,7 @@ class LikeSupport(TaskSource):
         if support.counts is not None:
             n = query.y.shape[1]
             query = query._replace(counts=(n,) * count, task_ways=(len(self._shots),) * count)
-        return batch._replace(support=support, query=query)
+        return batch._replace(support=support._replace(descriptions=batch.support.descriptions), query=query)
 
     @property
     def examples(self) -> int | None:
@@ -199,6 +199,9 @@ class LikeSupport(TaskSource):
 
     def embedded(self, embedding: Embedding) -> LikeSupport:
         return LikeSupport(self._source.embedded(embedding), self._shots, self._takes_uneven)
+
+    def described_once(self, describe: Callable[[Tensor], Tensor]) -> LikeSupport:
+        return LikeSupport(self._source.described_once(describe), self._shots, self._takes_uneven)
 
 
 def _key(run: LoadedRun, size: Size) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metalearn.data.base import Embedding, TrainedOn
+from metalearn.data.base import TrainedOn
 from metalearn.data.classes import ClassId, ClassSplit
 from metalearn.data.descriptions import DescriptionForm, Descriptions, as_words, descriptions, read_descriptions
 from metalearn.data.images import ImageClasses
@@ -209,8 +209,8 @@ def test_a_network_describes_each_class_once_and_when_it_is_first_asked(dataset:
         return x @ torch.ones(ATTRIBUTES, 2)
 
     source = dataset.source("test", 0, CPU)
-    made = source.embedded(Embedding(lambda x: x.flatten(1), 256, describe=describe))
-    assert not seen
+    made = source.described_once(describe)
+    assert (source.has_raw_descriptions, made.has_raw_descriptions, seen) == (True, False, [])
     tasks = [of.tasks(i, 3, TaskShape(5, 0, 2)).support.descriptions for i in range(3) for of in (source, made)]
     assert [len(x) for x in seen] == [len(source.classes)]
     for raw, described in zip(tasks[::2], tasks[1::2], strict=True):
@@ -252,6 +252,12 @@ def test_a_mix_describes_classes_where_all_its_sources_do_alike(dataset: ImageCl
     assert described.shape[2:] == form.shape
     assert texts_of(described[1]) == ["an other one"] * 3
     numbers = replace(other, descriptions=dataset.descriptions)
+    described_once = (
+        Mix({"a": texts, "b": other}, None, 16, 1).source("test", 0, CPU).described_once(lambda x: x[:, :2].float())
+    )
+    found = described_once.tasks(0, 4, TaskShape(3, 0, 1)).support.descriptions
+    assert found is not None
+    assert torch.equal(found, described[..., :2].float())
     for second in (numbers, replace(other, descriptions=None)):
         assert tasks_of(texts, second) == (None, None)
 

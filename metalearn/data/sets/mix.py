@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -207,6 +207,7 @@ class MixTasks(TaskSource):
         described: bool = False,
     ) -> None:
         self.name, self.split, self.device, self._described = name, split, device, described
+        self.has_raw_descriptions = described
         self.classes = tuple(itertools.chain.from_iterable(source.classes for source in sources.values()))
         counts = [len(source.classes) for source in sources.values()]
         self._first_class = [sum(counts[:number]) for number in range(len(counts))]
@@ -269,6 +270,13 @@ class MixTasks(TaskSource):
         """See TaskSource."""
         made = copy.copy(self)
         made._keep([source.embedded(embedding) for source in self._sources])
+        return made
+
+    def described_once(self, describe: Callable[[Tensor], Tensor]) -> MixTasks:
+        """See TaskSource."""
+        made = copy.copy(self)
+        made._keep([source.described_once(describe) for source in self._sources])
+        made.has_raw_descriptions = False
         return made
 
 
