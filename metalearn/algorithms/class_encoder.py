@@ -1,4 +1,4 @@
-"""Classes by their descriptions, as in section 2.6 of Snell, Swersky and Zemel 2017 (https://arxiv.org/abs/1703.05175).
+"""Classes by their descriptions, as in section 2.7 of Snell, Swersky and Zemel 2017 (https://arxiv.org/abs/1703.05175).
 
 T tasks, N ways, K shots, D features.
 """
@@ -18,7 +18,7 @@ Describe = Callable[[Tensor], Tensor]  # descriptions of classes [n, ...] -> [n,
 
 
 class ClassEncoder(nn.Module):
-    """g of section 2.6: the descriptions of classes -> the space of embedded examples.
+    """g of section 2.7: the descriptions of classes -> the space of embedded examples.
 
     Args:
         network: [n, ...] -> [n, E]; None: it is the backbone of the examples, or descriptions are numbers [n, E], which no network has to read.

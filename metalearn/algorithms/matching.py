@@ -5,7 +5,7 @@ similarity of embeddings (section 2.1.1). With `full_context` the support exampl
 each query by an LSTM that reads the support set K times (section 2.1.2, appendix A).
 
 Without support examples the support set is the descriptions of the classes, one each, embedded by a class encoder (Snell, Swersky and Zemel 2017,
-section 2.6) and divided by their length; this paper has no such tasks. With `description_weight` w they stand beside the examples, and each has the
+section 2.7) and divided by their length; this paper has no such tasks. With `description_weight` w they stand beside the examples, and each has the
 attention of w of these.
 
 Departures: the similarity may be the negative squared Euclidean distance, and may have a factor, `scale`; in the paper it is 1. As in ProtoNet

@@ -7,7 +7,7 @@ nearest of them.
 The features come from a backbone that was trained before: from `train.init` or a pre-trained one. As in the paper, nothing trains here by
 default; with `train.steps` above 0 the loss of the queries trains the backbone as in Prototypical Networks, with this transform and distance.
 
-Without support examples a class is what its description is embedded as by a class encoder (Snell, Swersky and Zemel 2017, section 2.6), and
+Without support examples a class is what its description is embedded as by a class encoder (Snell, Swersky and Zemel 2017, section 2.7), and
 transformed as examples are; this paper has no such tasks.
 
 Departures: the paper names no probabilities; here they are the softmax over similarities times `scale`. With more than one shot the paper's

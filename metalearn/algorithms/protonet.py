@@ -4,7 +4,7 @@ A class is the mean of its embedded support examples (eq. 1); a query belongs to
 (eq. 2). As in the authors' code, the support and query examples of a training task pass the network together, so that its batch statistics
 are those of the whole task; evaluation uses the running statistics, each query by itself.
 
-Without support examples a class is what its description is embedded as, by a class encoder (section 2.6), divided by its length.
+Without support examples a class is what its description is embedded as, by a class encoder (section 2.7), divided by its length.
 
 Departures: the distances may have a factor, `scale`; in the paper it is 1. With `description_weight`, a description counts as so many support
 examples beside them; in the paper a class has either the one or the other.
@@ -80,10 +80,10 @@ class ProtoNet(EmbeddingLearner):
         return True
 
     def _prototypes(self, embedded: Tensor, support: Examples) -> Tensor:
-        """Of embedded support examples [T, N*K, D]: [T, N, D]; without any, g(v_c) of section 2.6."""
+        """Of embedded support examples [T, N*K, D]: [T, N, D]; without any, g(v_k) of section 2.7."""
         descriptions = described(self.class_encoder, self.description_weight, support, self.backbone)
         if descriptions is not None and self.unit_descriptions:
-            # Section 2.6: descriptions and queries come from different domains, so that prototypes of unit length help.
+            # Section 2.7: descriptions and queries come from different domains, so that prototypes of unit length help.
             descriptions = F.normalize(descriptions, dim=-1)
         return class_means(embedded, support, descriptions, self.description_weight)
 

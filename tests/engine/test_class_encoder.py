@@ -12,11 +12,18 @@ from torch import nn
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import MLP, Pixels
+from metalearn.backbones.ngrams import Ngrams
 from metalearn.compose.composer import composer, explained
+from metalearn.data.classes import ClassSplit
+from metalearn.data.container import FlatImages
 from metalearn.data.descriptions import Descriptions
 from metalearn.data.images import ImageClasses
+from metalearn.data.text_classes import TextClasses
+from metalearn.data.texts import as_bytes, longest
 from metalearn.engine.build import build_algorithm, check_tasks
+from metalearn.engine.evaluate import evaluate
 from metalearn.errors import UserError
+from metalearn.nn.texts import texts_of
 from metalearn.tasks import TaskShape
 from tests.compose import SMALL, compose
 from tests.described import ATTRIBUTES, described_classes, with_texts
@@ -180,3 +187,75 @@ def test_another_data_set_has_to_describe_its_classes_alike(dataset: ImageClasse
         few_shot = made(other, "task.train.shots=0", trained_on=dataset)
         assert encoder(few_shot) is not None, "it is there, and examples alone decide"
     made(dataset, "task.shots=0", trained_on=dataset)
+
+
+def sentences(each: int = 8) -> TextClasses:
+    """Sentences that hold the two words of their class's name, among others."""
+    rng = np.random.default_rng(0)
+    words = ["red", "green", "blue", "cat", "dog", "bird"]
+    names = tuple(f"{first}_{second}" for first in words[:3] for second in words[3:]) + (
+        "old_cat",
+        "old_dog",
+        "old_bird",
+    )
+    texts = [
+        [f"i {rng.choice(['see', 'have', 'want'])} a {name.replace('_', ' ')} {rng.integers(9)}" for _ in range(each)]
+        for name in names
+    ]
+    length = max(longest(of_class) for of_class in texts)
+    stored = FlatImages.of_classes([as_bytes(of_class, length) for of_class in texts])
+    split = ClassSplit("fixed", {"train": names[:7], "val": names[7:9], "test": names[9:]})
+    return TextClasses("sentences", stored, names, split).with_descriptions("names")
+
+
+SMALL_TEXTS = ("dataset=clinc150", "backbone.buckets=64", "backbone.hidden=[16]", "task.queries=2", "task.train.ways=5")
+
+
+@pytest.mark.parametrize("name", ZERO_SHOT)
+def test_texts_that_describe_texts_pass_the_backbone(name: str) -> None:
+    dataset = sentences()
+    algorithm = build_algorithm(compose(f"algorithm={name}", *SMALL_TEXTS, "task.shots=0"), dataset).eval()
+    found = encoder(algorithm)
+    assert found is not None
+    assert found.shared
+    assert not list(found.parameters())
+    tasks = dataset.source("train", 0, torch.device("cpu")).tasks(0, 2, TaskShape(4, 0, 2))
+    assert tasks.support.descriptions is not None
+    assert texts_of(tasks.support.descriptions[0])[0].count(" ") == 1, "the words of a name"
+    with torch.no_grad():
+        whole = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)
+    few_shot = build_algorithm(compose(f"algorithm={name}", *SMALL_TEXTS), dataset).eval()
+    few_shot.load_state_dict(
+        algorithm.state_dict()
+    )  # it was not trained on descriptions, and has all that it needs for them
+    with torch.no_grad():
+        torch.testing.assert_close(few_shot.predict(few_shot.adapt(tasks.support), tasks.query.x), whole)
+    scores = [
+        evaluate(
+            algorithm,
+            dataset.source("test", 0, torch.device("cpu")),
+            TaskShape(3, 0, 2),
+            5,
+            5,
+            False,
+            features=features,
+        )
+        for features in ("none", "auto")
+    ]
+    torch.testing.assert_close(scores[0].loss, scores[1].loss)
+
+
+def test_a_backbone_of_texts_reads_what_describes_images(dataset: ImageClasses) -> None:
+    texts = with_texts(dataset)
+    algorithm = made(texts, "task.shots=0", "algorithm.class_encoder={ngrams: {hidden: [7], buckets: 32}}")
+    found = encoder(algorithm)
+    assert found is not None
+    assert isinstance(found.network, Ngrams)
+    tasks = texts.source("train", 0, torch.device("cpu")).tasks(0, 2, TaskShape(5, 0, 3))
+    algorithm.train().meta_loss(tasks).loss.sum().backward()
+    assert all(parameter.grad is not None for parameter in algorithm.parameters())
+    with pytest.raises(
+        UserError,
+        match=r"algorithm.class_encoder=mlp needs images or numbers; texts describe the classes \(allowed: .*ngrams",
+    ):
+        made(texts, "task.shots=0", "algorithm.class_encoder=mlp")
