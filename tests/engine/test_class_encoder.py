@@ -193,7 +193,8 @@ def sentences(each: int = 8) -> TextClasses:
     """Sentences that hold the two words of their class's name, among others."""
     rng = np.random.default_rng(0)
     words = ["red", "green", "blue", "cat", "dog", "bird"]
-    names = tuple(f"{first}_{second}" for first in words[:3] for second in words[3:]) + (
+    names = (
+        *tuple(f"{first}_{second}" for first in words[:3] for second in words[3:]),
         "old_cat",
         "old_dog",
         "old_bird",
