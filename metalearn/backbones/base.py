@@ -39,6 +39,14 @@ class TwoParts(NamedTuple):
     behind: Backbone  # [n, M] -> [n, D]; its parameters have the names that they have in the whole
 
 
+class Stem(NamedTuple):
+    """The first part of a network that training never changes, and that no inner loop adapts."""
+
+    embed: Callable[[Tensor], Tensor]  # examples [n, ...] -> [n, E]
+    dim: int  # E
+    fingerprint: Callable[[], str]  # of all that makes the outcome of an example
+
+
 class Backbone(nn.Module):
     """What an algorithm, and whoever builds it, may know of its backbone."""
 
@@ -52,6 +60,11 @@ class Backbone(nn.Module):
     def frozen(self) -> bool:
         """Whether training leaves it as it is: the features of an image are the same at every outer step."""
         return False
+
+    @property
+    def stem(self) -> Stem | None:
+        """Where there is one, `forward` takes what it makes of examples, [n, E], in the place of examples: so each example passes it once."""
+        return None
 
     def fingerprint(self) -> str:
         """Of all that makes features of an image: the layers, their settings and their weights. 32 hexadecimal digits."""

@@ -25,7 +25,7 @@ class Ngrams(Backbone):
 
     Args:
         text_length: bytes of a text, of which nothing here depends; asked for as texts are needed.
-        characters: sizes of n-grams of bytes.
+        characters: sizes of n-grams of bytes; None: none.
         words: 0, 1 or 2: n-grams of up to so many words.
         buckets: places in the bag.
         hidden: the width of each block.
@@ -39,7 +39,7 @@ class Ngrams(Backbone):
     def __init__(
         self,
         text_length: int,
-        characters: Sequence[int],
+        characters: Sequence[int] | None,
         words: int,
         buckets: int,
         hidden: Sequence[int],
@@ -48,8 +48,8 @@ class Ngrams(Backbone):
     ) -> None:
         super().__init__()
         if not characters and not words:
-            raise UserError("backbone.characters=[] and backbone.words=0 leave no n-grams")
-        self.characters, self.words, self.buckets = tuple(sorted(set(characters))), words, buckets
+            raise UserError("backbone.characters=null and backbone.words=0 leave no n-grams")
+        self.characters, self.words, self.buckets = tuple(sorted(set(characters or ()))), words, buckets
         self.blocks = blocks([buckets, *hidden], norm, running_stats)
         self.feature_dim = [buckets, *hidden][-1]
         self.uses_batch_statistics = norm == "batch" and not running_stats

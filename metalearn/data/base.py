@@ -96,6 +96,7 @@ class TaskSource(ABC):
     has_raw_descriptions: bool = (
         False  # whether tasks have descriptions of their classes, of which `described_once` made nothing yet
     )
+    is_embedded: bool = False  # whether `embedded` made it
 
     @abstractmethod
     def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:

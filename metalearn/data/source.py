@@ -159,7 +159,7 @@ class ClassTasks(TaskSource):
             return holder(f"{fingerprint()}-{images}", len(self._images), dim)
 
         made = copy.copy(self)
-        made.look = AsStored()
+        made.look, made.is_embedded = AsStored(), True
         made._keep(
             Features(self._images, lambda found: self._values(found, {}), embedding.embed, dim, self.device, kept)
         )

@@ -22,7 +22,8 @@ def embedded_once(
     """A learner and tasks that come to the same scores, up to rounding, in less time; those given where that cannot be.
 
     Descriptions of classes, too, pass a network once that stays as it is: their own, or that of the examples.
-    The features of a frozen backbone are kept on the disk, for other runs with the same images.
+    The features of a frozen backbone are kept on the disk, for other runs with the same images. Of a backbone with a stem, what that makes of
+    examples is, and any learner takes it.
 
     Args:
         algorithm: in evaluation mode, or frozen.
@@ -45,10 +46,17 @@ def embedded_once(
 def _examples_once(
     algorithm: Algorithm, source: TaskSource, features: str, training: bool, memory: FeatureMemory | None
 ) -> tuple[Algorithm, TaskSource]:
-    backbone = backbone_of(algorithm)
-    if features == "none" or backbone is None or isinstance(backbone, Embedded) or (training and not backbone.frozen):
+    backbone, examples = backbone_of(algorithm), source.examples
+    if features == "none" or backbone is None or isinstance(backbone, Embedded) or source.is_embedded:
         return algorithm, source
-    parts, examples = algorithm.in_two_steps(), source.examples
+    if (stem := backbone.stem) is not None:
+        if examples is None or examples * stem.dim > _MOST:
+            return algorithm, source
+        kept = stem.fingerprint if features == "auto" or memory is not None else None
+        return algorithm, source.embedded(Embedding(stem.embed, stem.dim, kept, None if features == "auto" else memory))
+    if training and not backbone.frozen:
+        return algorithm, source
+    parts = algorithm.in_two_steps()
     if parts is None or examples is None or examples * parts.dim > _MOST:
         return algorithm, source
     on_disk = backbone.frozen and features == "auto"

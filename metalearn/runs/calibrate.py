@@ -176,7 +176,8 @@ class LikeSupport(TaskSource):
     def __init__(self, source: TaskSource, shots: tuple[int, ...], takes_uneven: bool) -> None:
         self._source, self._shots, self._takes_uneven = source, shots, takes_uneven
         self.name, self.kind, self.split, self.device = source.name, source.kind, source.split, source.device
-        self.classes, self.has_raw_descriptions = source.classes, source.has_raw_descriptions
+        self.classes, self.is_embedded = source.classes, source.is_embedded
+        self.has_raw_descriptions = source.has_raw_descriptions
 
     def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:
         """See TaskSource."""

@@ -36,8 +36,8 @@ def test_the_first_layer_is_the_sum_of_the_embeddings_of_the_n_grams() -> None:
 
 
 def test_no_n_grams_are_refused() -> None:
-    with pytest.raises(UserError, match=r"backbone\.characters=\[\] and backbone\.words=0 leave no n-grams"):
-        Ngrams(10, [], 0, 50, [4], "none", True)
+    with pytest.raises(UserError, match=r"backbone\.characters=null and backbone\.words=0 leave no n-grams"):
+        Ngrams(10, None, 0, 50, [4], "none", True)
 
 
 @pytest.mark.parametrize("name", ["maml", "protonet"])

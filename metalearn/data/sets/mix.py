@@ -270,6 +270,7 @@ class MixTasks(TaskSource):
         """See TaskSource."""
         made = copy.copy(self)
         made._keep([source.embedded(embedding) for source in self._sources])
+        made.is_embedded = True
         return made
 
     def described_once(self, describe: Callable[[Tensor], Tensor]) -> MixTasks:
