@@ -151,7 +151,7 @@ def export(
         run_dir: of a finished run; None where `adapted` stands alone.
         out: a new or an empty folder.
         overrides: as for `predict`.
-        support: as for `predict`: the classes that the classifier is to know.
+        support: as for `predict`: the classes that the classifier is to know, or the points of one function.
         adapted: a classifier that `predict(save=...)` wrote; instead of `support`.
         formats: which files.
         calibrated, tasks, invert, fit, plugins: as for `predict`.
@@ -160,10 +160,14 @@ def export(
         UserError: the run or the images cannot be used, a package is missing, the model cannot be exported, or a program does not give what the
             model gives; then nothing was written.
     """
+    from metalearn.runs import export_numbers
+    from metalearn.runs.classifier import read_saved
     from metalearn.runs.export import checked_target, refuse_device, source_of
     from metalearn.runs.export import export as written
+    from metalearn.runs.loaded import predicts_numbers
     from metalearn.runs.predict import Asked
     from metalearn.runs.programs import formats_of, require
+    from metalearn.runs.regressor import is_regressor
 
     if (run_dir is None and adapted is None) or (support is not None and (run_dir is None or adapted is not None)):
         raise UserError("export takes a run directory, one with support=, or adapted= with or without a run directory")
@@ -176,6 +180,10 @@ def export(
         with settings_composer(list(overrides), None, plugins) as composing:
             return composing.evaluation(saved, list(overrides), "export")
 
+    if is_regressor(read_saved(Path(adapted))) if adapted is not None else predicts_numbers(Path(run_dir or "")):
+        of_run = None if run_dir is None else Path(run_dir)
+        points, file = (None if one is None else str(one) for one in (support, adapted))
+        return export_numbers.export_numbers(export_numbers.source_of(of_run, points, file, composed), folder, wanted)
     asked = Asked(None, None, calibrated, tasks, invert, fit)
     place = None if run_dir is None else Path(run_dir)
     labelled, kept = (None if one is None else str(one) for one in (support, adapted))

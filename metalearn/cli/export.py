@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metalearn.cli.arguments import parsed, positive, with_quoted_home
-from metalearn.cli.predict import Calibrating, composed_config
+from metalearn.cli.predict import Calibrating, composed_config, of_numbers
 from metalearn.cli.single import is_first_rank
 from metalearn.errors import UserError
 
@@ -37,7 +37,10 @@ def export(argv: list[str]) -> None:
     require(formats)
     out = checked_target(args.out)
     asked = Asked(None, None, not args.uncalibrated, args.tasks, args.invert or "auto", args.fit or "auto")
-    record = written(_source(args, words, overrides, asked), asked, out, formats)
+    if of_numbers(args.adapted, words):
+        record = _of_numbers(args, words, overrides, out, formats)
+    else:
+        record = written(_source(args, words, overrides, asked), asked, out, formats)
     if args.json:
         terminal.say(json.dumps(record, indent=2, ensure_ascii=False))
     else:
@@ -95,6 +98,24 @@ def _source(args: argparse.Namespace, words: list[str], overrides: list[str], as
         return source_of(run_dir, args.support, args.adapted, asked, composed, lambda done, total: None)
     with Calibrating() as progress:
         return source_of(run_dir, args.support, args.adapted, asked, composed, progress.update)
+
+
+def _of_numbers(
+    args: argparse.Namespace, words: list[str], overrides: list[str], out: Path, formats: tuple[str, ...]
+) -> dict[str, Any]:
+    from metalearn.runs.export import refuse_device
+    from metalearn.runs.export_numbers import export_numbers, source_of
+
+    given = next((name for name in ("tasks", "uncalibrated", "invert", "fit") if getattr(args, name)), None)
+    if given is not None:
+        raise UserError(f"--{given} goes with a run that predicts classes, this one predicts numbers")
+    refuse_device(overrides)
+
+    def composed(saved: Any) -> dict[str, Any]:
+        return composed_config(saved, overrides, args.config_dir, "export")
+
+    run_dir = Path(words[0]).expanduser() if words else None
+    return export_numbers(source_of(run_dir, args.support, args.adapted, composed), out, formats)
 
 
 def _show(record: dict[str, Any], out: str) -> None:

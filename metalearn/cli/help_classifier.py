@@ -19,6 +19,9 @@ normalisation are in the program, and so is the temperature that metalearn predi
   metalearn export RUN_DIR --support ./examples --out exported
   metalearn predict RUN_DIR --support ./examples --save mine.pt && metalearn export --adapted mine.pt --out exported
 
+Of a run that predicts numbers, --support takes a CSV file of points, and the program takes rows float32 [n, d] to
+targets, both in the units of the table.
+
 Each program is read again and run beside the model on 1, 3 and 8 images; a difference above 1e-4 is an error, and then
 nothing is left behind. A model whose prediction for one image depends on the others of the batch is refused.
 

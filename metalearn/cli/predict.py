@@ -24,7 +24,7 @@ def predict(argv: list[str]) -> None:
     _check(args, words)
     if not is_first_rank():  # of torchrun's processes one is enough
         return
-    if _of_numbers(args, words):
+    if of_numbers(args.adapted, words):
         from metalearn.cli.predict_numbers import predict_numbers
 
         predict_numbers(args, words, lambda saved: composed_config(saved, overrides, args.config_dir))
@@ -128,12 +128,13 @@ def _check(args: argparse.Namespace, words: list[str]) -> None:
         raise UserError(f"--tasks {args.tasks} is not allowed (int >= 10)")
 
 
-def _of_numbers(args: argparse.Namespace, words: list[str]) -> bool:
-    if args.adapted:
+def of_numbers(adapted: str | None, words: list[str]) -> bool:
+    """Whether the saved file or, without one, the run directory in `words` is of numbers."""
+    if adapted:
         from metalearn.runs.classifier import read_saved
         from metalearn.runs.regressor import is_regressor
 
-        return is_regressor(read_saved(Path(args.adapted).expanduser()))
+        return is_regressor(read_saved(Path(adapted).expanduser()))
     from metalearn.runs.loaded import predicts_numbers
 
     return predicts_numbers(Path(words[0]).expanduser())

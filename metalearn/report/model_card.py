@@ -44,8 +44,9 @@ def check_text(file: Record) -> str:
     """`8e-08 on 1, 3 and 8 images`, of a file of export.json; weights are compared to the bit."""
     if "check" not in file:
         return "equal"
-    *sizes, last = map(str, file["check"]["images"])
-    return f"{file['check']['largest_difference']:.1e} on {', '.join(sizes)} and {last} images"
+    what = "images" if "images" in file["check"] else "rows"
+    *sizes, last = map(str, file["check"][what])
+    return f"{file['check']['largest_difference']:.1e} on {', '.join(sizes)} and {last} {what}"
 
 
 def _opening(record: Record) -> list[str]:
@@ -80,27 +81,36 @@ def _shape(shape: list[Any]) -> str:
 def _use(record: Record) -> list[str]:
     channels, height, width = record["images"]["shape"][1:]
     lines = [f"Each program takes any number n of images as uint8 [n, {channels}, {height}, {width}]."]
+    of_torch = f"torch.zeros(4, {channels}, {height}, {width}, dtype=torch.uint8)"
+    of_numpy = f"numpy.zeros((4, {channels}, {height}, {width}), numpy.uint8)"
     for file in record["files"]:
-        name = file["file"]
-        lines += ["", "```python"]
-        if file["format"] == "pt2":
-            lines += [
-                "import torch",
-                f"program = torch.export.load({name!r}).module()",
-                f"images = torch.zeros(4, {channels}, {height}, {width}, dtype=torch.uint8)  # yours",
-                f"{file['output']['name']} = program(images)",
-            ]
-        elif file["format"] == "onnx":
-            lines += [
-                "import numpy, onnxruntime",
-                f"program = onnxruntime.InferenceSession({name!r})",
-                f"images = numpy.zeros((4, {channels}, {height}, {width}), numpy.uint8)  # yours",
-                f"({file['output']['name']},) = program.run(None, {{'images': images}})",
-            ]
-        else:
-            lines += ["from safetensors.torch import load_file", f"weights = load_file({name!r})  # name -> tensor"]
-        lines.append("```")
+        lines += ["", "```python", *loading(file, "images", of_torch, of_numpy), "```"]
     return lines
+
+
+def loading(file: Record, what: str, of_torch: str, of_numpy: str) -> list[str]:
+    """Lines of Python that load a file of export.json and run it.
+
+    Args:
+        what: the program takes, in a word.
+        of_torch, of_numpy: expressions that make some.
+    """
+    name = file["file"]
+    if file["format"] == "pt2":
+        return [
+            "import torch",
+            f"program = torch.export.load({name!r}).module()",
+            f"{what} = {of_torch}  # yours",
+            f"{file['output']['name']} = program({what})",
+        ]
+    if file["format"] == "onnx":
+        return [
+            "import numpy, onnxruntime",
+            f"program = onnxruntime.InferenceSession({name!r})",
+            f"{what} = {of_numpy}  # yours",
+            f"({file['output']['name']},) = program.run(None, {{'{what}': {what}}})",
+        ]
+    return ["from safetensors.torch import load_file", f"weights = load_file({name!r})  # name -> tensor"]
 
 
 def _images(record: Record) -> list[str]:

@@ -153,12 +153,29 @@ def export(source: Source, asked: Asked, out: Path, formats: tuple[str, ...] = F
     form, notes = _form(source, asked)
     images = _images(source, form)
     ordered = [kind for kind in FORMATS if kind in formats]
+
+    def fill(folder: Path) -> tuple[dict[str, Any], str]:
+        written = [file for part in parts_of(source, form) for file in write(part, images, ordered, folder)]
+        made = _record(source, form, notes) | {"files": [file.record() for file in written]}
+        return made, model_card(made)
+
+    return in_new_folder(out, fill)
+
+
+def in_new_folder(out: Path, fill: Callable[[Path], tuple[dict[str, Any], str]]) -> dict[str, Any]:
+    """Makes the folder `out`, all of it or nothing; returns what export.json holds.
+
+    Args:
+        fill: writes the programs into the folder that it is given; returns what export.json and the model card hold.
+
+    Raises:
+        UserError: it cannot be written, or what `fill` raises.
+    """
     work = out.with_name(f".{out.name}.{os.getpid()}")
     work.mkdir()
     try:
-        written = [file for part in parts_of(source, form) for file in write(part, images, ordered, work)]
-        record = _record(source, form, notes) | {"files": [file.record() for file in written]}
-        write_text(work / CARD, model_card(record))
+        record, card = fill(work)
+        write_text(work / CARD, card)
         write_json(work / RECORD, record)
         if out.exists():
             out.rmdir()
@@ -222,27 +239,12 @@ def _record(source: Source, form: Form, notes: list[str]) -> dict[str, Any]:
     results, learned = source.results, source.learned
     made = learned.classifier if learned is not None else source.run
     assert made is not None
-    names = made.config["names"]
     state = source.run.state if source.run is not None else {}
     classes = sorted({str(ClassId.parse(name).upright) for name in state.get("train_classes", [])})
     calibration = learned.classifier.calibration if learned is not None else None
+    steps = learned.classifier.step if learned is not None else state["step"]
     return {
-        "metalearn": __version__,
-        "torch": torch.__version__,
-        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "run": {
-            "directory": None if source.run is None else source.run.directory.name,
-            "algorithm": names["algorithm"],
-            "backbone": names["backbone"],
-            "dataset": names["dataset"],
-            "seed": made.config["seed"],
-            "steps": learned.classifier.step if learned is not None else state["step"],
-            "checkpoint": made.config["eval"]["checkpoint"],
-            "config_hash": results.get("config_hash"),
-            "split": results.get("split"),
-            "task": results.get("task", made.config["task"]),
-            "trained_with": (results.get("environment") or {}).get("metalearn"),
-        },
+        **described_run(made.config, steps, results, None if source.run is None else source.run.directory),
         "kind": results.get("kind"),
         "test": results.get("test"),
         "trained_classes": classes,
@@ -260,4 +262,29 @@ def _record(source: Source, form: Form, notes: list[str]) -> dict[str, Any]:
         },
         "parameters": sum(parameter.numel() for parameter in source.algorithm.parameters()),
         "notes": notes,
+    }
+
+
+def described_run(
+    config: Mapping[str, Any], steps: int, results: Mapping[str, Any], run_dir: Path | None
+) -> dict[str, Any]:
+    """What export.json says first: by which version, when, and of which run."""
+    names = config["names"]
+    return {
+        "metalearn": __version__,
+        "torch": torch.__version__,
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "run": {
+            "directory": None if run_dir is None else run_dir.name,
+            "algorithm": names["algorithm"],
+            "backbone": names["backbone"],
+            "dataset": names["dataset"],
+            "seed": config["seed"],
+            "steps": steps,
+            "checkpoint": config["eval"]["checkpoint"],
+            "config_hash": results.get("config_hash"),
+            "split": results.get("split"),
+            "task": results.get("task", config["task"]),
+            "trained_with": (results.get("environment") or {}).get("metalearn"),
+        },
     }

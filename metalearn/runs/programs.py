@@ -29,7 +29,6 @@ TRACED_AT = 2  # images that the program is traced with
 CHECKED_AT = (1, 3, 8)  # images that it is compared on: none is the number that it was traced with
 TOLERANCE = 1e-4  # of probabilities; of vectors, times their largest number where that is above 1
 _NEEDS = {PT2: (), ONNX: ("onnx", "onnxscript", "onnxruntime"), SAFETENSORS: ("safetensors",)}
-_INPUT = "images"
 
 Function = Callable[[Tensor], Tensor]
 
@@ -80,6 +79,7 @@ class Part:
         module: what is traced.
         reference: images uint8 [n, c, size, size] -> what the program is to give for them, by the model itself.
         about: plain values that each file holds beside the program.
+        input: what it takes, in a word: "images", or "rows" float32 [n, d].
     """
 
     name: str
@@ -87,6 +87,7 @@ class Part:
     module: nn.Module
     reference: Function
     about: dict[str, Any]
+    input: str = "images"
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Written:
         seconds: that making and checking it took.
         difference: the largest difference from the model itself; None for weights, which are compared to the bit.
         allowed: how large that may be.
+        input: what a program takes, in a word.
     """
 
     file: str
@@ -112,6 +114,7 @@ class Written:
     seconds: float
     difference: float | None
     allowed: float | None
+    input: str = "images"
 
     def record(self) -> dict[str, Any]:
         """Plain values."""
@@ -120,7 +123,7 @@ class Written:
             name, shape = self.output
             said["output"] = {"name": name, "shape": list(shape), "dtype": "float32"}
             said["check"] = {
-                "images": list(CHECKED_AT),
+                self.input: list(CHECKED_AT),
                 "traced_with": TRACED_AT,
                 "largest_difference": self.difference,
                 "allowed": self.allowed,
@@ -153,7 +156,7 @@ def require(formats: Sequence[str]) -> None:
 
 
 def write(part: Part, images: Tensor, formats: Sequence[str], folder: Path) -> list[Written]:
-    """Writes the files of one part, reads them again and compares them with the model on `images` uint8 [n, ...].
+    """Writes the files of one part, reads them again and compares them with the model on `images` uint8 [n, ...], or on rows.
 
     Raises:
         UserError: a program cannot be made, or does not give what the model gives.
@@ -171,10 +174,11 @@ def write(part: Part, images: Tensor, formats: Sequence[str], folder: Path) -> l
             raise UserError(f"{part.name}.{kind}: this model cannot be written so: {_short(error)}") from error
         difference = allowed = None
         if kind != SAFETENSORS:
-            difference, allowed = compare(part.name, kind, _READERS[kind](path), images, wanted)
+            difference, allowed = compare(part.name, kind, _READERS[kind](path), images, wanted, part.input)
         now = time.perf_counter()
         output = None if kind == SAFETENSORS else (part.output, shape)
-        found.append(Written(path.name, part.name, kind, output, path.stat().st_size, now - begin, difference, allowed))
+        size, seconds = path.stat().st_size, now - begin
+        found.append(Written(path.name, part.name, kind, output, size, seconds, difference, allowed, part.input))
         begin = now
     return found
 
@@ -210,13 +214,16 @@ def _idle(program: ExportedProgram) -> list[str]:
     return [targets[node.name] for node in nodes if targets.get(node.name) in program.state_dict]
 
 
-def compare(name: str, kind: str, function: Function, images: Tensor, wanted: dict[int, Tensor]) -> tuple[float, float]:
+def compare(
+    name: str, kind: str, function: Function, images: Tensor, wanted: dict[int, Tensor], what: str = "images"
+) -> tuple[float, float]:
     """The largest difference between what a program gives and what the model gives, and the largest that is allowed.
 
     Args:
         function: the program, read from its file.
         images: uint8 [n, c, size, size].
         wanted: of the first so many images, [m, ...].
+        what: they are, in a word, for messages.
 
     Raises:
         UserError: it is larger, or the program does not take so many images.
@@ -226,14 +233,14 @@ def compare(name: str, kind: str, function: Function, images: Tensor, wanted: di
         try:
             given = function(images[:size])
         except Exception as error:
-            raise UserError(f"{name}.{kind} does not take {size} images: {_short(error)}") from error
+            raise UserError(f"{name}.{kind} does not take {size} {what}: {_short(error)}") from error
         if given.shape != right.shape:
-            raise UserError(f"{name}.{kind} gives {list(given.shape)} for {size} images, the model {list(right.shape)}")
+            raise UserError(f"{name}.{kind} gives {list(given.shape)} for {size} {what}, the model {list(right.shape)}")
         gap = float((given.double() - right.double()).abs().max())
         limit = TOLERANCE * max(1.0, float(right.abs().max()))
         if not gap <= limit:  # nor where it is no number
             raise UserError(
-                f"{name}.{kind} does not give what the model gives: on {size} images the largest difference is {gap:.2g} "
+                f"{name}.{kind} does not give what the model gives: on {size} {what} the largest difference is {gap:.2g} "
                 f"(allowed: {limit:.2g}); nothing was written"
             )
         largest, allowed = max(largest, gap), max(allowed, limit)
@@ -253,7 +260,7 @@ def _write_onnx(program: ExportedProgram, part: Part, path: Path) -> None:
             program,
             (),
             path,
-            input_names=[_INPUT],
+            input_names=[part.input],
             output_names=[part.output],
             dynamo=True,
             external_data=False,
@@ -297,7 +304,8 @@ def _read_onnx(path: Path) -> Function:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {_INPUT: images.numpy()})[0])
+    (taken,) = (one.name for one in session.get_inputs())
+    return lambda images: torch.from_numpy(session.run(None, {taken: images.numpy()})[0])
 
 
 _WRITERS = {PT2: _write_pt2, ONNX: _write_onnx, SAFETENSORS: _write_safetensors}
