@@ -101,7 +101,8 @@ class Kind(Scale):
     Attributes:
         loss: (outputs [T, n, ...], y [T, n, ...]) -> [T]; what inner and outer loops descend.
         score_of: (outputs, y) -> [T], the main score of each task; NaN for a task whose outputs are not finite.
-        answers: what is predicted for an example, which decides how a task is drawn: CLASSES, NUMBERS, or "" for what nobody draws.
+        answers: what is predicted for an example: CLASSES, NUMBERS, or "" for anything else. It decides who can learn such tasks
+            (`Algorithm.learns`) and how one is drawn.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]

@@ -55,6 +55,11 @@ class Algorithm(nn.Module, ABC):
     kind: Kind = CLASSIFICATION  # of the tasks at hand, set by whoever builds it for a data set
     outer_step: int = 0  # outer steps done, set by the outer loop: for what a paper anneals while training
 
+    @classmethod
+    def learns(cls, kind: Kind) -> bool:
+        """Whether it can learn tasks of a kind: one of `kinds`, or a kind of a plug-in that asks for the same answers, classes or numbers."""
+        return kind in cls.kinds or (bool(kind.answers) and any(own.answers == kind.answers for own in cls.kinds))
+
     @abstractmethod
     def adapt(self, support: Examples) -> Any:
         """Whatever the paper learns from the support set, for each of the T tasks."""

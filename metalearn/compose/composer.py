@@ -286,7 +286,9 @@ def _adopt_limits(checked: DictConfig, fresh: DictConfig, group: str) -> None:
 
 
 def _size(ways: object, shots: object) -> str:
-    """`5w1s`; `varying` where that is what both of them say."""
+    """`5w1s`; `10shot` where there are no classes; `varying` where that is what both of them say."""
+    if ways == 1:
+        return f"{shots}shot"
     return ways if isinstance(ways, str) and ways == shots else f"{ways}w{shots}s"
 
 

@@ -211,10 +211,10 @@ def _refuse_other_tasks(config: Config, dataset: Dataset, algorithm: Any) -> Non
         raise UserError(
             f"algorithm={config['names']['algorithm']} cannot learn without support examples ({zero_shot}); those that can: {can}"
         )
-    if dataset.kind not in algorithm.kinds:
+    if not algorithm.learns(dataset.kind):
         names, can = (
             config["names"],
-            ", ".join(able("algorithm", lambda made: dataset.kind in made.kinds)) or "none",
+            ", ".join(able("algorithm", lambda made: made.learns(dataset.kind))) or "none",
         )
         raise UserError(
             f"algorithm={names['algorithm']} cannot learn {dataset.kind.name} tasks (dataset={names['dataset']}); those that can: {can}"

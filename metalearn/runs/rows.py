@@ -228,7 +228,8 @@ def task_text(task: Mapping[str, Any], kind: Scale) -> str:
     """`5-way 1-shot`, or `10-shot`."""
     if not task:
         return "unknown tasks"
-    ways = f"{task.get('ways')}-way " if kind.chance(2) is not None else ""
+    # A run that did not come to its test does not say its kind; classes come in twos.
+    ways = f"{task.get('ways')}-way " if kind.chance(2) is not None and task.get("ways") != 1 else ""
     return f"{ways}{task.get('shots')}-shot"
 
 

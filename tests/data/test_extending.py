@@ -1,19 +1,23 @@
-"""The example of a benchmark in docs/extending.md works as it stands there, from a package of a user's own."""
+"""The examples of docs/extending.md work as they stand there, from a package of a user's own: a benchmark, and a kind of task."""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import metalearn
 from metalearn.cli.main import main
 from metalearn.config import plugins
 from metalearn.data.images import ImageClasses
 from metalearn.engine.build import _dataset, build_dataset
 from metalearn.errors import UserError
+from metalearn.tasks import TaskShape
 from tests.compose import compose
 from tests.data.small_files import picture, pixels, write_zip
 
@@ -25,7 +29,10 @@ FILES = {f"leaves/species {k}/{i}.jpg": picture(10 * k + i) for k in range(12) f
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The package of the page, trusted; its data directory, which is empty."""
     written = re.findall(r"`(my_lab/[\w/.]+)`:\n\n```\w+\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert [name for name, _ in written] == ["my_lab/leaves.py", "my_lab/conf/dataset/leaves.yaml"]
+    assert [name for name, _ in written] == [
+        *("my_lab/steps.py", "my_lab/conf/dataset/steps.yaml"),
+        *("my_lab/leaves.py", "my_lab/conf/dataset/leaves.yaml"),
+    ]
     for name, text in [*written, ("my_lab/__init__.py", "")]:
         file = tmp_path / "home" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -65,3 +72,36 @@ def test_the_commands_about_data_know_it(lab: Path, capsys: pytest.CaptureFixtur
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("leaves")]
     assert "Leaves of trees" in row
     assert "here" in row
+
+
+SMALL = ("train.steps=4", "train.val_every=2", "train.val_tasks=6", "train.task_chunk=16", "eval.tasks=8")
+
+
+def test_the_kind_of_task_goes_from_training_to_predictions(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["train", "algorithm=maml", "dataset=steps", *SMALL, "hydra.run.dir=run"])
+    results = json.loads(Path("run/results.json").read_text())
+    assert results["kind"] == {"name": "absolute error", "score": "mae", "higher_is_better": False, "percent": False}
+    run = metalearn.load("run")
+    with torch.no_grad():
+        batch = run.dataset.source("test", 0, torch.device("cpu")).tasks(0, 8, TaskShape(1, 10, 10))
+        gap = run.algorithm.predict(run.algorithm.adapt(batch.support), batch.query.x) - batch.query.y
+    assert results["test"]["mae"] == pytest.approx(float(gap.abs().mean()), rel=1e-5)
+    assert results["test"]["loss"] == pytest.approx(results["test"]["mae"])
+    y = torch.cat([batch.support.y, batch.query.y], 1)[..., 0]
+    assert {len(of_task[of_task < 5].unique()) for of_task in y} <= {1, 2}, "a step has two values, outliers aside"
+    Path("points.csv").write_text("x,y\n-1,0\n1,2\n")
+    main(["predict", "run", "--support", "points.csv", "--query", "points.csv", "--json"])
+    said = json.loads("{" + capsys.readouterr().out.partition("\n{")[2])
+    found = run.predict([[-1.0], [1.0]], [0.0, 2.0], [[-1.0], [1.0]]).values[:, 0].tolist()
+    assert [row["predicted"]["y"] for row in said["predictions"]] == pytest.approx(found, rel=1e-5)
+
+
+def test_learners_of_classes_do_not_take_it_and_say_who_does(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "algorithm=protonet", "dataset=steps"])
+    said = capsys.readouterr().err
+    assert "algorithm=protonet cannot learn absolute error tasks (dataset=steps); those that can: " in said
+    assert {"maml", "reptile"} <= set(said.strip().rpartition(": ")[2].split(", "))

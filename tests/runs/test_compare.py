@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from metalearn.errors import UserError
+from metalearn.kinds import REGRESSION, scale_of
 from metalearn.runs.comparison import Wanted, compare
 from metalearn.runs.finding import found
 from metalearn.runs.quick_config import quick_config
+from metalearn.runs.rows import task_text
 from tests.runs.made_runs import MSE, classes_of, config_of, make_run, task_scores
 
 OLD = Path(__file__).parent / "of_version_0_1_0"
@@ -337,3 +339,9 @@ def test_hundreds_of_runs_are_compared_without_opening_an_event_file(tmp_path: P
     begun = time.process_time()
     assert len(rows_of(tmp_path)) == 20
     assert time.process_time() - begun < 4
+
+
+def test_tasks_without_classes_have_no_ways_also_before_a_run_says_its_kind() -> None:
+    assert task_text({"ways": 1, "shots": 10}, REGRESSION) == "10-shot"
+    assert task_text({"ways": 1, "shots": 10}, scale_of({})) == "10-shot"
+    assert task_text({"ways": 5, "shots": 1}, scale_of({})) == "5-way 1-shot"
