@@ -140,14 +140,14 @@ def difference_cells(row: Mapping[str, Any]) -> list[str]:
     found = row["difference"]
     if found is None:
         return ["", "", "", row["not_paired"] or "", ""]
-    over = "+".join(found["over"])
+    over = "+".join(found["over"]).replace("classes", scale_of(row).drawn)
     paired = "" if found["paired"] else f" (not paired: {row['not_paired']})"
     return [
         difference_text(found, scale_of(row)),
         over,
         p_text(found["p"]),
         found["verdict"] + paired,
-        settle_text(found),
+        settle_text(found, scale_of(row)),
     ]
 
 
@@ -166,7 +166,7 @@ def p_text(p: float | None) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def settle_text(found: Mapping[str, Any]) -> str:
+def settle_text(found: Mapping[str, Any], kind: Scale) -> str:
     """`5 more seeds or 1,200 more tasks`, of an undecided difference."""
     if found["verdict"] != "undecided" or not found["over"]:
         return ""
@@ -179,7 +179,7 @@ def settle_text(found: Mapping[str, Any]) -> str:
         return " or ".join(ways)
     if "seeds" not in found["over"]:
         return "more seeds: 2 or more each say how much they matter"
-    return "seeds and tasks together, or more test classes"
+    return f"seeds and tasks together, or more test {kind.drawn}"
 
 
 def csv_text(record: Mapping[str, Any]) -> str:
