@@ -145,8 +145,9 @@ def _result_lines(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> li
 def _ensemble(kind: Scale, ensemble: dict[str, Any], which: str) -> list[str]:
     """Which checkpoints were averaged, and what that gains."""
     alone, gain, steps = ensemble["alone"], ensemble["difference"], ", ".join(map(str, ensemble["steps"]))
+    averaged = "probabilities" if kind.percent else "outputs"
     lines = [
-        f"an ensemble of the {len(ensemble['steps'])} {which} checkpoints (steps {steps}): their probabilities are averaged"
+        f"an ensemble of the {len(ensemble['steps'])} {which} checkpoints (steps {steps}): their {averaged} are averaged"
     ]
     if all(isinstance(one["mean"], float) and math.isfinite(one["mean"]) for one in (alone, gain)):
         points = " points" if kind.percent else ""
