@@ -172,13 +172,14 @@ def page(record: Record) -> str:
     return filled(PAGE, tables(record))
 
 
-def filled(file: Path, lines: list[str]) -> str:
-    """The text of a page with these lines in their place."""
-    before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+def filled(file: Path, lines: list[str], markers: tuple[str, str] = (BEGIN, END)) -> str:
+    """The text of a page with these lines in their place, between the markers."""
+    begin, last = markers
+    before, _, rest = file.read_text(encoding="utf-8").partition(begin)
+    _, end, after = rest.partition(last)
     if not end:
-        raise SystemExit(f"{file} lacks the lines {BEGIN} and {END}")
-    return "\n".join([before + BEGIN, *lines, END]) + after
+        raise SystemExit(f"{file} lacks the lines {begin} and {last}")
+    return "\n".join([before + begin, *lines, last]) + after
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -135,8 +135,9 @@ def _task(algorithm: Algorithm, source: TaskSource, task: TaskBatch, number: int
     """One task; None where its kind cannot be drawn."""
     if source.kind.answers == CLASSES:
         return _of_classes(algorithm, source, task, number, look)
-    if source.kind.answers == NUMBERS and task.support.x.shape[2:] == (1,) and task.support.y.shape[2:] == (1,):
-        return _of_numbers(algorithm, source.kind, task, number)
+    if source.kind.answers == NUMBERS:
+        curve = task.support.x.shape[2:] == (1,) and task.support.y.shape[2:] == (1,)
+        return (_of_numbers if curve else _of_rows)(algorithm, source.kind, task, number)
     return None
 
 
@@ -191,6 +192,30 @@ def _of_numbers(algorithm: Algorithm, kind: Kind, task: TaskBatch, number: int) 
         f"Test task {number}: {kind.score} {score} over {len(query)} queries", "x", "y", lines, support, query
     )
     about = f"The score of this task is {score}. Lines: predictions by inner steps; rings: the queries' targets; dots: support."
+    return _encoded(drawing.chart_picture(chart), about)
+
+
+def _of_rows(algorithm: Algorithm, kind: Kind, task: TaskBatch, number: int) -> Picture:
+    """Predictions against targets, where a curve over x cannot be drawn: of the queries' first number, before adaptation and after it."""
+    states = [adapted for _, adapted in scored_states(algorithm.adapt_stepwise(task.support))]
+    right = task.query.y[0, :, 0].tolist()
+    first, last = (
+        list(zip(right, algorithm.predict(adapted, task.query.x)[0, :, 0].cpu().tolist(), strict=True))
+        for adapted in (states[0], states[-1])
+    )
+    outputs = algorithm.predict(states[-1], task.query.x)
+    score = kind.text(float(task.query.by_task(kind.score_of, outputs)[0]))
+    ends = [min(right), max(right)]
+    title = f"Test task {number}: {kind.score} {score} over {len(right)} queries"
+    chart = drawing.Chart(
+        title,
+        "target" if outputs.shape[-1] == 1 else "first target",
+        "prediction",
+        [drawing.Line("right", ends, ends)],
+        last,
+        first if len(states) > 1 else (),
+    )
+    about = f"The score of this task is {score}. Dots: what is predicted for queries; rings: before adaptation; the line: what would be right."
     return _encoded(drawing.chart_picture(chart), about)
 
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 import io
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
+from metalearn.algorithms.base import Algorithm
 from metalearn.cli.main import main
+from metalearn.data.base import TaskSource
 from metalearn.engine.build import Parts, assemble
 from metalearn.engine.evaluate import Scores, evaluate
+from metalearn.kinds import REGRESSION
+from metalearn.report import drawing
 from metalearn.report.drawing import RIGHT, WRONG, Answer, Chart, ClassRow, Line, chart_picture, task_picture
 from metalearn.runs.pictures import Pictures, pictures
+from metalearn.tasks import Examples, Shape, TaskBatch, TaskShape
 from tests.compose import FEW_GLYPHS, compose
 
 TINY = [*FEW_GLYPHS, "backbone.filters=4", "task.queries=3", "task.train.queries=3", "eval.tasks=4"]
@@ -124,3 +131,45 @@ def test_what_goes_wrong_with_pictures_costs_no_result(
     main(["train", *TINY, *words, f"hydra.run.dir={tmp_path / 'run'}"])
     assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "done"
     assert "no pictures of test tasks: ValueError: no such font" in (tmp_path / "run" / "run.log").read_text()
+
+
+class Doubling(Algorithm):
+    """Predicts 0 before its only step, then twice the first input."""
+
+    def adapt(self, support: Examples) -> float:
+        return 2.0
+
+    def adapt_stepwise(self, support: Examples) -> Iterator[float]:
+        yield from (0.0, 2.0)
+
+    def predict(self, adapted: float, query_x: Tensor) -> Tensor:
+        return adapted * query_x[..., :1]
+
+
+class ThreeRows(TaskSource):
+    """The same task again and again: two inputs, one target."""
+
+    name, kind, split, device, classes = "rows", REGRESSION, "test", torch.device("cpu"), ()
+
+    def tasks(self, first: int, count: int, shape: Shape) -> TaskBatch:
+        x = torch.tensor([[[1.0, 5.0], [2.0, 6.0], [3.0, 7.0]]])
+        rows = Examples(x, torch.tensor([[[2.0], [5.0], [6.0]]]), 1)
+        return TaskBatch(rows, rows, torch.zeros(1, 1, dtype=torch.int64))
+
+
+def test_tasks_of_several_inputs_show_predictions_against_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    charts: list[Chart] = []
+
+    def kept(chart: Chart) -> Image.Image:
+        charts.append(chart)
+        return chart_picture(chart)
+
+    monkeypatch.setattr(drawing, "chart_picture", kept)
+    scores = Scores(torch.zeros(1, 1), [0], torch.zeros(1), {}, REGRESSION)
+    found = pictures(Doubling(), ThreeRows(), TaskShape(1, 3, 3), 1, scores)
+    (chart,) = charts
+    assert chart.points == [(2.0, 2.0), (5.0, 4.0), (6.0, 6.0)], "after adaptation"
+    assert chart.targets == [(2.0, 0.0), (5.0, 0.0), (6.0, 0.0)], "before"
+    assert (chart.lines[0].x, chart.lines[0].y) == ([2.0, 6.0], [2.0, 6.0])
+    assert "mse 0.3333 over 3 queries" in chart.title
+    assert "rings: before adaptation" in found.pictures["test_tasks/1"].about
