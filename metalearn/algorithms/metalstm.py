@@ -1,0 +1,188 @@
+"""The meta-learner LSTM: optimization as a model for few-shot learning (Ravi and Larochelle 2017, https://openreview.net/forum?id=rJY0-Kcll).
+
+An LSTM trains the network of a task. Its cell state is the network's parameters theta; what it may write is minus the gradient; so its update
+
+    theta_t = f_t * theta_{t-1} - i_t * gradient_t                                                     (eq. 2)
+
+is gradient descent where the forget gate f is 1 and the input gate i is the step size. The gates are learned functions of the gradient, the loss,
+theta and the gates before (section 3.1). Learned, too, is the initial cell state: the network that all tasks start from. All coordinates of theta
+share the weights of the LSTM, but each has a state of its own. Below lies a usual LSTM that reads gradient and loss, preprocessed (section 3.2).
+
+The outer gradient passes the gates and the cell states, but not the gradients and losses that the LSTM is given: these are taken for constants
+(section 3.3).
+
+Batch normalisation (section 3.4): the backbone normalises with the statistics of the examples at hand, in training as in the paper. In evaluation
+that is transductive; `eval.transductive=false` normalises each query together with the support set. The paper uses running statistics of the task's
+own inner steps there. Gains and shifts are coordinates of theta, as in the authors' code (github.com/twitter-research/meta-learning-lstm).
+
+Departures: the inner loss is the mean over the mini-batch; the authors' code divides its gradient once more by the number of examples. The gates
+start at `inner_lr` and `keep` in every coordinate; theirs at biases drawn from [-5, -4] and [4, 5], which are gates of 0.01 and 0.99. The gates see
+those of the step before, by the paper's equations; in the authors' code their values before the sigmoid. Before the first step both take zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_classifier
+from metalearn.algorithms.mann import lstm_step
+from metalearn.algorithms.reptile import mini_batches
+from metalearn.backbones import Backbone
+from metalearn.nn.task_batched import forward_batched, resized_head
+from metalearn.tasks import Examples
+
+_P = math.exp(10)  # e^p of the preprocessing, p = 10
+
+
+class State(NamedTuple):
+    """What the meta-learner carries from inner step to inner step, for each of the P coordinates of T tasks."""
+
+    theta: Tensor  # [T, P], the cell state
+    forget: Tensor  # [T, P], f of the step before
+    write: Tensor  # [T, P], i of the step before
+    hidden: Tensor  # [T, P, H], of the LSTM below
+    cell: Tensor  # [T, P, H]
+
+
+class MetaLSTM(InnerLoopLearner):
+    """Trains the network of a task by a learned LSTM whose cell state the network's parameters are.
+
+    Args:
+        backbone: [n, ...] -> [n, D].
+        ways: outputs of the linear head.
+        hidden: H, units of the LSTM below.
+        inner_lr: what the input gate starts at: the step size of the gradient descent that training starts with.
+        keep: what the forget gate starts at.
+        inner_steps: inner steps in training.
+        test_inner_steps: inner steps in evaluation.
+        inner_batch: support examples in an inner step; None: all of them.
+
+    Raises:
+        UserError: the backbone keeps running statistics, or drops features.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        ways: int,
+        hidden: int,
+        inner_lr: float,
+        keep: float,
+        inner_steps: int,
+        test_inner_steps: int,
+        inner_batch: int | None,
+    ) -> None:
+        super().__init__(backbone, ways)
+        self.network = linear_classifier(backbone, ways)  # its parameters are the initial cell state
+        self.gates = Gates(hidden, inner_lr, keep)
+        self.inner_steps, self.test_inner_steps, self.inner_batch = inner_steps, test_inner_steps, inner_batch
+
+    def classifier(self) -> nn.Module:
+        return self.network
+
+    @property
+    def repeats(self) -> bool:
+        return True
+
+    def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:
+        tasks = len(support.x)
+        start = {name: self._of_ways(name, part, support.ways) for name, part in self.network.named_parameters()}
+        shapes = {name: part.shape for name, part in start.items()}
+        learns = self.training and torch.is_grad_enabled()
+        theta = torch.cat([part.flatten() for part in start.values()]).expand(tasks, -1)
+        state = self.gates.start(theta if learns else theta.detach())
+        yield Adapted(_named(state.theta, shapes), support.x)
+        for x, y in self._batches(support):
+            losses, gradient = self._gradient(state.theta, shapes, x, y)
+            with torch.set_grad_enabled(learns):
+                state = self.gates(losses, gradient, state)
+            yield Adapted(_named(state.theta, shapes), support.x)
+
+    def _batches(self, support: Examples) -> Iterator[tuple[Tensor, Tensor]]:
+        """The examples [T, n, ...] and labels [T, n, ...] of each inner step."""
+        steps = self.inner_steps if self.training else self.test_inner_steps
+        if self.inner_batch is None:
+            yield from [(support.x, support.y)] * steps
+            return
+        places = mini_batches(support.x, self.inner_batch, steps)  # [T, steps, n]
+        rows = torch.arange(len(places), device=places.device).unsqueeze(1)
+        for step in range(steps):
+            yield support.x[rows, places[:, step]], support.y[rows, places[:, step]]
+
+    def _gradient(self, theta: Tensor, shapes: dict[str, torch.Size], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses [T] and their gradients [T, P], as constants (section 3.3)."""
+        with torch.enable_grad():
+            leaves = {name: part.detach().requires_grad_() for name, part in _named(theta, shapes).items()}
+            losses = self.kind.loss(forward_batched(self.network, leaves, x), y)
+            # Of the SUM over tasks: each task's parameters get just that task's gradient.
+            found = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        return losses.detach(), torch.cat([part.flatten(1) for part in found], dim=1)
+
+    def _of_ways(self, name: str, parameter: Tensor, ways: int) -> Tensor:
+        resize = ways != self.ways and name.startswith("head.")
+        return resized_head(parameter.unsqueeze(0), ways)[0] if resize else parameter
+
+
+class Gates(nn.Module):
+    """The meta-learner: one LSTM of H units below, and above it the two gates of the cell that holds theta; each coordinate by itself."""
+
+    def __init__(self, hidden: int, inner_lr: float, keep: float) -> None:
+        super().__init__()
+        self.below = nn.Linear(4 + hidden, 4 * hidden)
+        self.forget, self.write = (nn.Linear(hidden + 2, 1) for _ in range(2))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.01, 0.01)  # as in the authors' code
+        nn.init.constant_(self.forget.bias, _logit(keep))
+        nn.init.constant_(self.write.bias, _logit(inner_lr))
+
+    def start(self, theta: Tensor) -> State:
+        """Before the first inner step, of parameters [T, P]."""
+        gates = torch.zeros_like(theta)
+        hidden = theta.new_zeros(*theta.shape, self.below.out_features // 4)
+        return State(theta, gates, gates, hidden, hidden)
+
+    def forward(self, losses: Tensor, gradient: Tensor, before: State) -> State:
+        """An inner step: losses [T] and their gradients [T, P] -> the state after it."""
+        with torch.autocast(gradient.device.type, enabled=False):
+            losses, gradient = (given.to(self.below.weight.dtype) for given in (losses, gradient))
+            loss = preprocessed(losses).unsqueeze(1).expand(-1, gradient.shape[1], -1)
+            seen = torch.cat([loss, preprocessed(gradient)], dim=-1)  # [T, P, 4]
+            # Not [seen, h_{t-1}] in one row: putting these together would be a sixth of the work.
+            of_seen, of_hidden = self.below.weight[:, :4], self.below.weight[:, 4:]
+            terms = torch.addmm(
+                F.linear(seen.flatten(0, 1), of_seen, self.below.bias), before.hidden.flatten(0, 1), of_hidden.t()
+            )
+            hidden, cell = lstm_step(terms.view(*gradient.shape, -1), before.cell)
+            forget = _gate(self.forget, hidden, before.theta, before.forget)
+            write = _gate(self.write, hidden, before.theta, before.write)
+            return State(forget * before.theta - write * gradient, forget, write, hidden, cell)  # eq. 2
+
+
+def _gate(layer: nn.Linear, hidden: Tensor, theta: Tensor, before: Tensor) -> Tensor:
+    """The sigmoid of a linear function of [h_t, theta_{t-1}, the gate before] (section 3.1): [T, P]."""
+    of_hidden, of_theta, of_gate = torch.split(layer.weight[0], [hidden.shape[-1], 1, 1])
+    return torch.sigmoid(hidden @ of_hidden + of_theta * theta + of_gate * before + layer.bias)
+
+
+def preprocessed(x: Tensor) -> Tensor:
+    """Section 3.2: (log|x| / p, sign x) where |x| >= e^-p, else (-1, e^p x): [...] -> [..., 2]. For numbers of very different size."""
+    size = x.abs()
+    large = size >= 1 / _P
+    logarithm = torch.where(large, size.clamp_min(1 / _P).log() / math.log(_P), -1.0)
+    return torch.stack([logarithm, torch.where(large, x.sign(), _P * x)], dim=-1)
+
+
+def _named(rows: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    """Coordinates [T, P] cut into parameters: name -> [T, ...]."""
+    parts = torch.split(rows, [shape.numel() for shape in shapes.values()], dim=1)
+    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share))
