@@ -65,6 +65,7 @@ def test_with_fixed_gates_it_is_first_order_maml(kind: str) -> None:
         first_order_until=0,
         checkpoint_inner=False,
         norm_parameters="adapted",
+        head_parameters="adapted",
     )
     maml = maml.double().train()
     loss, found = gradients(ours, tasks, TASKS)
