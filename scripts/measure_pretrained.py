@@ -1,6 +1,7 @@
 """Measures learners on the features of a frozen MobileNetV2: the tables of docs/results.md.
 
-    python scripts/measure_pretrained.py [--runs DIR] [--only SET ...] [--learners LEARNER ...] [--check]
+    python scripts/measure_pretrained.py [--runs DIR] [--only SET ...] [--learners LEARNER ...] [--shots K ...]
+        [--check]
 
 The files of the data sets and the network's weights lie in $METALEARN_DATA (docs/data.md, docs/pretrained.md). Rows of learners that were trained
 from scratch are those that scripts/measure_datasets.py and `metalearn reproduce` measured. Runs that are in DIR already, and numbers that
@@ -104,12 +105,12 @@ def asked(only: list[str], learners: list[str]) -> Iterator[tuple[str, str, int]
             yield from ((name, learner, LARGER[name]) for learner in larger)
 
 
-def measured(runs: Path, name: str, learner: str, size: int) -> Iterator[Record]:
+def measured(runs: Path, name: str, learner: str, size: int, only: list[int]) -> Iterator[Record]:
     """The numbers of one run, or of one for each number of shots, as far as they are not known yet."""
     data, about = TESTED[name], LEARNERS[learner]
     for shots, tasks in zip(SHOTS, about.tasks, strict=True):
         key = {"learner": learner, "tested": name, "shots": shots, "size": size}
-        if any(key.items() <= known.items() for known in read()["measured"]):
+        if (only and shots not in only) or any(key.items() <= known.items() for known in read()["measured"]):
             continue
         of_run = shots if about.each else SHOTS[0]
         run_dir = runs / f"{name}-{learner}-{size}{f'-{shots}' if of_run != SHOTS[0] else ''}"
@@ -228,6 +229,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "outputs" / "pretrained")
     parser.add_argument("--only", nargs="+", choices=TESTED, default=[])
     parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=[])
+    parser.add_argument("--shots", nargs="+", type=int, choices=SHOTS, default=[])
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(argv)
     if options.check:
@@ -236,7 +238,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     torch.set_num_threads(1)
     for run in asked(options.only, options.learners):
-        for row in measured(options.runs, *run):
+        for row in measured(options.runs, *run, options.shots):
             record = read()
             record["environment"] = environment("cpu")
             record["measured"].append(row)
