@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn.backbones.base import PretrainedOn
-from metalearn.backbones.pretrained import UNKNOWN, Pretrained, Recipe, imagenet1k, stated
+from metalearn.backbones.pretrained import UNKNOWN, Asked, Pretrained, Recipe, imagenet1k
 from metalearn.backbones.weights import check_sha256, load_into, read_weights
 from metalearn.errors import UserError, nearest, one_line
 
@@ -17,28 +17,17 @@ class TimmModel(Pretrained):
 
     Args:
         image_shape: (channels, height, width) of the images at hand.
-        name: as `timm.create_model` knows it, its tag of weights included: "vit_small_patch14_dinov2.lvd142m".
-        weights: "default", those of the name's tag, from the cache of Hugging Face's hub or the internet; "none", random ones; else the path of a
-            file.
-        sha256, size, train, lora_rank, pretrained_on, from_weights: as for TorchvisionModel. "auto" knows that a tag such as "in1k" stands for
-            ImageNet's classes; of all other weights they are unknown.
+        asked: the settings. Its name has the tag of weights: "vit_small_patch14_dinov2.lvd142m". Its weights are "default", those of the tag, from
+            the cache of Hugging Face's hub or the internet; "none"; or the path of a file. `pretrained_on="auto"` knows that a tag such as "in1k"
+            stands for ImageNet's classes; of all other weights they are unknown.
+        from_weights: as for TorchvisionModel.
 
     Raises:
         UserError: timm is not installed or has no such model, or the weights cannot be had or do not fit.
     """
 
-    def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        name: str,
-        weights: str,
-        sha256: str | None,
-        size: int | str,
-        train: str,
-        lora_rank: int,
-        pretrained_on: str,
-        from_weights: bool = True,
-    ) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], asked: Asked, from_weights: bool = True) -> None:
+        name, weights = asked.name, asked.weights
         timm = _timm()
         if not timm.is_model(name):
             raise UserError(
@@ -56,12 +45,10 @@ class TimmModel(Pretrained):
             seen = _seen(str(body.pretrained_cfg.get("tag") or ""))
         elif weights != "none" and from_weights:
             given, seen = read_weights(weights, "backbone.weights"), UNKNOWN
-            check_sha256(given, sha256, weights, "backbone.weights")
+            check_sha256(given, asked.sha256, weights, "backbone.weights")
             heads = body.pretrained_cfg.get("classifier") or ()
             load_into(body, given.tensors, (heads,) if isinstance(heads, str) else heads, f"backbone.weights={weights}")
-        super().__init__(
-            name, body, _recipe(timm, body, size), image_shape, train, lora_rank, stated(pretrained_on, seen)
-        )
+        super().__init__(asked, body, _recipe(timm, body, asked.size), image_shape, seen)
 
 
 def _timm() -> Any:

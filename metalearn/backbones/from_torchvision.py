@@ -9,9 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision import models
 
-from metalearn.backbones.pretrained import UNKNOWN, Pretrained, Recipe, imagenet1k, stated
+from metalearn.nn.late_compiler import without_compiler
+
+with without_compiler():
+    from torchvision import models
+
+from metalearn.backbones.pretrained import UNKNOWN, Asked, Pretrained, Recipe, imagenet1k
 from metalearn.backbones.weights import Weights, check_sha256, load_into, read_weights, weights_folder
 from metalearn.errors import UserError, one_line
 
@@ -23,32 +27,16 @@ class TorchvisionModel(Pretrained):
 
     Args:
         image_shape: (channels, height, width) of the images at hand.
-        name: as `torchvision.models.get_model` knows it.
-        weights: "default", or a name such as "IMAGENET1K_V1": torchvision's own, from `$METALEARN_DATA/weights`, torch's cache or the
-            internet; "none": random ones; else the path of a file.
-        sha256: what the file's checksum must begin with; None: anything.
-        size: of the images that it is given, in pixels; "auto": what its weights were learned with.
-        train: what training changes: "none", "last_block" or "all".
-        lora_rank: above 0: adapters of this rank are trained instead.
-        pretrained_on: the classes that the weights saw: "auto", "imagenet1k", "nothing" or "unknown".
+        asked: the settings. Its weights are "default", or a name such as "IMAGENET1K_V1": torchvision's own, from `$METALEARN_DATA/weights`,
+            torch's cache or the internet; "none"; or the path of a file.
         from_weights: False: the weights come from a checkpoint, so the file is not needed.
 
     Raises:
         UserError: torchvision has no such model, or the weights cannot be had or do not fit.
     """
 
-    def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        name: str,
-        weights: str,
-        sha256: str | None,
-        size: int | str,
-        train: str,
-        lora_rank: int,
-        pretrained_on: str,
-        from_weights: bool = True,
-    ) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], asked: Asked, from_weights: bool = True) -> None:
+        name, weights = asked.name, asked.weights
         known = models.list_models(module=models)
         if name not in known:
             close = difflib.get_close_matches(name, known, 3)
@@ -61,7 +49,7 @@ class TorchvisionModel(Pretrained):
         entry, seen = entries.DEFAULT, None
         if weights != "none" and from_weights:
             given, source = _given(weights, entries)
-            check_sha256(given, sha256, source, "backbone.weights")
+            check_sha256(given, asked.sha256, source, "backbone.weights")
             published = next((one for one in entries if given.sha256.startswith(_checksum(one))), None)
             entry, seen = published or entry, imagenet1k() if published else UNKNOWN
             load_into(body, given.tensors, heads, f"backbone.weights={source}")
@@ -69,7 +57,7 @@ class TorchvisionModel(Pretrained):
                 body.transform_input = (
                     True  # as torchvision does where it loads weights: they were learned with other values
                 )
-        super().__init__(name, body, _recipe(entry, size), image_shape, train, lora_rank, stated(pretrained_on, seen))
+        super().__init__(asked, body, _recipe(entry, asked.size), image_shape, seen)
 
 
 def _network(name: str) -> nn.Module:

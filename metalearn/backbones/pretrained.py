@@ -42,17 +42,27 @@ class Recipe(NamedTuple):
     interpolation: str  # "bilinear" or "bicubic"
 
 
+class Asked(NamedTuple):
+    """The settings that the networks of all libraries have, under the names that they have in `conf/backbone/`."""
+
+    name: str  # as the library knows it
+    weights: str  # "default", "none" for random ones, a name of the library's own, or the path of a file
+    sha256: str | None  # what the file's checksum must begin with; None: anything
+    size: int | str  # of the images that it is given, in pixels; "auto": what its weights were learned with
+    train: str  # what training changes: "none", "last_block" or "all"
+    lora_rank: int  # above 0: adapters of this rank are trained instead
+    pretrained_on: str  # the classes that the weights saw: "auto", "imagenet1k", "nothing" or "unknown"
+
+
 class Pretrained(Backbone):
     """A network that knows colour images of a size of its own.
 
     Args:
-        name: of the network, for messages.
+        asked: the settings.
         body: [n, 3, size, size] -> [n, D].
         recipe: how it takes its images.
         image_shape: (channels, height, width) of the images at hand, one channel or three.
-        train: what training changes: "none", "last_block" or "all".
-        lora_rank: above 0: with train="none", adapters of this rank are trained instead.
-        pretrained_on: None: its weights start at random.
+        seen: the data that the weights come from; None: they start at random.
 
     Raises:
         UserError: the images have another number of channels, the network cannot take images of this size, or `train` and `lora_rank` exclude
@@ -67,15 +77,15 @@ class Pretrained(Backbone):
 
     def __init__(
         self,
-        name: str,
+        asked: Asked,
         body: nn.Module,
         recipe: Recipe,
         image_shape: tuple[int, int, int],
-        train: str,
-        lora_rank: int,
-        pretrained_on: PretrainedOn | None,
+        seen: PretrainedOn | None,
     ) -> None:
         super().__init__()
+        name, train, lora_rank = asked.name, asked.train, asked.lora_rank
+        pretrained_on = _stated(asked.pretrained_on, seen)
         recipe = recipe._replace(mean=_single(recipe.mean), std=_single(recipe.std))  # as a checkpoint gives them back
         if image_shape[0] not in (1, 3):
             raise UserError(f"backbone.name={name} takes grey or colour images, these have {image_shape[0]} channels")
@@ -156,7 +166,7 @@ class Pretrained(Backbone):
             if not here or torch.is_grad_enabled() or (self.training and not self.frozen):
                 whole: Tensor = self.body(self.taken(x))
                 return whole
-            return self._by_pieces(x, self._fixed_layers() if self.frozen else self.body)
+            return self._by_pieces(x, self._fixed_layers().now() if self.frozen else self.body)
 
     def _by_pieces(self, x: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
         together = max(1, _PIXELS // self.recipe.size**2) * torch.get_num_threads()
@@ -180,12 +190,10 @@ class Pretrained(Backbone):
             return None
         layers = FixedLayers(self.body, division.fixed)
 
-        def crossing(images: Tensor) -> Tensor:
-            return torch.cat([part.flatten(1) for part in layers(images)], 1)
-
         def fixed(x: Tensor) -> Tensor:
+            now = layers.now()
             with torch.no_grad():
-                return self._by_pieces(x, crossing)
+                return self._by_pieces(x, lambda images: torch.cat([part.flatten(1) for part in now(images)], 1))
 
         behind = _Behind(self.body, self._trained, division, self.feature_dim)
         return TwoParts(fixed, sum(shape.numel() for shape in division.shapes), behind)
@@ -324,6 +332,6 @@ def imagenet1k() -> PretrainedOn:
     )
 
 
-def stated(pretrained_on: str, found: PretrainedOn | None) -> PretrainedOn | None:
+def _stated(pretrained_on: str, found: PretrainedOn | None) -> PretrainedOn | None:
     """What `backbone.pretrained_on` says; "auto": what is known of the weights themselves."""
     return {"auto": found, "imagenet1k": imagenet1k(), "nothing": None, "unknown": UNKNOWN}[pretrained_on]

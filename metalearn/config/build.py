@@ -23,7 +23,7 @@ def build(
     **extra: Any,
 ) -> Any:
     """Calls what `node["_target_"]` names, a subclass of `made_of` or a function annotated to return one, with the node's other keys, `extra`,
-    and those of `optional` it has parameters for. A parameter of a function whose type is a NamedTuple takes the keys that are its fields.
+    and those of `optional` it has parameters for. A parameter whose type is a NamedTuple takes the keys that are its fields.
     `check` may refuse the class or function before it is called.
 
     A configuration may come from a stranger's run directory, so only definitions of the module or package `within`, or of a plug-in that the user
@@ -59,21 +59,24 @@ def build(
     extra |= {key: value for key, value in (optional or {}).items() if key in signature.parameters}
     arguments = {key: value for key, value in with_added(node).items() if key != "_target_"}
     try:
-        if inspect.isfunction(made):
-            arguments = _gathered(made, arguments)
+        arguments = _gathered(made, arguments)
         signature.bind(**arguments, **extra)
     except TypeError as error:
         raise UserError(f"{kind}: {target}: {error}") from error
     return made(**arguments, **extra)
 
 
-def _gathered(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with those in one that a NamedTuple among the parameters has as its fields: what many functions take alike is written once.
+def _gathered(made: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with those in one that a NamedTuple among the parameters has as its fields: what many take alike is written once.
 
     Raises:
         TypeError: such a parameter is given by its own name, or lacks a field.
     """
-    for name, hint in get_type_hints(function).items():
+    try:
+        hints = get_type_hints(made.__init__ if inspect.isclass(made) else made)
+    except NameError:  # of a plug-in: what it imports for a type checker alone is no NamedTuple that could be filled
+        return arguments
+    for name, hint in hints.items():
         if name == "return" or not (inspect.isclass(hint) and issubclass(hint, tuple) and hasattr(hint, "_fields")):
             continue
         if name in arguments:

@@ -7,7 +7,7 @@ between has to be readable.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -99,12 +99,16 @@ class FixedLayers:
         self._made_of: list[tuple[int, int]] | None = None
         self._layers = network
 
-    @torch.no_grad()
     def __call__(self, x: Tensor) -> Any:
+        return self.now()(x)
+
+    @torch.no_grad()
+    def now(self) -> Callable[[Tensor], Any]:
+        """The layers with the weights of this moment, for several calls: looking for other weights takes a millisecond."""
         made_of = [(weight.data_ptr(), weight._version) for weight in self._weights()]
         if made_of != self._made_of:
             self._layers, self._made_of = self._made(), made_of
-        return self._layers(x)
+        return torch.no_grad()(self._layers)
 
     def _weights(self) -> Iterator[Tensor]:
         """Parameters and buffers."""

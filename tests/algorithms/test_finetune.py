@@ -15,6 +15,7 @@ from metalearn.algorithms.finetune import RATES, FineTune
 from metalearn.algorithms.nearest_centroid import NearestCentroid
 from metalearn.backbones import Backbone, Conv4
 from metalearn.backbones.from_torchvision import TorchvisionModel
+from metalearn.backbones.pretrained import Asked
 from metalearn.data.base import TaskSource
 from metalearn.engine.evaluate import evaluate
 from metalearn.errors import UserError
@@ -29,6 +30,11 @@ WAYS, SHOTS, QUERIES = 3, 2, 4
 def conv4(filters: int = 4) -> Conv4:
     torch.manual_seed(0)
     return Conv4((1, 16, 16), filters, "max_pool", "batch", True, "flatten")
+
+
+def pretrained(name: str, train: str, lora_rank: int = 0) -> TorchvisionModel:
+    """With random weights."""
+    return TorchvisionModel((1, 16, 16), Asked(name, "none", None, 32, train, lora_rank, "nothing"))
 
 
 def learner(backbone: Backbone | None = None, **settings: Any) -> FineTune:
@@ -98,7 +104,7 @@ def test_fine_tuning_is_the_authors_loop(steps: int, augment: float, entropy: fl
 def partly_fixed(augment: float, entropy: float = 0.0, **settings: Any) -> FineTune:
     """With fixed layers in front of those that are fine-tuned, in double precision."""
     torch.manual_seed(0)
-    backbone = TorchvisionModel((1, 16, 16), "shufflenet_v2_x0_5", "none", None, 32, "last_block", 0, "nothing")
+    backbone = pretrained("shufflenet_v2_x0_5", "last_block")
     for module in backbone.modules():  # features of a network at its start are all but equal
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean = torch.rand(module.num_features) - 0.5
@@ -238,7 +244,7 @@ def test_keeps_the_contract_while_it_fine_tunes(settings: tuple[str, ...]) -> No
 @pytest.mark.parametrize(("train", "lora_rank"), [("last_block", 0), ("all", 0), ("none", 2), ("none", 0)])
 def test_pre_trained_networks_change_only_where_they_may(train: str, lora_rank: int) -> None:
     torch.manual_seed(0)
-    backbone = TorchvisionModel((1, 16, 16), "resnet18", "none", None, 32, train, lora_rank, "nothing")
+    backbone = pretrained("resnet18", train, lora_rank)
     algorithm, given = learner(backbone, steps=1, prototypes="learned"), tasks(1)
     with torch.no_grad():
         adapted = algorithm.adapt(given.support)
@@ -254,7 +260,7 @@ def test_pre_trained_networks_change_only_where_they_may(train: str, lora_rank: 
 
 
 def test_a_frozen_backbone_needs_learned_prototypes() -> None:
-    backbone = TorchvisionModel((1, 16, 16), "resnet18", "none", None, 32, "none", 0, "nothing")
+    backbone = pretrained("resnet18", "none")
     with pytest.raises(
         UserError, match=r"backbone.train=none leaves nothing to fine-tune: .*algorithm.prototypes=learned"
     ):

@@ -13,7 +13,7 @@ from torchvision import models
 from metalearn.algorithms.anil import ANIL
 from metalearn.backbones.base import Backbone
 from metalearn.backbones.from_torchvision import TorchvisionModel
-from metalearn.backbones.pretrained import UNKNOWN, Pretrained, Recipe, imagenet1k, last_block
+from metalearn.backbones.pretrained import UNKNOWN, Asked, Pretrained, Recipe, imagenet1k, last_block
 from metalearn.config.build import build
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch
@@ -48,6 +48,10 @@ def file(network: nn.Module, tmp_path: Path) -> Path:
     return path
 
 
+def asked(train: str = "none", lora_rank: int = 0) -> Asked:
+    return Asked("tiny", "none", None, "auto", train, lora_rank, "auto")
+
+
 def tiny(train: str = "none", lora_rank: int = 0, body: nn.Module | None = None) -> Pretrained:
     torch.manual_seed(0)
     body = body or nn.Sequential(
@@ -56,7 +60,7 @@ def tiny(train: str = "none", lora_rank: int = 0, body: nn.Module | None = None)
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )
-    return Pretrained("tiny", body, RECIPE, (3, 8, 8), train, lora_rank, None)
+    return Pretrained(asked(train, lora_rank), body, RECIPE, (3, 8, 8), None)
 
 
 class OnlyLayerNorm(nn.Module):

@@ -316,6 +316,18 @@ def test_build_puts_together_what_is_one_parameter_of_a_function() -> None:
             made(**node)
 
 
+class Complaint(RuntimeError):
+    def __init__(self, wanted: Wanted, mark: str) -> None:
+        super().__init__(mark.join([wanted.message] * wanted.times))
+
+
+def test_build_puts_together_what_is_one_parameter_of_a_constructor() -> None:
+    node = {"_target_": f"{__name__}.Complaint", "message": "no", "times": 2}
+    assert str(build(node, "made", RuntimeError, __name__, {"mark": "!"})) == "no!no"
+    with pytest.raises(UserError, match="got an unexpected keyword argument 'foo'"):
+        build({**node, "foo": 1}, "made", RuntimeError, __name__, {"mark": "!"})
+
+
 def test_build_lets_the_constructors_own_complaint_through() -> None:
     with pytest.raises(ValueError, match="'a b' is no rule"):
         built(
