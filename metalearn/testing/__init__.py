@@ -69,6 +69,8 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
         _check_gradients(first, second, tasks)
     if first.fits:
         _check_fit(first, torch.cat(list(source.every_example())))
+    if count := first.tuning_tasks:
+        _check_tune(first, second, source.tasks(0, count, _SHAPE))
     _check_prediction(first, tasks)
     _check_two_steps(first, tasks)
     if first.uneven:
@@ -114,6 +116,32 @@ def _check_fit(algorithm: Algorithm, images: Tensor) -> None:
             assert torch.allclose(tensor, other[name], atol=1e-5, rtol=1e-4), (
                 f"what fit keeps in {name} depends on how the images are cut, or on whether they are embedded already"
             )
+
+
+def _check_tune(algorithm: Algorithm, twin: Algorithm, tasks: TaskBatch) -> None:
+    """What it chooses by labelled tasks is said, is the same at every call, and is in a checkpoint: in buffers of whole numbers alone, in place."""
+    algorithm.eval()
+    stored = {name: tensor.clone() for name, tensor in algorithm.state_dict().items()}
+    places = {name: buffer.data_ptr() for name, buffer in algorithm.named_buffers()}
+    chosen = []
+    with torch.no_grad():
+        for _ in range(2):
+            said = algorithm.tune(tasks)
+            assert said, "tune says nothing of what it chose"
+            chosen.append((said, {name: tensor.clone() for name, tensor in algorithm.state_dict().items()}))
+        (said, state), (again, other) = chosen
+        assert said == again, f"tune chooses {said}, then {again} by the same tasks"
+        for name, tensor in state.items():
+            assert torch.equal(tensor, other[name]), f"a second tune by the same tasks changes {name}"
+            changed = not torch.equal(tensor, stored[name])
+            assert not (changed and tensor.is_floating_point()), f"tune changes {name}, which holds no whole numbers"
+        for name, buffer in algorithm.named_buffers():
+            assert buffer.data_ptr() == places.get(name), f"tune makes the buffer {name} anew: change it in place"
+        twin.eval().load_state_dict(state)
+        answers = [learner.predict(learner.adapt(tasks.support), tasks.query.x) for learner in (algorithm, twin)]
+    assert torch.equal(*answers), (
+        "a checkpoint does not hold what tune chose: another learner with it answers otherwise"
+    )
 
 
 def _check_prediction(algorithm: Algorithm, tasks: TaskBatch) -> None:
