@@ -98,8 +98,9 @@ def predict(
     """
     from metalearn.data.own.given import check_queries
     from metalearn.runs import predict_numbers
+    from metalearn.runs.directory import check_target
     from metalearn.runs.loaded import load_run, predicts_numbers, results_of
-    from metalearn.runs.predict import Asked, answers, check_target, learn, record
+    from metalearn.runs.predict import Asked, answers, learn, record
 
     if (support is None) == (classes is None):
         raise UserError(
@@ -109,7 +110,7 @@ def predict(
     numbers = predicts_numbers(Path(run_dir))
     if not numbers:
         check_queries(words)
-    file = check_target(None if save is None else str(save), "save")
+    file = None if save is None else check_target(str(save), "save")
     with settings_composer(list(overrides), None, plugins) as composing:
         config = composing.evaluation(saved_config(Path(run_dir)), list(overrides), "predict")
     if not any(word.startswith("device=") for word in overrides):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from metalearn.cli.arguments import parsed, positive
@@ -67,13 +66,12 @@ def write(file: str, text: str, flag: str) -> None:
     """
     from metalearn import atomic
     from metalearn.report import terminal
-    from metalearn.runs.directory import refuse_run_file
+    from metalearn.runs.directory import check_target
 
     if file == "-":
         terminal.say(text.rstrip("\n"))
         return
-    path = Path(file).expanduser()
-    refuse_run_file(path, flag)
+    path = check_target(file, flag)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write(path, text.encode())

@@ -31,11 +31,15 @@ def predict(argv: list[str]) -> None:
         return
     from metalearn.data.own.given import check_queries
     from metalearn.report import terminal
-    from metalearn.runs.predict import Asked, answers, check_target, covered, record
+    from metalearn.runs.directory import check_target
+    from metalearn.runs.predict import Asked, answers, covered, record
 
     queries = [*(words if args.adapted else words[1:]), *(args.query or [])]
     check_queries(queries)
-    save, page = check_target(args.save, "--save"), check_target(args.html, "--html")
+    save, page = (
+        None if path is None else check_target(path, flag)
+        for path, flag in ((args.save, "--save"), (args.html, "--html"))
+    )
     asked = Asked(
         args.coverage, args.abstain_below, not args.uncalibrated, args.tasks, args.invert or "auto", args.fit or "auto"
     )
@@ -224,6 +228,7 @@ def _write_page(file: Path, made: dict[str, Any], learned: Learned, found: list[
             support.setdefault(learned.support.classes[label], []).append(image)
     text = page(made, [answer.pixels for answer in found], support, top)
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         atomic.write(file, text.encode())
     except OSError as error:
         raise UserError(f"--html {file} cannot be written ({error.strerror or error})") from error

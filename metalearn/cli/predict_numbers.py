@@ -30,10 +30,10 @@ def predict_numbers(args: argparse.Namespace, words: Sequence[str], composed: Ca
     if given is not None:
         raise UserError(f"--{given.replace('_', '-')} goes with a run that predicts classes, this one predicts numbers")
     from metalearn.report import terminal
-    from metalearn.runs.predict import check_target
+    from metalearn.runs.directory import check_target
     from metalearn.runs.predict_numbers import queries_of, record
 
-    save = check_target(args.save, "--save")
+    save = None if args.save is None else check_target(args.save, "--save")
     learned = _learned(args, words, composed)
     files = [*(words if args.adapted else words[1:]), *(args.query or [])]
     made = record(learned, queries_of(files, learned.regressor.columns))

@@ -121,6 +121,7 @@ class Classifier:
             "calibration": self.calibration and self.calibration.record(),
         }
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.save(path, state)
         except OSError as error:
             raise UserError(f"--save {path} cannot be written ({error.strerror or error})") from error

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,24 @@ def refuse_run_file(file: Path, flag: str) -> None:
     """Raises UserError where `file`, which a command is asked to write, is one that a run keeps its state or its results in."""
     if _RUN_FILES.fullmatch(file.name) and file.exists() and (file.parent / "config.yaml").is_file():
         raise UserError(f"{flag} {file} is a file of the run in '{file.parent}': it is not overwritten")
+
+
+def check_target(path: str, flag: str) -> Path:
+    """Where a command is to write a file; folders above it that are not there will be made when it is written.
+
+    Raises:
+        UserError: nothing can be written there, said before anything is computed; or it is a file of a run.
+    """
+    file = Path(path).expanduser()
+    above = next(folder for folder in file.absolute().parents if folder.exists())
+    if file.is_dir():
+        raise UserError(f"{flag} {path} is a folder: name a file")
+    if not above.is_dir():
+        raise UserError(f"{flag} {path} cannot be written: '{above}' is a file")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"{flag} {path} cannot be written: you may not write to '{above}'")
+    refuse_run_file(file, flag)
+    return file
 
 
 def clear(run_dir: Path, keep_checkpoints: bool) -> None:

@@ -133,8 +133,11 @@ def checked_target(out: str) -> Path:
     folder = Path(out).expanduser().absolute()
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"--out {out} holds files already: name a new or an empty folder")
-    if (folder.exists() and not folder.is_dir()) or not folder.parent.is_dir():
-        raise UserError(f"--out {out} is no folder in a folder that is there")
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if not above.is_dir():
+        raise UserError(f"--out {out} cannot be written: '{above}' is a file")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"--out {out} cannot be written: you may not write to '{above}'")
     return folder
 
 
@@ -172,8 +175,8 @@ def in_new_folder(out: Path, fill: Callable[[Path], tuple[dict[str, Any], str]])
         UserError: it cannot be written, or what `fill` raises.
     """
     work = out.with_name(f".{out.name}.{os.getpid()}")
-    work.mkdir()
     try:
+        work.mkdir(parents=True)
         record, card = fill(work)
         write_text(work / CARD, card)
         write_json(work / RECORD, record)

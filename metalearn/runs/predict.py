@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from metalearn.errors import UserError
 from metalearn.runs.calibrate import calibrate, paper_of_run, why_not
 from metalearn.runs.calibration import Covered, in_set
 from metalearn.runs.classifier import Classifier, check, form_shape
-from metalearn.runs.directory import refuse_run_file
 from metalearn.runs.loaded import LoadedRun
 
 CLASSES = "--classes"
@@ -270,14 +268,3 @@ def _record(answer: Answer, classes: tuple[str, ...], top: int | None) -> dict[s
         **({"abstained": True} if answer.abstained else {}),
         **({"error": answer.fault} if answer.fault else {}),
     }
-
-
-def check_target(path: str | None, flag: str) -> Path | None:
-    """Where a file is to be written; UserError where its folder is not there, before anything is computed."""
-    if path is None:
-        return None
-    file = Path(path).expanduser()
-    if file.is_dir() or not file.parent.is_dir():
-        raise UserError(f"{flag} {path} is no file in a folder that is there")
-    refuse_run_file(file, flag)
-    return file

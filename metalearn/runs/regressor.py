@@ -111,6 +111,7 @@ class Regressor:
             "points": self.points,
         }
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.save(path, state)
         except OSError as error:
             raise UserError(f"--save {path} cannot be written ({error.strerror or error})") from error

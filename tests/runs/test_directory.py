@@ -45,6 +45,25 @@ def test_config_reads_the_same_with_yaml_and_with_omegaconf(tmp_path: Path) -> N
     assert OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml")) == config
 
 
+def test_a_target_may_lie_in_folders_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert files.check_target("new/deep/page.html", "--html") == Path("new/deep/page.html")
+    assert files.check_target("page.html", "--html") == Path("page.html")
+    assert files.check_target("file", "--html") == Path("file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for wrong, message in (("file/new/page.html", "file' is a file"), (".", "is a folder: name a file")):
+        with pytest.raises(UserError, match=f"--html {wrong} .*{message}"):
+            files.check_target(wrong, "--html")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="whoever may write everywhere")
+def test_a_target_in_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="you may not write to"):
+        files.check_target(str(tmp_path / "new" / "page.html"), "--html")
+
+
 @pytest.mark.parametrize("content", ["- a\n- b\n", "", "a: [\n", "a: !!python/object/apply:os.getcwd []\n"])
 def test_a_config_that_is_no_plain_mapping_is_the_users_to_mend(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_text(content)

@@ -347,7 +347,7 @@ def test_without_the_extra_one_line_says_how_to_get_it(
         (["--out", "out"], "export needs a run directory"),
         (["run", "other", "--out", "out"], "one word too many"),
         (["run", "--out", "support"], "holds files already"),
-        (["run", "--out", "no/such/folder"], "no folder in a folder that is there"),
+        (["run", "--out", "run/config.yaml/new"], "config.yaml' is a file"),
         (["run", "--out", "out", "--formats", "onnx,tflite"], "'tflite' is not allowed"),
         (["run", "--out", "out", "--adapted", "a.pt", "--support", "support"], "only one of"),
         (["run", "--out", "out", "--tasks", "20"], "--tasks goes with --support"),

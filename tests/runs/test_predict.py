@@ -179,14 +179,14 @@ def test_a_saved_file_names_nothing_that_is_imported(run: Path, capsys: pytest.C
 
 def test_tables_csv_and_pages(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["predict", "run", "--support", "support", "--query", "query", "--tasks", "10"]
-    main([*words, "--coverage", "0.9", "--abstain-below", "0.999", "--html", "page.html"])
+    main([*words, "--coverage", "0.9", "--abstain-below", "0.999", "--html", "new/pages/page.html"])
     out = capsys.readouterr().out
     assert "temperature" in out
     assert "20 test tasks" in out
     assert "90 % asked for" in out
     assert "of the test queries are answered" in out
     assert "image" in out.splitlines()[-7]
-    page = Path("page.html").read_text(encoding="utf-8")
+    page = Path("new/pages/page.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 6 + 6
     assert "http" not in page.replace("http-equiv", "")
     main([*words, "--csv", "--coverage", "0.9"])
@@ -323,7 +323,8 @@ def test_mistakes_are_one_line(run: Path, here: Path, capsys: pytest.CaptureFixt
         (["run", *support, "--coverage", "90"], "between 0 and 1"),
         (["run", *support, "--json", "--csv"], "only one of"),
         (["run", *support, "--uncalibrated", "--coverage", "0.9"], "exclude each other"),
-        (["run", *support, "--save", "no/folder.pt"], "--save no/folder.pt"),
+        (["run", *support, "--save", "note.txt/mine.pt"], "note.txt' is a file"),
+        (["run", *support, "--html", "query"], "--html query is a folder: name a file"),
         (
             ["run", *support, "--save", "run/best.pt"],
             "run/best.pt is a file of the run in 'run': it is not overwritten",
