@@ -118,6 +118,7 @@ flags:
   --html FILE                       one page: the table, scores against shots, ways or steps, calibration
   --fresh                           compute also the cells that an earlier call computed
   --config-dir DIR                  your own YAML files, as for metalearn train
+  --plugins A,B                     packages of your own that the run was made with, as for metalearn train
 
 Each cell writes eval-<time>.json and eval-<time>-tasks.npz into its run directory, the grid a grid-*.json into that of
 the first run. The exit code is 1 where a cell has no score: its line in the table says why. docs/evaluation.md has the
