@@ -193,6 +193,7 @@ def test_every_configuration_names_something_that_exists_and_every_module_is_nam
         "algorithms.inner_loop",
         "algorithms.class_encoder",
         "algorithms.embedding",
+        "algorithms.functions",
         "algorithms.transform",
         "algorithms.__init__",
         "data.sets.__init__",

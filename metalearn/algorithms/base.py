@@ -20,6 +20,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_unflatten
 
 from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION, Kind
+from metalearn.nn.normals import Normals
 from metalearn.tasks import Examples, TaskBatch
 
 
@@ -67,6 +68,10 @@ class Algorithm(nn.Module, ABC):
     @abstractmethod
     def predict(self, adapted: Any, query_x: Tensor) -> Tensor:
         """Outputs for queries [T, N*Q, ...], never sees their labels: logits [T, N*Q, N], or numbers [T, Q, D] in regression."""
+
+    def predict_distribution(self, adapted: Any, query_x: Tensor) -> Normals | None:
+        """Of numbers: the distribution of each query's answer, whose mean is what `predict` returns; by default None: there is no more than that."""
+        return None
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         """By default the loss of the queries after adaptation."""

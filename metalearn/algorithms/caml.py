@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.algorithms.base import MetaLoss
+from metalearn.algorithms.embedding import task_keys
 from metalearn.algorithms.transform import FeatureLearner
 from metalearn.backbones import Backbone
 from metalearn.errors import UserError
-from metalearn.nn.hashed_numbers import content_key, shuffled
+from metalearn.nn.hashed_numbers import shuffled
 from metalearn.nn.set_encoder import SetEncoder, equiangular
 from metalearn.tasks import Examples, TaskBatch
 
@@ -99,7 +100,7 @@ class CAML(FeatureLearner):
         support, queries = self.features_together(tasks)
         self.check_ways(tasks.support.ways)
         adapted = Adapted(support, tasks.support.y, tasks.support.ways, tasks.support.mask)
-        labels = shuffled(_keys(tasks.support), self.most_ways, _LABELS)[:, : tasks.support.ways]
+        labels = shuffled(task_keys(tasks.support).unsqueeze(1), self.most_ways, _LABELS)[:, : tasks.support.ways]
         return self.query_loss(self._logits(adapted, queries, labels), tasks)
 
     @property
@@ -120,14 +121,6 @@ class CAML(FeatureLearner):
         read = self.read(self.encoder(torch.cat([first, others], 2).flatten(0, 1), there))
         logits: Tensor = read.view(*queries.shape[:2], -1)
         return logits.gather(2, labels.unsqueeze(1).expand(-1, queries.shape[1], -1))
-
-
-def _keys(support: Examples) -> Tensor:
-    """A number for each task, from its examples without the padding: [T, 1]."""
-    x, mask = support.x, support.mask
-    if mask is not None:
-        x = x.masked_fill(~mask.view(*mask.shape, *[1] * (x.dim() - 2)), 0)
-    return content_key(x).unsqueeze(1)
 
 
 def _projection(dim: int, width: int) -> nn.Linear:

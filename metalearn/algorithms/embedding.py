@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from metalearn.algorithms.base import Algorithm, MetaLoss, TwoSteps
 from metalearn.algorithms.class_encoder import ClassEncoder
 from metalearn.backbones import Backbone, embed_tasks
+from metalearn.nn.hashed_numbers import content_key
 from metalearn.tasks import Examples, TaskBatch
 
 
@@ -56,12 +57,17 @@ class EmbeddingLearner(Algorithm):
     def embed_together(self, tasks: TaskBatch) -> tuple[Tensor, Tensor]:
         """Support [T, N*K, D] and queries [T, N*Q, D], which pass the backbone together: its batch statistics are those of the whole task."""
         support = tasks.support.x.shape[1]
-        masks, mask = [part.mask for part in (tasks.support, tasks.query)], None
-        if any(one is not None for one in masks):
-            there = (torch.ones_like(part.y, dtype=torch.bool) for part in (tasks.support, tasks.query))
-            mask = torch.cat([all_ if one is None else one for one, all_ in zip(masks, there, strict=True)], dim=1)
+        mask = joined_mask((tasks.support.mask, tasks.support.y), (tasks.query.mask, tasks.query.y))
         embedded = self.embed(torch.cat([tasks.support.x, tasks.query.x], dim=1), mask)
         return embedded[:, :support], embedded[:, support:]
+
+
+def joined_mask(*parts: tuple[Tensor | None, Tensor]) -> Tensor | None:
+    """The masks of several sets of examples side by side, each with the labels y [T, n, ...] of its set; None where none has padding."""
+    if all(mask is None for mask, _ in parts):
+        return None
+    there = (torch.ones(y.shape[:2], dtype=torch.bool, device=y.device) if mask is None else mask for mask, y in parts)
+    return torch.cat(list(there), dim=1)
 
 
 def two_steps(algorithm: Algorithm, backbone: Backbone) -> TwoSteps:
@@ -93,6 +99,7 @@ class Embedded(Backbone):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.feature_dim, self.map_shape, self.uses_batch_statistics = backbone.feature_dim, backbone.map_shape, False
+        self.by_itself = True
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,3 +170,11 @@ def class_means(embedded: Tensor, support: Examples, descriptions: Tensor | None
         sums, counts = sums + weight * descriptions, counts + weight
         return sums / counts
     return sums / counts.clamp_min(1)
+
+
+def task_keys(support: Examples) -> Tensor:
+    """A number for each task, from its support examples without the padding, whatever tasks come together: int64 [T]."""
+    x, mask = support.x, support.mask
+    if mask is not None:
+        x = x.masked_fill(~mask.view(*mask.shape, *[1] * (x.dim() - 2)), 0)
+    return content_key(x)

@@ -54,6 +54,7 @@ class Backbone(nn.Module):
     uses_batch_statistics: bool
     map_shape: tuple[int, int, int] | None = None  # (C, h, w) where the D features are a feature map, flattened
     normalizes: bool = False  # whether it brings images from 0..1 to the values that it knows by itself: data sets then leave that to it
+    by_itself: bool = False  # whether, in training too, the features of an example depend on no other example: then tasks pass it together
     pretrained_on: PretrainedOn | None = None  # None: its weights start at random
 
     @property
@@ -88,6 +89,8 @@ def embed_tasks(backbone: nn.Module, x: Tensor, training: bool, mask: Tensor | N
 
     Where mask [T, n] is False there is padding, which does not pass: zeros in its place.
     """
+    if backbone.by_itself:
+        return _all_together(backbone, x, mask)
     if mask is not None:
         real = zip(x, mask, strict=True)
         features = [embed_tasks(backbone, task[there].unsqueeze(0), training)[0] for task, there in real]
@@ -98,6 +101,14 @@ def embed_tasks(backbone: nn.Module, x: Tensor, training: bool, mask: Tensor | N
         return torch.stack([backbone(channels_last(task)) for task in x])
     embedded: Tensor = backbone(channels_last(x.flatten(0, 1)))
     return embedded.view(*x.shape[:2], -1)
+
+
+def _all_together(backbone: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """`embed_tasks` where no example's features depend on another's: padding may pass, as zeros, and has none of it afterwards."""
+    if mask is not None:
+        x = x.where(mask.view(*mask.shape, *[1] * (x.dim() - 2)), 0)  # else a NaN in it would get into the gradient
+    features: Tensor = backbone(x.flatten(0, 1)).view(*x.shape[:2], -1)
+    return features if mask is None else features.where(mask.unsqueeze(-1), 0)
 
 
 def norm_layer(kind: str, channels: int, running_stats: bool, dims: int) -> nn.Module:

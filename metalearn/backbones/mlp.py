@@ -30,6 +30,7 @@ class MLP(Backbone):
         self.blocks = nn.Sequential(nn.Flatten(), *blocks(widths, norm, running_stats))
         self.feature_dim = widths[-1]
         self.uses_batch_statistics = norm == "batch" and not running_stats
+        self.by_itself = norm == "none"
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.blocks(x)

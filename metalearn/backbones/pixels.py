@@ -17,6 +17,7 @@ class Pixels(Backbone):
     """
 
     uses_batch_statistics = False
+    by_itself = True
 
     def __init__(self, input_shape: tuple[int, ...]) -> None:
         super().__init__()

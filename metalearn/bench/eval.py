@@ -6,9 +6,10 @@ import time
 
 from metalearn.bench.harness import Bench, Record, Table
 from metalearn.bench.ours import images
-from metalearn.config.files import choices
+from metalearn.engine.able import learners
 from metalearn.engine.build import assemble
 from metalearn.engine.evaluate import evaluate
+from metalearn.kinds import CLASSIFICATION
 
 _TASKS = 1000
 _SECONDS = 5.0  # for one algorithm; what would take longer is measured on fewer tasks
@@ -17,7 +18,7 @@ _SECONDS = 5.0  # for one algorithm; what would take longer is measured on fewer
 def measure(bench: Bench) -> Record:
     data = images(bench)
     rows = []
-    for name in choices("algorithm"):
+    for name in learners(CLASSIFICATION):
         bench.say(name)
         config = bench.config(*data, f"algorithm={name}", "task=5way_1shot")
         parts = assemble(config)

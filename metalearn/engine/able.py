@@ -9,6 +9,7 @@ from typing import Any
 
 from metalearn.config.files import choices, target_of
 from metalearn.data.base import IMAGES, NUMBERS, TEXTS
+from metalearn.kinds import Kind
 
 
 def able(group: str, is_able: Callable[[Any], bool]) -> list[str]:
@@ -27,3 +28,8 @@ def taken(backbone: Any) -> tuple[str, ...]:
     if "text_length" in parameters:
         return (TEXTS,)
     return (IMAGES,) if "image_shape" in parameters else (IMAGES, NUMBERS)
+
+
+def learners(kind: Kind) -> list[str]:
+    """The choices of `algorithm`, plug-ins' included, that can learn tasks of a kind."""
+    return able("algorithm", lambda made: made.learns(kind))

@@ -14,7 +14,7 @@ from metalearn.backbones import Backbone
 from metalearn.backbones.base import PretrainedOn
 from metalearn.config.build import build
 from metalearn.data.base import Dataset, TaskSource, TrainedOn
-from metalearn.engine.able import able, taken
+from metalearn.engine.able import able, learners, taken
 from metalearn.engine.class_encoder import class_encoder_of, refuse_untrained, zero_shot_key
 from metalearn.engine.device import choose_device
 from metalearn.engine.embedded import backbone_of
@@ -214,7 +214,7 @@ def _refuse_other_tasks(config: Config, dataset: Dataset, algorithm: Any) -> Non
     if not algorithm.learns(dataset.kind):
         names, can = (
             config["names"],
-            ", ".join(able("algorithm", lambda made: made.learns(dataset.kind))) or "none",
+            ", ".join(learners(dataset.kind)) or "none",
         )
         raise UserError(
             f"algorithm={names['algorithm']} cannot learn {dataset.kind.name} tasks (dataset={names['dataset']}); those that can: {can}"

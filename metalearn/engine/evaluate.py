@@ -20,7 +20,10 @@ from metalearn.engine.gradient import together
 from metalearn.engine.reliability import Reliability
 from metalearn.intervals import interval95, interval95_of_classes
 from metalearn.kinds import CLASSIFICATION, Kind
+from metalearn.nn.normals import Normals, masked_mean
 from metalearn.tasks import SOURCE, Shape, TaskBatch, padded
+
+NLL = "nll"  # in `Scores.further`: the mean negative log-likelihood of each task's queries, in nats
 
 
 class Scores(NamedTuple):
@@ -28,8 +31,10 @@ class Scores(NamedTuple):
 
     score: Tensor  # [S, T]: in each of the S states that were scored, the last one counts; NaN where an output was not finite
     steps: list[int]  # the inner steps done in each of them, [S]
-    loss: Tensor  # [T]
-    further: dict[str, Tensor]  # what else the algorithm's paper reports: name -> [T]
+    loss: Tensor  # [T]; that of the kind or, where the algorithm predicts distributions, the negative log-likelihood
+    further: dict[
+        str, Tensor
+    ]  # what else the algorithm's paper reports, and NLL of one that predicts distributions: name -> [T]
     kind: Kind = CLASSIFICATION
     classes: Tensor | None = (
         None  # [T, N], in each task; indices of `class_ids`, -1 where it has fewer than N; None: tasks have no classes
@@ -132,11 +137,15 @@ def evaluate(
     for first in range(0, tasks, task_chunk):
         made = source.tasks(first, min(task_chunk, tasks - first), task)
         for batch in made.chunks(together(algorithm, made, task_chunk)):
-            steps, score, outputs = _score_states(algorithm, batch, source.kind, stepwise)
+            steps, score, outputs, distribution = _score_states(algorithm, batch, source.kind, stepwise)
             scores.append(score)
-            losses.append(batch.query.by_task(source.kind.loss, outputs))
             classes.append(batch.classes)
             more = algorithm.further_scores(batch) | source.further_scores(batch, outputs) if with_others else {}
+            if distribution is None:
+                losses.append(batch.query.by_task(source.kind.loss, outputs))
+            else:
+                losses.append(masked_mean(distribution.nll(batch.query.y), batch.query.mask))
+                more |= {NLL: losses[-1]}
             for name, values in more.items():
                 others.setdefault(name, []).append(values)
             for name, of_tasks in batch.about.items():
@@ -168,20 +177,23 @@ def calibration_of(whole: Reliability) -> dict[str, Any]:
 
 def _score_states(
     algorithm: Algorithm, batch: TaskBatch, kind: Kind, stepwise: bool
-) -> tuple[list[int], Tensor, Tensor]:
-    """The inner steps done in each scored state, [S]; its scores, [S, t]; the outputs of the last one."""
+) -> tuple[list[int], Tensor, Tensor, Normals | None]:
+    """The inner steps done in each scored state, [S]; its scores, [S, t]; of the last one the outputs, and their distribution where it has one."""
     steps: list[int] = []
     states = algorithm.adapt_stepwise(batch.support) if stepwise else iter([algorithm.adapt(batch.support)])
+    last: Any = None
 
     def scored() -> Iterator[Any]:
+        nonlocal last
         for step, adapted in scored_states(states):
             steps.append(step)
+            last = adapted
             yield adapted
 
     scores = []
     for outputs in algorithm.predict_each(scored(), batch.query.x):  # noqa: B007: the last ones are returned
         scores.append(batch.query.by_task(kind.score_of, outputs))
-    return steps, torch.stack(scores), outputs
+    return steps, torch.stack(scores), outputs, algorithm.predict_distribution(last, batch.query.x)
 
 
 def scored_states(states: Iterator[Any]) -> Iterator[tuple[int, Any]]:

@@ -23,6 +23,15 @@ def content_key(x: Tensor) -> Tensor:
     return hash_32(hash_32(total & _32_BITS) ^ (total >> 32 & _32_BITS))
 
 
+def standard_normal(keys: Tensor, n: int) -> Tensor:
+    """n standard normal numbers for each 32-bit key: int64 [T] -> float32 [T, n]."""
+    places = hash_32(torch.arange(1, n + 1, device=keys.device))
+    bits = hash_32(hash_32(keys.unsqueeze(1) ^ places) ^ places)
+    # 24 bits, the mantissa of float32; the middle of each step, so that no number is infinite.
+    uniform = ((bits >> 8).float() + 0.5) / 2**24
+    return torch.erfinv(2 * uniform - 1) * 2**0.5
+
+
 def shuffled(seeds: Tensor, n: int, draw: int) -> Tensor:
     """Permutations of 0..n-1 that are functions of integers alone, made on their device: seeds [T, m] -> [T, n].
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from metalearn.nn.attention import attend
 
 
 class SetEncoder(nn.Module):
@@ -23,7 +24,7 @@ class SetEncoder(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, hidden: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(_Block(width, heads, hidden) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(layers))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, tokens: Tensor, there: Tensor | None = None) -> Tensor:
@@ -34,7 +35,9 @@ class SetEncoder(nn.Module):
         return first
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """Attention between tokens, then a network of two linear layers for each; both are added to the tokens."""
+
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.heads = heads
@@ -49,17 +52,11 @@ class _Block(nn.Module):
     def forward(self, tokens: Tensor, there: Tensor | None, wanted: int) -> Tensor:
         """The first `wanted` tokens, after attention to all: [S, n, W] -> [S, wanted, W]."""
         normed = self.norm_attention(tokens)
-        query = self._by_head(self.query(normed[:, :wanted]))
-        key, value = (self._by_head(part) for part in torch.chunk(self.key_value(normed), 2, dim=-1))
-        mask = None if there is None else there[:, None, None, :]
-        read = F.scaled_dot_product_attention(query, key, value, mask)  # [S, heads, wanted, W / heads]
-        tokens = tokens[:, :wanted] + self.output(read.transpose(1, 2).flatten(2))
+        key, value = torch.chunk(self.key_value(normed), 2, dim=-1)
+        read = attend(self.query(normed[:, :wanted]), key, value, self.heads, there)
+        tokens = tokens[:, :wanted] + self.output(read)
         after: Tensor = tokens + self.network(self.norm_network(tokens))
         return after
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        """[S, n, W] -> [S, heads, n, W / heads]"""
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 def equiangular(count: int, dim: int) -> Tensor:

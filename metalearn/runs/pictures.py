@@ -39,6 +39,7 @@ _POINTS, _CLASSES, _TASKS = 400, 20, 40  # embedded examples, classes they are o
 _DIM = 50  # numbers of an embedding that are kept: its first principal components
 _GRID = 120  # points of a fitted curve
 _LINES = 4  # fitted curves, of states of the inner loop
+DEVIATIONS = 2  # predicted standard deviations that a curve's band shows on either side
 
 
 @dataclass(frozen=True)
@@ -185,13 +186,16 @@ def _of_numbers(algorithm: Algorithm, kind: Kind, task: TaskBatch, number: int) 
     lines = []
     for step, adapted in (states[i] for i in kept):
         name = "prediction" if len(states) == 1 else "before" if step == 0 else f"{step} step{'s' if step > 1 else ''}"
-        lines.append(drawing.Line(name, along, algorithm.predict(adapted, grid)[0, :, 0].cpu().tolist()))
+        distribution = algorithm.predict_distribution(adapted, grid)
+        band = [] if distribution is None else (DEVIATIONS * distribution.std)[0, :, 0].cpu().tolist()
+        lines.append(drawing.Line(name, along, algorithm.predict(adapted, grid)[0, :, 0].cpu().tolist(), band))
     outputs = algorithm.predict(states[-1][1], task.query.x)
     score = kind.text(float(task.query.by_task(kind.score_of, outputs)[0]))
     chart = drawing.Chart(
         f"Test task {number}: {kind.score} {score} over {len(query)} queries", "x", "y", lines, support, query
     )
-    about = f"The score of this task is {score}. Lines: predictions by inner steps; rings: the queries' targets; dots: support."
+    of_band = f" The band is ± {DEVIATIONS} predicted standard deviations." if any(one.band for one in lines) else ""
+    about = f"The score of this task is {score}. Lines: predictions by inner steps; rings: the queries' targets; dots: support.{of_band}"
     return _encoded(drawing.chart_picture(chart), about)
 
 

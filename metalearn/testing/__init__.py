@@ -22,17 +22,21 @@ from metalearn.config.plugins import trust
 from metalearn.data.base import Dataset
 from metalearn.data.descriptions import Descriptions
 from metalearn.data.images import ImageClasses
+from metalearn.engine.able import learners
 from metalearn.engine.build import build_algorithm, build_dataset
 from metalearn.engine.gradient import together
 from metalearn.errors import UserError
-from metalearn.tasks import TaskBatch, TaskShape, VaryingShape
+from metalearn.kinds import CLASSIFICATION
+from metalearn.tasks import TaskBatch, TaskShape, VaryingPoints, VaryingShape
 
 _GLYPHS = (
     *("dataset=glyphs", "dataset.classes=40", "dataset.val_classes=6", "dataset.test_classes=6"),
     "dataset.size=16",
 )
 _SMALL = ("task.train.ways=5", "task.queries=5", "task.train.queries=5")
+_FUNCTIONS = ("dataset=sinusoid", "task.queries=5", "task.train.queries=5")  # for what learns no classes
 _SHAPE = TaskShape(ways=5, shots=1, queries=5)
+_VARYING = VaryingPoints(1, "varying", 5, min_shots=1, max_shots=9)
 _UNEVEN = VaryingShape(
     "varying", "varying", "varying", min_ways=2, max_ways=5, max_shots=3, max_support=9, max_queries=3, imbalance=2.0
 )
@@ -41,7 +45,7 @@ _NUMBERS = 4  # that describe a class
 
 
 def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -> None:
-    """Builds `algorithm=NAME` and checks it as the project's own algorithms are checked.
+    """Builds `algorithm=NAME` and checks it as the project's own algorithms are checked: on classes or, where it learns none, on functions.
 
     Args:
         name: of its YAML file.
@@ -54,14 +58,15 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
         UserError: its settings are refused.
     """
     trust(plugins)
+    classes = name in learners(CLASSIFICATION)
     drawn = () if any(override.startswith("dataset=") for override in overrides) else _GLYPHS
-    asked = [f"algorithm={name}", *drawn, *_SMALL, *overrides]
+    asked = [f"algorithm={name}", *((*drawn, *_SMALL) if classes else _FUNCTIONS), *overrides]
     with explained(asked, None, None), composer() as composing:
         config, _ = composing.job(asked, 0)
         zero_shot, _ = composing.job([*asked, "task.shots=0"], 0)
     dataset = build_dataset(config)
     source = dataset.source("train", 0, torch.device("cpu"))
-    tasks = source.tasks(0, _TASKS, _SHAPE)
+    tasks = source.tasks(0, _TASKS, _SHAPE if classes else _SHAPE._replace(ways=1))
     before = torch.random.get_rng_state()
     first, second = (build_algorithm(config, dataset) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), before), "building it moves torch's global random generator"
@@ -74,7 +79,7 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
     _check_prediction(first, tasks)
     _check_two_steps(first, tasks)
     if first.uneven:
-        _check_uneven(first, source.tasks(0, _TASKS, _UNEVEN))
+        _check_uneven(first, source.tasks(0, _TASKS, _UNEVEN if classes else _VARYING))
     _check_export(first, tasks)
     if first.zero_shot:
         _check_zero_shot(zero_shot, dataset)
@@ -149,12 +154,18 @@ def _check_prediction(algorithm: Algorithm, tasks: TaskBatch) -> None:
     algorithm.eval()
     stored = {name: tensor.clone() for name, tensor in algorithm.state_dict().items()}
     outputs = [algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x).detach() for _ in range(2)]
-    wanted = (tasks.tasks, _SHAPE.ways * _SHAPE.queries, _SHAPE.ways)
+    wanted = (*tasks.query.y.shape[:2], tasks.query.ways)
     assert outputs[0].shape == wanted, (
         f"predict gives {list(outputs[0].shape)}, not [tasks, queries, ways] {list(wanted)}"
     )
     assert bool(torch.isfinite(outputs[0]).all()), "predict gives numbers that are not finite"
     assert torch.equal(*outputs), "the same task gets different answers"
+    distribution = algorithm.predict_distribution(algorithm.adapt(tasks.support), tasks.query.x)
+    if distribution is not None:
+        assert torch.equal(distribution.mean, outputs[0]), "predict is not the mean of predict_distribution"
+        assert bool((distribution.stds > 0).all()), (
+            "predict_distribution gives standard deviations that are not above 0"
+        )
     for name, tensor in algorithm.state_dict().items():
         assert torch.equal(tensor, stored[name]), f"evaluation changes {name}"
 

@@ -1,4 +1,4 @@
-"""What every algorithm owes, for each YAML in conf/algorithm: a new file is tested the moment it exists."""
+"""What every algorithm that learns classes owes, for each YAML in conf/algorithm: a new file is tested the moment it exists."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ import torch
 from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
-from metalearn.config.files import choices
 from metalearn.data.base import TaskSource
 from metalearn.data.images import ImageClasses
+from metalearn.engine.able import learners
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.evaluate import evaluate
 from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
+from metalearn.kinds import CLASSIFICATION
 from metalearn.tasks import Examples, TaskBatch, TaskShape
 from metalearn.testing import check_algorithm
 from tests.compose import SMALL, compose
 
-pytestmark = pytest.mark.parametrize("name", choices("algorithm"))
+pytestmark = pytest.mark.parametrize("name", learners(CLASSIFICATION))
 
 Source = Callable[..., TaskSource]
 

@@ -9,15 +9,16 @@ import torch
 from metalearn.algorithms.base import Algorithm
 from metalearn.algorithms.protonet import ProtoNet
 from metalearn.algorithms.reptile import Reptile
-from metalearn.config.files import choices
 from metalearn.data.base import TaskSource
 from metalearn.data.container import FlatImages
 from metalearn.data.images import ImageClasses
+from metalearn.engine.able import learners
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.classes import ClassCounts
 from metalearn.engine.evaluate import Scores, evaluate
 from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
+from metalearn.kinds import CLASSIFICATION
 from metalearn.tasks import Examples, TaskBatch, VaryingShape, shape_of
 from tests.algorithms.test_contract import LEARN_TO_LEARN_SLOWLY
 from tests.compose import compose
@@ -35,7 +36,7 @@ SMALL = (
     ),
     "backbone.filters=8",
 )
-every = pytest.mark.parametrize("name", choices("algorithm"))
+every = pytest.mark.parametrize("name", learners(CLASSIFICATION))
 
 
 @pytest.fixture(scope="module")

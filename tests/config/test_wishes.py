@@ -10,8 +10,10 @@ from metalearn.compose.composer import composer
 from metalearn.compose.mistakes import MISTAKES
 from metalearn.compose.wishes import with_origins
 from metalearn.config.files import choices
+from metalearn.engine.able import learners
 from metalearn.engine.build import build_algorithm, build_dataset
 from metalearn.errors import UserError
+from metalearn.kinds import CLASSIFICATION
 from tests.compose import compose
 
 
@@ -116,7 +118,8 @@ def complaint(*overrides: str) -> str | None:
 def test_every_pair_is_built_or_refused_in_one_line(algorithm: str) -> None:
     for backbone in choices("backbone"):
         small = SMALL_BACKBONES.get(backbone, [])
-        refused = complaint(f"algorithm={algorithm}", f"backbone={backbone}", *SMALL_GLYPHS, *small)
+        drawn = SMALL_GLYPHS if algorithm in learners(CLASSIFICATION) else ("dataset=sinusoid",)
+        refused = complaint(f"algorithm={algorithm}", f"backbone={backbone}", *drawn, *small)
         if refused is not None:
             assert "\n" not in refused
             assert "backbone" in refused

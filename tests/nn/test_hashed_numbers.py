@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from scipy import stats
 
-from metalearn.nn.hashed_numbers import content_key, hash_32
+from metalearn.nn.hashed_numbers import content_key, hash_32, standard_normal
 
 
 def test_hashes_are_32_bits_and_one_to_one() -> None:
@@ -32,3 +33,11 @@ def test_a_key_belongs_to_the_content_alone() -> None:
     swapped = x.clone()
     swapped[0, 0, 0], swapped[0, 0, 1] = x[0, 0, 1], x[0, 0, 0]
     assert content_key(swapped)[0] != keys[0], "the order within a task counts"
+
+
+def test_normal_numbers_are_standard_normal_and_functions_of_the_key_alone() -> None:
+    numbers = standard_normal(content_key(torch.rand(500, 3, generator=torch.Generator().manual_seed(0))), 40)
+    assert stats.kstest(numbers.numpy().ravel(), "norm").pvalue > 1e-3
+    assert float(numbers.T.corrcoef().fill_diagonal_(0).abs().max()) < 0.25  # of 500 pairs
+    torch.testing.assert_close(standard_normal(torch.tensor([7, 9]), 3)[1:], standard_normal(torch.tensor([9]), 3))
+    assert bool(standard_normal(torch.arange(2**17), 8).isfinite().all())

@@ -22,14 +22,15 @@ from PIL import Image
 import metalearn
 from metalearn.cli.main import main
 from metalearn.compose.composer import composer
-from metalearn.config.files import choices
 from metalearn.data.base import TrainedOn
 from metalearn.data.classes import ClassSplit
 from metalearn.data.container import FlatImages
 from metalearn.data.images import ImageClasses
 from metalearn.data.own.given import Form, read_queries
+from metalearn.engine.able import learners
 from metalearn.engine.build import build_algorithm
 from metalearn.errors import UserError
+from metalearn.kinds import CLASSIFICATION
 from metalearn.runs import programs
 from metalearn.runs.classifier import Classifier, adapted_to
 from metalearn.runs.export import Source, check_exportable, parts_of
@@ -55,7 +56,7 @@ def images_of(easy: ImageClasses, *counts: int, skip: int = 0) -> np.ndarray:
 def configs() -> dict[str, dict[str, Any]]:
     """One of each algorithm, composed together: the composer is what takes the time."""
     with composer() as composing:
-        return {name: composing.job([f"algorithm={name}", *SMALL], 0)[0] for name in choices("algorithm")}
+        return {name: composing.job([f"algorithm={name}", *SMALL], 0)[0] for name in learners(CLASSIFICATION)}
 
 
 _MADE: dict[str, Classifier] = {}
@@ -97,7 +98,7 @@ def onnx_probabilities(file: Path, images: np.ndarray) -> np.ndarray:
 
 
 @needs_extra
-@pytest.mark.parametrize("name", choices("algorithm"))
+@pytest.mark.parametrize("name", learners(CLASSIFICATION))
 def test_every_algorithm_gives_in_every_format_what_it_predicts_or_is_refused(
     name: str, easy: ImageClasses, tmp_path: Path
 ) -> None:
@@ -391,7 +392,7 @@ def test_completion(
 
 def test_predictions_of_any_number_of_images_are_those_of_predict(easy: ImageClasses) -> None:
     """What an algorithm hands over is a plain module: no batch is too small, none changes what is said of another image."""
-    for name in choices("algorithm"):
+    for name in learners(CLASSIFICATION):
         classifier = classifier_of(name, easy)
         if classifier.algorithm.transductive:
             continue

@@ -16,10 +16,11 @@ from PIL import Image
 
 import metalearn
 from metalearn.cli.main import main
-from metalearn.config.files import choices
 from metalearn.data.own.given import Form
 from metalearn.engine import build as engine_build
+from metalearn.engine.able import learners
 from metalearn.engine.build import build_dataset
+from metalearn.kinds import CLASSIFICATION
 from metalearn.runs.calibrate import LikeSupport
 from metalearn.runs.checkpoint import save
 from metalearn.runs.classifier import check, read_saved
@@ -94,7 +95,7 @@ def shipped(name: str) -> dict[str, Any]:
     return dict(compose(f"algorithm={name}")["algorithm"])
 
 
-@pytest.mark.parametrize("name", choices("algorithm"))
+@pytest.mark.parametrize("name", learners(CLASSIFICATION))
 def test_every_algorithm_predicts_and_is_kept_in_a_file(
     here: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
