@@ -105,8 +105,8 @@ SMALL_GLYPHS = ("dataset.classes=70", "dataset.val_classes=2", "dataset.test_cla
 
 def complaint(*overrides: str) -> str | None:
     """What the parts of this choice are refused with; None where they are built."""
-    config = compose(*overrides)
     try:
+        config = compose(*overrides)
         algorithm = build_algorithm(config, build_dataset(config))
     except UserError as error:
         return str(error)
