@@ -13,7 +13,7 @@ from metalearn.errors import UserError
 if TYPE_CHECKING:
     from metalearn.runs.predict_numbers import Learned
 
-_OF_CLASSES = ("html", "top", "coverage", "abstain_below", "invert", "fit", "tasks", "uncalibrated")
+_OF_CLASSES = ("classes", "html", "top", "coverage", "abstain_below", "invert", "fit", "tasks", "uncalibrated")
 
 
 def predict_numbers(args: argparse.Namespace, words: Sequence[str], composed: Callable[[Any], dict[str, Any]]) -> None:
