@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 _NO_TRAINING = ("algorithm=nearest_centroid", "backbone=sentence", "algorithm.transform=l2")
 _ICONS = (
-    *("dataset=icons", "algorithm=protonet", "train.steps=1500", "train.val_every=300", "train.checkpoint_every=300"),
+    *("dataset=icons", "algorithm=protonet", "backbone.filters=32", "train.steps=1000"),
     *("train.augment.translate=0.1", "train.augment.scale=0.1"),
 )
 ROWS = {
@@ -58,16 +58,18 @@ ROWS = {
         ("dataset=clinc150", "algorithm=protonet", "backbone=sentence", "backbone.head=[256]", "train.steps=1000"),
     ),
     "clinc150-protonet-ngrams": Row(
-        "clinc150", "ProtoNet, n-grams from scratch, 1,000 steps", ("dataset=clinc150", "algorithm=protonet", "train.steps=1000")
+        "clinc150",
+        "ProtoNet, n-grams from scratch, 1,000 steps",
+        ("dataset=clinc150", "algorithm=protonet", "train.steps=1000"),
     ),
     "icons-protonet-ngrams": Row(
         "icons",
-        "ProtoNet, conv4 and n-grams, both from scratch, 1,500 steps",
+        "ProtoNet, conv4 and n-grams, both from scratch, 1,000 steps",
         (*_ICONS, "algorithm.class_encoder=ngrams"),
     ),
     "icons-protonet-sentence": Row(
         "icons",
-        "ProtoNet, conv4 from scratch and sentence embeddings, 1,500 steps",
+        "ProtoNet, conv4 from scratch and sentence embeddings, 1,000 steps",
         (*_ICONS, "algorithm.class_encoder=sentence"),
     ),
 }
@@ -87,7 +89,7 @@ def measured(runs: Path, name: str) -> Iterator[Record]:
             trained = json.loads((run_dir / "results.json").read_text())
             test = record["test"]
             kept = {name: test[name] for name in ("accuracy", "ci95", "ci95_classes", "tasks", "transductive")}
-            yield key | kept | {"split": record["split"], "training_seconds": trained["seconds"]["training"]}
+            yield key | kept | {"split": record["split"], "train": trained["train"]}
 
 
 def read() -> Record:

@@ -38,13 +38,17 @@ class ClassEncoder(nn.Module):
         embedded = descriptions if network is None else embed_tasks(network, descriptions, self.training)
         return embedded if self.linear is None else self.linear(embedded)
 
-    def apart(self) -> tuple[Describe | None, ClassEncoder]:
-        """The part of a network of its own that outer steps leave as it is, for each class once, and what is left to do.
+    def apart(self, backbone: Backbone) -> tuple[Describe | None, ClassEncoder]:
+        """The part that outer steps leave as it is, for each class once, and what is left to do; `backbone` is that of the examples.
 
         None where descriptions have to pass the whole of it in every task.
         """
-        network = self.network
-        if network is None or not network.frozen:
+        network = backbone if self.shared else self.network
+        if (
+            network is not None and network.stem is not None
+        ):  # it takes what its stem made of descriptions in their place
+            return network.stem.embed, self
+        if self.shared or network is None or not network.frozen:
             return None, self
         rest = copy.copy(self)
         rest._modules = {**self._modules, "network": None}

@@ -32,15 +32,18 @@ def embedded_once(
         memory: where features that are not kept on the disk are kept for the next call with equal weights and images.
     """
     learner, tasks = _examples_once(algorithm, source, features, training, memory)
-    encoder = getattr(learner, "class_encoder", None)
-    if features == "none" or not tasks.has_raw_descriptions or not isinstance(encoder, ClassEncoder):
+    encoder, backbone = getattr(learner, "class_encoder", None), backbone_of(algorithm)
+    if (
+        features == "none"
+        or not tasks.has_raw_descriptions
+        or not isinstance(encoder, ClassEncoder)
+        or backbone is None
+    ):
         return learner, tasks
-    describe, rest = encoder.apart()
-    return (
-        (learner, tasks)
-        if describe is None
-        else (with_parts(learner, class_encoder=rest), tasks.described_once(describe))
-    )
+    describe, rest = encoder.apart(backbone)
+    if describe is None:
+        return learner, tasks
+    return with_parts(learner, class_encoder=rest), tasks.described_once(describe)
 
 
 def _examples_once(

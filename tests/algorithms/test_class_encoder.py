@@ -16,6 +16,7 @@ from metalearn.algorithms.matching import MatchingNet
 from metalearn.algorithms.nearest_centroid import NearestCentroid
 from metalearn.algorithms.protonet import ProtoNet
 from metalearn.backbones import Conv4, Pixels
+from metalearn.backbones.base import Stem
 from metalearn.data.images import ImageClasses
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.embedded import embedded_once
@@ -193,6 +194,47 @@ def test_a_frozen_network_embeds_the_description_of_each_class_once(dataset: Ima
     once = evaluate(algorithm, source, shape, 30, 10, stepwise=False)
     assert network.passed == len(source.classes)
     torch.testing.assert_close(once.loss, whole.loss)
+
+
+class WithStem(Pixels):
+    """A network whose first part stays as it is: it takes six numbers twice, adds 1 and counts what passes. The rest halves them."""
+
+    passed = 0
+
+    @property
+    def stem(self) -> Stem:
+        return Stem(self._first, 2 * ATTRIBUTES, lambda: "the same")
+
+    def _first(self, x: Tensor) -> Tensor:
+        self.passed += x.shape[0]
+        return x.flatten(1)[:, :ATTRIBUTES].repeat(1, 2) + 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x if x.shape[-1] == 2 * ATTRIBUTES else self._first(x))[:, :ATTRIBUTES] / 2
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_descriptions_pass_a_stem_once(dataset: ImageClasses, is_shared: bool) -> None:
+    torch.manual_seed(0)
+    network = WithStem((ATTRIBUTES,))
+    if is_shared:
+        encoder = ClassEncoder(None, ATTRIBUTES, None, shared=True)
+        algorithm: Algorithm = ProtoNet(network, class_encoder=encoder)
+    else:
+        algorithm = ProtoNet(Pixels((1, 16, 16)), class_encoder=ClassEncoder(network, ATTRIBUTES, 256))
+    source = dataset.source("test", 0, CPU)
+    learner, once = embedded_once(algorithm.train(), source, "memory", training=True)
+    assert learner.class_encoder is algorithm.class_encoder, "what is behind the stem is still to do"
+    raw, described = (of.tasks(0, 2, TaskShape(5, 0, 3)).support for of in (source, once))
+    again = once.tasks(1, 2, TaskShape(5, 0, 3)).support
+    assert described.descriptions is not None
+    assert again.descriptions is not None
+    if not is_shared:  # else the queries passed it, too
+        assert network.passed == len(source.classes)
+    torch.testing.assert_close(learner.adapt(described), algorithm.adapt(raw))
+    _, twice = embedded_once(learner, once, "memory", training=True)
+    assert not twice.has_raw_descriptions
+    assert torch.equal(twice.tasks(1, 2, TaskShape(5, 0, 3)).support.descriptions, again.descriptions)  # type: ignore[arg-type]
 
 
 def test_a_network_that_trains_embeds_descriptions_in_every_task(dataset: ImageClasses) -> None:
