@@ -92,7 +92,8 @@ class Run:
 
         Args:
             support_x: [n, ...], N classes with one or more examples each, shaped and scaled like the dataset's examples (images: float in 0..1,
-                ink is 1). Where the algorithm takes classes of one size only, examples of smaller ones are repeated.
+                ink is 1); of texts, n of them or their bytes, uint8 [n, length]. Where the algorithm takes classes of one size only, examples of
+                smaller ones are repeated.
             support_y: [n] integers; any N different values. Of numbers: [n, D], or [n] where D is 1.
             query_x: [Q, ...].
 
@@ -107,8 +108,7 @@ class Run:
 
         if not self.dataset.kind.classifies:
             return self._regressed(support_x, support_y, query_x)
-        device, shape = self._parts.device, tuple(self.dataset.input_shape)
-        x, query = (torch.as_tensor(value).to(device, torch.float32) for value in (support_x, query_x))
+        device, (x, query), shape = self._parts.device, *self._as_examples(support_x, query_x)
         y = torch.as_tensor(support_y).to(device)
         for name, value in (("support_x", x), ("query_x", query)):
             if tuple(value.shape[1:]) != shape:
@@ -126,6 +126,26 @@ class Run:
         probabilities = outputs_of(algorithm, adapted, query, len(classes), device).softmax(-1)
         classes = classes.cpu()
         return Prediction(classes[probabilities.argmax(-1)], probabilities, classes)
+
+    def _as_examples(self, *given: Any) -> tuple[list[Tensor], tuple[int, ...]]:
+        """Images as float32, texts as bytes; and the shape that one of them has to have."""
+        import torch
+
+        from metalearn.data.base import TEXTS
+        from metalearn.data.texts import as_bytes, longest
+
+        device = self._parts.device
+        if self.dataset.form != TEXTS:
+            return [torch.as_tensor(value).to(device, torch.float32) for value in given], tuple(
+                self.dataset.input_shape
+            )
+        named = [[str(text) for text in value] if isinstance(value, list | tuple) else None for value in given]
+        length = max([longest(texts) for texts in named if texts is not None], default=0)
+        bytes_ = [
+            torch.as_tensor(value) if texts is None else torch.from_numpy(as_bytes(texts, length))
+            for texts, value in zip(named, given, strict=True)
+        ]
+        return [value.to(device, torch.uint8) for value in bytes_], tuple(bytes_[0].shape[1:])
 
     def _regressed(self, support_x: Any, support_y: Any, query_x: Any) -> Regressed:
         import torch

@@ -63,7 +63,7 @@ def evaluate_grid(
 def predict(
     run_dir: str | Path,
     support: str | Path | None,
-    queries: str | Path | Sequence[str | Path],
+    queries: str | Path | Sequence[str | Path] = (),
     *overrides: str,
     coverage: float | None = None,
     abstain_below: float | None = None,
@@ -73,9 +73,10 @@ def predict(
     fit: str = "auto",
     save: str | Path | None = None,
     classes: str | Path | None = None,
+    texts: Sequence[str] = (),
     plugins: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Labels images, or predicts the numbers of rows, as `metalearn predict` does; returns what `--json` prints.
+    """Labels images or texts, or predicts the numbers of rows, as `metalearn predict` does; returns what `--json` prints.
 
     Args:
         run_dir: of a finished run.
@@ -91,6 +92,8 @@ def predict(
         fit: "auto", "crop", "squash" or "pad".
         save: where the adapted classifier is kept.
         classes: a CSV file of classes and their descriptions; in the place of `support`, with a run of `task.shots=0`.
+        texts: of a run of texts, further queries: the texts themselves. Its `support` is a CSV file of text and label, or a folder of .txt files for
+            each class; its `queries` are .txt and CSV files, and folders.
         plugins: packages of your own to trust.
 
     Raises:
@@ -130,7 +133,7 @@ def predict(
     learned = learn(load_run(Path(run_dir), config, results_of(Path(run_dir))), labelled, asked, classes=told)
     if file is not None:
         learned.classifier.save(file)
-    return record(learned, list(answers(learned.classifier, words, asked)), asked, None)
+    return record(learned, list(answers(learned.classifier, words, asked, texts=texts)), asked, None)
 
 
 def export(

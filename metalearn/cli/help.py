@@ -130,6 +130,7 @@ def predict_help(argv: list[str]) -> str:
     return """\
 usage: metalearn predict RUN_DIR --support DIR --query FILE|DIR ... [key=value ...]
        metalearn predict RUN_DIR --support POINTS.csv --query ROWS.csv ... [key=value ...]
+       metalearn predict RUN_DIR --support LABELLED.csv --text "..." ... [key=value ...]
        metalearn predict RUN_DIR --classes FILE --query FILE|DIR ... [key=value ...]
        metalearn predict --adapted FILE QUERY ...
 
@@ -143,13 +144,18 @@ each. It need not have seen your classes before. Images become what the run was 
 
 A run that predicts numbers (dataset=tabular, dataset=sinusoid) learns one function from the rows of a CSV file with the
 columns of its inputs and targets, and predicts the targets of other rows; where these have targets, the error too.
---json, --csv, --save, --adapted and settings are for both kinds of runs, the other flags for images.
+--json, --csv, --save, --adapted and settings are for both kinds of runs, the other flags for images and texts.
+
+A run of texts (dataset=clinc150, dataset=text) learns from a CSV file with the columns text and label, or from a folder
+of .txt files for each class. --query names .txt files, each a text, CSV files with a column text, folders; --text the
+texts themselves. --invert and --fit are for images.
 
 --support DIR         a folder for each class, with any number of images; an archive of such folders; or a CSV file with
                       the columns path and label. Classes may have different numbers of images
 --classes FILE        in the place of --support, for a run with task.shots=0: a CSV file with the columns class and
                       description, or class and numbers; no example of any class is needed (docs/zero-shot.md)
 --query FILE|DIR ...  images to label, folders with all below them, or archives
+--text "..." ...      texts to label
 --top K               show the K most probable labels (default: 3; --json and --csv: all)
 --json, --csv         print that instead of a table
 --html FILE           write a page with the images and what is predicted for them

@@ -47,11 +47,11 @@ def predict(argv: list[str]) -> None:
     covered(learned.classifier, asked)
     if save is not None:
         learned.classifier.save(save)
-    found = list(answers(learned.classifier, queries, asked, keep_pixels=page is not None))
+    found = list(answers(learned.classifier, queries, asked, keep_pixels=page is not None, texts=args.text or ()))
     faults = [answer for answer in found if answer.fault]
     if found and len(faults) == len(found):
         more = f" (and {len(faults) - 1} more)" if faults[1:] else ""
-        raise UserError(f"no image to label: {faults[0].fault}{more}")
+        raise UserError(f"nothing to label: {faults[0].fault}{more}")
     made = record(learned, found, asked, args.top if args.json else None)
     _show(args, made)
     if page is not None:
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     for flag in ("--support", "--classes", "--adapted", "--save", "--html", "--config-dir"):
         parser.add_argument(flag)
     parser.add_argument("--query", nargs="+", action="extend")
+    parser.add_argument("--text", nargs="+", action="extend")
     parser.add_argument("--top", type=positive)
     parser.add_argument("--coverage", type=_share)
     parser.add_argument("--abstain-below", type=_share)
@@ -113,7 +114,7 @@ def _check(args: argparse.Namespace, words: list[str]) -> None:
         ]
         if given:
             raise UserError(f"{given[0]} goes with a run directory: --adapted names a classifier that was made before")
-        if not words and not args.query:
+        if not words and not args.query and not args.text:
             raise UserError(f"predict needs images to label: {_USAGE}")
         return
     if not words:
@@ -124,7 +125,7 @@ def _check(args: argparse.Namespace, words: list[str]) -> None:
         )
     if args.support is not None and args.classes is not None:
         raise UserError("only one of --support and --classes can be given")
-    if not args.query and not words[1:] and not args.save:
+    if not args.query and not args.text and not words[1:] and not args.save:
         raise UserError(f"predict needs images to label, --query FILE|DIR ..., or --save FILE: {_USAGE}")
     if args.uncalibrated and (args.coverage or args.tasks):
         raise UserError(f"--uncalibrated and --{'coverage' if args.coverage else 'tasks'} exclude each other")
@@ -222,11 +223,12 @@ def _write_page(file: Path, made: dict[str, Any], learned: Learned, found: list[
     from metalearn import atomic
     from metalearn.report.predictions_page import page
 
-    support: dict[str, list[Any]] = {}
+    support, form = dict[str, list[Any]](), learned.classifier.form
     if learned.support is not None:
         for label, image in zip(learned.support.labels.tolist(), learned.support.pixels, strict=True):
-            support.setdefault(learned.support.classes[label], []).append(image)
-    text = page(made, [answer.pixels for answer in found], support, top)
+            support.setdefault(learned.support.classes[label], []).append(form.shown(image))
+    shown = [None if answer.pixels is None else form.shown(answer.pixels) for answer in found]
+    text = page(made, shown, support, top)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         atomic.write(file, text.encode())

@@ -9,48 +9,49 @@ from typing import Any
 
 _TOP = 3  # labels of an image in the table, unless another number is asked for
 _ABSTAINS = "(abstains)"
+_IMAGES = "images"  # what is labelled, in a record that does not say it
 
 Record = Mapping[str, Any]  # what `--json` prints
 
 
 def summary(record: Record) -> list[str]:
     """Lines about the model, the images, and what was measured."""
-    counts = record["classes"]
+    counts, what = record["classes"], record.get("examples", _IMAGES)
     each = set(counts.values())
-    images = of_each(each.pop()) if len(each) == 1 else ", ".join(f"{n} {c}" for n, c in counts.items())
+    images = of_each(each.pop(), what) if len(each) == 1 else ", ".join(f"{n} {c}" for n, c in counts.items())
     if len(counts) > 12 and images.count(","):
-        images = f"{min(counts.values())} to {max(counts.values())} images of each"
+        images = f"{min(counts.values())} to {max(counts.values())} {what} of each"
     lines = [
         f"model: {record['run']}, outer step {record['step']}",
         f"classes: {len(counts)}, learned from {images}",
-        f"images: {record['images']}",
+        f"{what}: {record['images']}",
     ]
     if tried := record["support_check"]:
         chance = 100 / len(counts)
         lines.append(
-            f"your images: {tried['right']} of {tried['images']} support images are right when each is predicted from the others "
+            f"your {what}: {tried['right']} of {tried['images']} support {what} are right when each is predicted from the others "
             f"(guessing: {chance:.0f} %)"
         )
     if calibration := record["calibration"]:
-        lines += calibration_lines(calibration)
+        lines += calibration_lines(calibration, what)
     if sets := record["sets"]:
         lines.append(_sets(sets, record["calibration"]))
     if abstaining := record["abstaining"]:
         lines.append(_abstaining(abstaining))
     if folders := record["folders"]:
         lines.append(
-            f"folders: {folders['right']} of {folders['images']} labelled images lie in a folder of their label"
+            f"folders: {folders['right']} of {folders['images']} labelled {what} lie in a folder of their label"
         )
     return lines + [f"note: {note}" for note in record["notes"]]
 
 
-def calibration_lines(of: Record) -> list[str]:
+def calibration_lines(of: Record, what: str = _IMAGES) -> list[str]:
     """What was fitted on validation tasks and measured on test tasks."""
     shots = of["shots"]
     size = (
-        f"{len(shots)} classes, {of_each(shots[0])}"
+        f"{len(shots)} classes, {of_each(shots[0], what)}"
         if len(set(shots)) == 1
-        else f"{len(shots)} classes, {_list(shots)} images"
+        else f"{len(shots)} classes, {_list(shots)} {what}"
     )
     before, after = of["before"], of["after"]
     lines = [
@@ -66,11 +67,11 @@ def calibration_lines(of: Record) -> list[str]:
     return lines
 
 
-def of_each(count: int) -> str:
+def of_each(count: int, what: str = _IMAGES) -> str:
     """`3 images of each`; without any, descriptions tell the classes."""
     if count == 0:
         return "a description of each"
-    return f"{count} image{'s' if count > 1 else ''} of each"
+    return f"{count} {what if count > 1 else what.removesuffix('s')} of each"
 
 
 def _list(numbers: Sequence[int]) -> str:
@@ -102,7 +103,7 @@ def columns(record: Record, top: int | None = None) -> tuple[list[str], list[lis
     """The head and the rows of the table of images."""
     with_sets = record["sets"] is not None
     shown = min(top or _TOP, len(record["classes"]))
-    head = ["image", "label", "probability", *(["then"] if shown > 1 else []), *(["set"] if with_sets else [])]
+    head = [_one(record), "label", "probability", *(["then"] if shown > 1 else []), *(["set"] if with_sets else [])]
     rows = []
     for one in record["predictions"]:
         if "error" in one:
@@ -115,6 +116,12 @@ def columns(record: Record, top: int | None = None) -> tuple[list[str], list[lis
             row.append(", ".join(f"{name} {percent(p)}" for name, p in ranked[begin:]))
         rows.append([*row, *([set_text(one["set"])] if with_sets else [])])
     return head, rows
+
+
+def _one(record: Record) -> str:
+    """image or text"""
+    examples: str = record.get("examples", _IMAGES)
+    return examples.removesuffix("s")
 
 
 def percent(p: float) -> str:
@@ -130,7 +137,7 @@ def set_text(members: Sequence[str]) -> str:
 def as_csv(record: Record, top: int | None = None) -> str:
     """A line for each image; with `top` the best labels in order, else a probability for each class."""
     predictions, classes = record["predictions"], list(record["classes"])
-    head = ["image", "label", "probability"]
+    head = [_one(record), "label", "probability"]
     if record["sets"] is not None:
         head.append("set")
     optional = [key for key in ("abstained", "error") if any(key in one for one in predictions)]

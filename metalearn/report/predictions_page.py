@@ -30,6 +30,7 @@ img { image-rendering: pixelated; width: 72px; height: 72px; object-fit: contain
 .bar i { display: block; height: 100%; background: var(--bar); border-radius: 3px; }
 .class { display: flex; flex-wrap: wrap; gap: 3px; align-items: center; margin: .25rem 0; }
 .class b { width: 9rem; font-weight: 500; overflow-wrap: anywhere; }
+.text { overflow-wrap: anywhere; max-height: 12rem; overflow: auto; } .class .text { border: 1px solid var(--line); padding: 0 .4rem; }
 li { margin: .2rem 0; }
 """
 _BARS = 3
@@ -38,18 +39,19 @@ _SUPPORT = 12  # images of a class that are shown
 
 def page(
     record: Record,
-    pixels: Sequence[NDArray[np.uint8] | None],
-    support: Mapping[str, Sequence[NDArray[np.uint8]]],
+    pixels: Sequence[NDArray[np.uint8] | str | None],
+    support: Mapping[str, Sequence[NDArray[np.uint8] | str]],
     top: int | None = None,
 ) -> str:
     """The whole page.
 
     Args:
         record: what --json prints.
-        pixels: what the model saw of each prediction's image, uint8 [c, H, W]; None of an unreadable one.
+        pixels: what the model saw of each prediction's image, uint8 [c, H, W], or the text; None of an unreadable one.
         support: some images of each class; empty where they are not at hand.
         top: labels with a bar of each image; None: three.
     """
+    what = record.get("examples", "images")
     cards = "\n".join(_card(one, image, top or _BARS) for one, image in zip(record["predictions"], pixels, strict=True))
     learned = "\n".join(
         f'<div class="class"><b>{html.escape(name)}</b>{"".join(_image(one, name) for one in images[:_SUPPORT])}'
@@ -60,20 +62,24 @@ def page(
     of_support = f'<h2>Learned from</h2>\n<div class="small">{learned}</div>' if learned else ""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Predictions for {len(record["predictions"])} images</title><style>{_STYLE}</style></head>
-<body><h1>Predictions for {len(record["predictions"])} images</h1>
+<title>Predictions for {len(record["predictions"])} {what}</title><style>{_STYLE}</style></head>
+<body><h1>Predictions for {len(record["predictions"])} {what}</h1>
 <ul>{lines}</ul>
 {of_support}
 <h2>Predictions</h2>
-<p>Images are shown as the model sees them.</p>
+<p>{what.capitalize()} are shown as the model sees them.</p>
 <div class="grid">
 {cards}
 </div></body></html>
 """
 
 
-def _card(one: Mapping[str, Any], image: NDArray[np.uint8] | None, bars: int) -> str:
-    name = f'<div class="name">{html.escape(one["image"])}</div>'
+def _card(one: Mapping[str, Any], image: NDArray[np.uint8] | str | None, bars: int) -> str:
+    name = (
+        ""
+        if isinstance(image, str) and one["image"] == image
+        else f'<div class="name">{html.escape(one["image"])}</div>'
+    )
     if image is None:
         return f'<div class="card unsure"><div><div class="label">unreadable</div>{html.escape(one["error"])}{name}</div></div>'
     kind = "unsure" if one["label"] is None else ""
@@ -81,7 +87,8 @@ def _card(one: Mapping[str, Any], image: NDArray[np.uint8] | None, bars: int) ->
     rows = "".join(_bar(label_, p) for label_, p in list(one["probabilities"].items())[:bars])
     members = f'<div class="name">set: {html.escape(set_text(one["set"]))}</div>' if "set" in one else ""
     return (
-        f'<div class="card {kind}">{_image(image, one["image"])}<div><div class="label">{html.escape(label)} '
+        f'<div class="card {kind}">{"" if isinstance(image, str) else _image(image, one["image"])}<div>'
+        f'{_image(image, "") if isinstance(image, str) else ""}<div class="label">{html.escape(label)} '
         f"{percent(one['probability'])}</div>{rows}{members}{name}</div></div>"
     )
 
@@ -93,7 +100,10 @@ def _bar(label: str, p: float) -> str:
     )
 
 
-def _image(pixels: NDArray[np.uint8], text: str) -> str:
+def _image(pixels: NDArray[np.uint8] | str, text: str) -> str:
+    """An image, which `text` stands for where it is not seen; or a text itself."""
+    if isinstance(pixels, str):
+        return f'<div class="text">{html.escape(pixels)}</div>'
     planes = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
     content = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(planes)).save(content, "PNG")

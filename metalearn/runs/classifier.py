@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
-from metalearn.data.base import TrainedOn
-from metalearn.data.own.given import Form
+from metalearn.data.base import TEXTS, TrainedOn
+from metalearn.data.own.given import Form, Given
+from metalearn.data.own.given_texts import TextForm
 from metalearn.engine.device import choose_device
 from metalearn.errors import UserError
 from metalearn.runs import checkpoint
@@ -51,7 +52,7 @@ class Classifier:
     adapted: Any
     classes: tuple[str, ...]
     counts: tuple[int, ...]
-    form: Form
+    form: Given
     calibration: Calibration | None = None
 
     @classmethod
@@ -61,10 +62,11 @@ class Classifier:
         classes: Sequence[str],
         counts: Sequence[int],
         pixels: NDArray[np.uint8],
-        form: Form,
+        form: Given,
         descriptions: Tensor | None = None,
     ) -> Classifier:
-        """Adapts the run's algorithm to images uint8 [n, c, size, size], class by class, `counts` [N] of each, or to descriptions [N, ...].
+        """Adapts the run's algorithm to images uint8 [n, c, size, size] or texts uint8 [n, length], class by class, `counts` [N] of each; or to
+        descriptions [N, ...].
 
         Raises:
             UserError: the algorithm cannot learn so many classes.
@@ -89,7 +91,7 @@ class Classifier:
         return replace(self, calibration=calibration)
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Of images uint8 [n, c, size, size]: float64 [n, N]."""
+        """Of images uint8 [n, c, size, size], or texts uint8 [n, length]: float64 [n, N]."""
         temperature = self.calibration.temperature if self.calibration else 1.0
         outputs = outputs_of(
             self.algorithm, self.adapted, self.form.values(pixels), len(self.classes), choose_device(self.config)
@@ -117,7 +119,7 @@ class Classifier:
             "run": self.run,
             "classes": list(self.classes),
             "counts": list(self.counts),
-            "form": {"fit": form.fit, "background": form.background, "paper": form.paper, "invert": form.invert},
+            "form": form.record(),
             "calibration": self.calibration and self.calibration.record(),
         }
         try:
@@ -145,7 +147,7 @@ def load_classifier(path: Path, state: dict[str, Any], config: dict[str, Any]) -
         calibration = state["calibration"] and Calibration.of_record(state["calibration"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} was written by another version of metalearn: save the classifier again") from error
-    form = Form(form_shape(trained_on), trained_on.normalize, **state["form"])
+    form = form_like(trained_on, state["form"])
     return Classifier(
         state["run"],
         state["step"],
@@ -172,6 +174,13 @@ def read_saved(path: Path) -> dict[str, Any]:
             f"{path} is a checkpoint of a run, not a classifier that --save wrote: give its run directory and --support"
         )
     return state
+
+
+def form_like(trained_on: TrainedOn, record: dict[str, Any]) -> Given:
+    """What `Given.record` was made of."""
+    if trained_on.form == TEXTS:
+        return TextForm(**record)
+    return Form(form_shape(trained_on), trained_on.normalize, **record)
 
 
 def form_shape(trained_on: TrainedOn) -> tuple[int, int, int]:

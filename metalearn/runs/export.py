@@ -192,9 +192,15 @@ def in_new_folder(out: Path, fill: Callable[[Path], tuple[dict[str, Any], str]])
 
 def _form(source: Source, asked: Asked) -> tuple[Form, list[str]]:
     if source.learned is not None:
-        return source.learned.classifier.form, list(source.learned.notes)
-    assert source.run is not None
-    return form_for(source.run, asked)
+        form, notes = source.learned.classifier.form, list(source.learned.notes)
+    else:
+        assert source.run is not None
+        form, notes = form_for(source.run, asked)
+    if not isinstance(form, Form):
+        raise UserError(
+            f"export writes programs that take images, this run learned {form.noun}: predict --save keeps a classifier of them"
+        )
+    return form, notes
 
 
 def parts_of(source: Source, form: Form) -> list[Part]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metalearn.data.base import TEXTS
 from metalearn.data.descriptions import Descriptions, read_descriptions
-from metalearn.data.own.given import Form, Query, Support, no_support, read_queries, read_support
+from metalearn.data.own.given import Form, Given, Query, Support
+from metalearn.data.own.given_texts import TextForm
 from metalearn.errors import UserError
 from metalearn.runs.calibrate import calibrate, paper_of_run, why_not
 from metalearn.runs.calibration import Covered, in_set
@@ -48,14 +50,14 @@ class Answer:
     """What is predicted for one image.
 
     Attributes:
-        image: its path.
+        image: its path; of a text that stood in no file of its own, the text.
         label: the most probable class; None where it abstains or the file cannot be read.
         probabilities: [N]; empty where the file cannot be read.
         members: the prediction set, the most probable first; None where none was asked for.
         abstained: whether the largest probability is below `Asked.abstain_below`.
         fault: why the file cannot be read.
         folder: the class whose name the image's folder has; empty where it has none.
-        pixels: what the model saw, uint8 [c, size, size]; None unless they were asked for.
+        pixels: what the model saw, uint8 [c, size, size], of a text [length]; None unless they were asked for.
     """
 
     image: str
@@ -107,17 +109,19 @@ def learn(
     form, notes = form_for(run, asked)
     if described is None:
         assert support is not None
-        images, descriptions = read_support(support, form), None
+        images, descriptions = form.read_support(support), None
     else:
-        images, descriptions = no_support(tuple(described.of_class), form), described.of_names()
+        images, descriptions = form.nothing(tuple(described.of_class)), described.of_names()
     classifier = Classifier.of(run, images.classes, images.counts, images.pixels, form, descriptions)
     notes += [f"support: {note}" for note in images.notes]
     if not run.algorithm.uneven and len(set(images.counts)) > 1:
         notes.append(
-            f"{run.settings.names.algorithm} takes classes of one size: images of smaller ones are repeated to {max(images.counts)}"
+            f"{run.settings.names.algorithm} takes classes of one size: {form.noun} of smaller ones are repeated to {max(images.counts)}"
         )
     if classifier.algorithm.transductive:
-        notes.append("this model predicts images together: what it says of one depends on the others of the same call")
+        notes.append(
+            f"this model predicts {form.noun} together: what it says of one depends on the others of the same call"
+        )
     if asked.calibrated:
         try:
             found = calibrate(run, images.counts, asked.coverage, asked.tasks, progress)
@@ -149,8 +153,12 @@ def described_classes(run: LoadedRun, path: str) -> Descriptions:
     return found
 
 
-def form_for(run: LoadedRun, asked: Asked) -> tuple[Form, list[str]]:
+def form_for(run: LoadedRun, asked: Asked) -> tuple[Given, list[str]]:
     """How the user's files become what the run's model sees, and what there is to say about it."""
+    if run.trained_on.form == TEXTS:
+        if (asked.invert, asked.fit) != ("auto", "auto"):
+            raise UserError("--invert and --fit are for images, this run learned texts")
+        return TextForm.of_length(run.trained_on.shape[0]), []
     notes, paper = [], None
     shape = form_shape(run.trained_on)
     if asked.invert == "auto":
@@ -167,15 +175,17 @@ def form_for(run: LoadedRun, asked: Asked) -> tuple[Form, list[str]]:
     return Form(shape, run.trained_on.normalize, fit, background, paper, asked.invert), notes
 
 
-def answers(classifier: Classifier, queries: list[str], asked: Asked, keep_pixels: bool = False) -> Iterator[Answer]:
-    """What is predicted for each image that `queries` name, in their order.
+def answers(
+    classifier: Classifier, queries: list[str], asked: Asked, keep_pixels: bool = False, texts: Sequence[str] = ()
+) -> Iterator[Answer]:
+    """What is predicted for each of `texts`, and for each image or text that `queries` name, in their order.
 
     Raises:
         UserError: a path is not there, holds no image, or sets are asked for that the classifier was not calibrated for.
     """
     limit = covered(classifier, asked)
     everything = classifier.algorithm.transductive
-    for part in _parts(read_queries(queries, classifier.form), None if everything else _TOGETHER):
+    for part in _parts(classifier.form.read_queries(queries, texts), None if everything else _TOGETHER):
         readable = [query.pixels for query in part if query.pixels is not None]
         found = iter(classifier.probabilities(np.stack(readable)) if readable else ())
         for query in part:
@@ -244,6 +254,7 @@ def record(learned: Learned, found: list[Answer], asked: Asked, top: int | None)
         "run": classifier.run,
         "step": classifier.step,
         "classes": dict(zip(classifier.classes, classifier.counts, strict=True)),
+        "examples": classifier.form.noun,
         "images": classifier.form.text,
         "transductive": classifier.algorithm.transductive,
         "notes": list(learned.notes),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from metalearn.data.pictures.pixels import UnreadableImage, in_channels, opened_
 from metalearn.errors import UserError, one_line
 
 _LARGER = 4  # a drawing is reversed at so many times the size that is asked for: thin lines are still as dark as their ink there
-_SUPPORT, _QUERY = "--support", "--query"
+SUPPORT, QUERY = "--support", "--query"
 
 
 @dataclass
@@ -51,6 +51,29 @@ class Form:
     notes: Counter[str] = field(default_factory=Counter)
     inverted: int = 0
     seen: int = 0
+    noun: str = "images"
+
+    def read_support(self, root: str) -> Support:
+        """See `read_support`."""
+        return read_support(root, self)
+
+    def nothing(self, classes: tuple[str, ...]) -> Support:
+        """See `no_support`."""
+        return no_support(classes, self)
+
+    def read_queries(self, words: Sequence[str], texts: Sequence[str] = ()) -> Iterator[Query]:
+        """See `read_queries`; UserError where there are texts."""
+        if texts:
+            raise UserError("--text is for a run of texts, this one learned images")
+        return read_queries(list(words), self)
+
+    def record(self) -> dict[str, object]:
+        """Plain values, for a saved classifier."""
+        return {"fit": self.fit, "background": self.background, "paper": self.paper, "invert": self.invert}
+
+    def shown(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | str:
+        """A stored image, for people: itself."""
+        return pixels
 
     def pixels(self, content: bytes, name: str) -> NDArray[np.uint8]:
         """The image in a file, uint8 [c, size, size], size being the longer side of `shape`.
@@ -112,11 +135,26 @@ class Form:
         return f"{which} inverted: the run's images have {ours}"
 
 
+class Given(Protocol):
+    """How what a user hands over becomes what a network sees: `Form` for images, `TextForm` for texts. Their methods are explained there."""
+
+    noun: str
+
+    def read_support(self, root: str) -> Support: ...
+    def nothing(self, classes: tuple[str, ...]) -> Support: ...
+    def read_queries(self, words: Sequence[str], texts: Sequence[str] = ()) -> Iterator[Query]: ...
+    def values(self, pixels: NDArray[np.uint8]) -> Tensor: ...
+    def record(self) -> dict[str, object]: ...
+    def shown(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | str: ...
+    @property
+    def text(self) -> str: ...
+
+
 class Support(NamedTuple):
-    """Labelled images, class by class."""
+    """Labelled images, or texts, class by class."""
 
     classes: tuple[str, ...]  # [N], by name
-    pixels: NDArray[np.uint8]  # [n, c, size, size]
+    pixels: NDArray[np.uint8]  # [n, c, size, size]; of texts [n, length]
     counts: tuple[int, ...]  # [N], images of each class
     paths: tuple[str, ...]  # [n]
     notes: tuple[str, ...]  # what was passed over
@@ -134,24 +172,24 @@ def read_support(root: str, form: Form) -> Support:
         UserError: there are none, a class is empty or alone, or a file cannot be read.
     """
     try:
-        place = checked_root(root, _SUPPORT)
+        place = checked_root(root, SUPPORT)
         layout = layout_of(place, outside=True)
     except UserError as error:
-        raise UserError(_named(error)) from error
+        raise UserError(about_support(error)) from error
     if layout.empty:
-        raise UserError(f"{_SUPPORT} {root}: the class '{layout.empty[0]}' has no image")
+        raise UserError(f"{SUPPORT} {root}: the class '{layout.empty[0]}' has no image")
     if layout.missing:
         raise UserError(
-            f"{_SUPPORT} {root} lists {'a file that is' if len(layout.missing) == 1 else f'{len(layout.missing)} files that are'} not there, "
+            f"{SUPPORT} {root} lists {'a file that is' if len(layout.missing) == 1 else f'{len(layout.missing)} files that are'} not there, "
             f"'{layout.missing[0]}'{'' if len(layout.missing) == 1 else ' for one'}"
         )
     by_class: dict[str, list[tuple[str, NDArray[np.uint8]]]] = {}
     for path, content in layout.contents():
-        pixels = form.pixels(content, f"{_SUPPORT} {root}: {path}")
+        pixels = form.pixels(content, f"{SUPPORT} {root}: {path}")
         by_class.setdefault(layout.images[path].class_name, []).append((path, pixels))
     if len(by_class) < 2:
         raise UserError(
-            f"{_SUPPORT} {root} has one class, '{next(iter(by_class))}': two or more are needed, a folder for each"
+            f"{SUPPORT} {root} has one class, '{next(iter(by_class))}': two or more are needed, a folder for each"
         )
     classes = tuple(sorted(by_class))
     images = [image for name in classes for image in sorted(by_class[name], key=lambda image: image[0])]
@@ -176,7 +214,7 @@ class Query(NamedTuple):
     """An image to label, or a file that cannot be read."""
 
     name: str  # the path, as the user wrote its beginning
-    pixels: NDArray[np.uint8] | None  # [c, size, size]
+    pixels: NDArray[np.uint8] | None  # [c, size, size]; of a text [length]
     fault: str = ""  # why there are no pixels
     folder: str = ""  # the last folder that it lies in, below what the user named
 
@@ -185,9 +223,9 @@ def check_queries(words: list[str]) -> None:
     """Raises UserError where a path is not there."""
     for word in words:
         if not word:  # of an unset shell variable; as a path it would stand for all that lies here
-            raise UserError(f"{_QUERY} '' is no path")
+            raise UserError(f"{QUERY} '' is no path")
         if not Path(word).expanduser().exists():
-            raise UserError(f"{_QUERY} {word} is not there")
+            raise UserError(f"{QUERY} {word} is not there")
 
 
 def read_queries(words: list[str], form: Form) -> Iterator[Query]:
@@ -199,12 +237,12 @@ def read_queries(words: list[str], form: Form) -> Iterator[Query]:
     for word in words:
         path = Path(word).expanduser()
         if not path.exists():
-            raise UserError(f"{_QUERY} {word} is not there")
+            raise UserError(f"{QUERY} {word} is not there")
         if path.is_file() and not is_archive(path):
             try:
                 content = path.read_bytes()
             except OSError as error:
-                raise UserError(f"{_QUERY} {word} cannot be read ({one_line(error)})") from error
+                raise UserError(f"{QUERY} {word} cannot be read ({one_line(error)})") from error
             yield _query(content, word, "", form)
             continue
         found = False
@@ -212,7 +250,7 @@ def read_queries(words: list[str], form: Form) -> Iterator[Query]:
             found = True
             yield _query(content, str(Path(word) / name), Path(name).parent.name, form)
         if not found:
-            raise UserError(f"{_QUERY} {word} holds no image")
+            raise UserError(f"{QUERY} {word} holds no image")
 
 
 def _query(content: bytes, name: str, folder: str, form: Form) -> Query:
@@ -235,5 +273,6 @@ def _smaller(image: Image.Image, size: int) -> Image.Image:
     return image.resize(sides, Image.Resampling.LANCZOS)
 
 
-def _named(error: UserError) -> str:
-    return one_line(error).replace("dataset.root=", f"{_SUPPORT} ").replace(f"{_SUPPORT}=", f"{_SUPPORT} ")
+def about_support(error: UserError) -> str:
+    """What is wrong with a data set's root, said of `--support`."""
+    return one_line(error).replace("dataset.root=", f"{SUPPORT} ").replace(f"{SUPPORT}=", f"{SUPPORT} ")
