@@ -9,9 +9,10 @@ from metalearn.kinds import scale_of
 from metalearn.report.comparison import setting_text
 from metalearn.report.evaluation import heading, is_done, remarks, run_name, short_keys, table
 from metalearn.report.page import template
-from metalearn.report.svg import RELIABILITY, Line, line_chart, reliability_diagram
+from metalearn.report.svg import RELIABILITY, Line, curve_chart, line_chart, reliability_diagram
 
 _MOST = 8  # lines of a chart: so many colours there are
+_TASKS, _CELLS = 2, 6  # tasks whose curves are shown, and cells that they are shown of, at most
 _INTERVAL = "The band is the 95 % interval over tasks."
 
 Record = Mapping[str, Any]
@@ -32,6 +33,7 @@ def html_text(record: Record) -> str:
     for score in dict.fromkeys(scale_of(cell).score for cell in done):  # other kinds have other axes
         of_kind = [cell for cell in done if scale_of(cell).score == score]
         charts += [*_against_numbers(record, of_kind), _by_inner_step(record, of_kind), _calibration(record, of_kind)]
+    charts += _curves(record, done)
     return template("evaluation.html.j2").render(
         title=f"{len(record['cells'])} evaluations of {len(record['runs'])} run{'' if len(record['runs']) == 1 else 's'}",
         heading=heading(record),
@@ -87,6 +89,26 @@ def _calibration(record: Record, cells: Sequence[Record]) -> _Chart:
     drawn = [(name, colour, bins) for colour, (name, bins) in enumerate(lines[:_MOST])]
     named = [Line(name, colour, []) for name, colour, _ in drawn]
     return _chart("Calibration", reliability_diagram(drawn), named, lines, RELIABILITY)
+
+
+def _curves(record: Record, cells: Sequence[Record]) -> list[_Chart]:
+    """The first test tasks of cells whose tasks are functions of one number: what was predicted, with its band, and what was right."""
+    with_curves = [cell for cell in cells if cell.get("curves")]
+    charts = []
+    for number in range(_TASKS):
+        for cell in with_curves[:_CELLS]:
+            if number < len(cell["curves"]):
+                task, kind = cell["curves"][number], scale_of(cell)
+                band = task["band"] or [0.0] * len(task["x"])
+                points = [(x, y, y - half, y + half) for x, y, half in zip(task["x"], task["y"], band, strict=True)]
+                name, score = _name(record, cell), kind.text(task["score"])
+                said = "Dots: support; rings: the targets of queries."
+                said += " The band is ± 2 predicted standard deviations." if task["band"] else ""
+                hidden = len(with_curves) - _CELLS
+                said += f" {hidden} more cells are not shown." if hidden > 0 else ""
+                svg = curve_chart(Line(name, 0, points), task["support"], task["query"], "x", "y")
+                charts.append(_Chart(f"Test task {number + 1}, {name}: {kind.score} {score}", svg, [], said))
+    return charts
 
 
 def _chart(title: str, svg: str, drawn: Sequence[Line], all_: Sequence[Any], caption: str) -> _Chart:

@@ -36,13 +36,7 @@ def line_chart(lines: Sequence[Line], x_title: str, y_title: str, percent: bool)
     ys = [y for line in lines for _, *all_ys in line.points for y in all_ys]
     across, up = _Axis.of(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT), _Axis.of(min(ys), max(ys), _HEIGHT - _BOTTOM, _TOP)
     parts = [_frame(across, up, x_title, y_title, percent)]
-    for line in lines:
-        there = [(across.at(x), up.at(low), up.at(high)) for x, _, low, high in line.points]
-        if any(low != high for _, low, high in there):
-            edge = [f"{x:.1f},{high:.1f}" for x, _, high in there] + [
-                f"{x:.1f},{low:.1f}" for x, low, _ in reversed(there)
-            ]
-            parts.append(f'<polygon class="band c{line.colour}" points="{" ".join(edge)}"/>')
+    parts += _bands(lines, across, up)
     for line in lines:
         points = [(across.at(x), up.at(y), x, y) for x, y, *_ in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in points)
@@ -53,6 +47,27 @@ def line_chart(lines: Sequence[Line], x_title: str, y_title: str, percent: bool)
                 f"<title>{escape(line.name)}: {_number(value, percent)} at {at:g}</title></circle>"
                 for x, y, at, value in points
             ]
+    return _svg(parts, _HEIGHT, f"{y_title} against {x_title}")
+
+
+def curve_chart(
+    line: Line, support: Sequence[Sequence[float]], query: Sequence[Sequence[float]], x_title: str, y_title: str
+) -> Markup:
+    """A predicted curve with its band; support points are dots, the targets of queries are rings."""
+    xs = [x for x, *_ in [*line.points, *support, *query]]
+    ys = [y for _, *all_ys in [*line.points, *support, *query] for y in all_ys]
+    across, up = _Axis.of(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT), _Axis.of(min(ys), max(ys), _HEIGHT - _BOTTOM, _TOP)
+    parts = [_frame(across, up, x_title, y_title, False), *_bands([line], across, up)]
+    path = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y, *_ in line.points)
+    parts.append(f'<polyline class="line c{line.colour}" points="{path}"/>')
+    for points, look, what in (
+        (query, 'class="line c2" r="3.2"', "target"),
+        (support, 'class="dot c1" r="4"', "support"),
+    ):
+        parts += [
+            f'<circle {look} cx="{across.at(x):.1f}" cy="{up.at(y):.1f}"><title>{what}: {y:g} at {x:g}</title></circle>'
+            for x, y in points
+        ]
     return _svg(parts, _HEIGHT, f"{y_title} against {x_title}")
 
 
@@ -126,6 +141,18 @@ def reliability_diagram(lines: Sequence[tuple[str, int, Sequence[tuple[int, floa
 def _large_enough(bins: Sequence[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
     whole = sum(count for count, _, _ in bins)
     return [one for one in bins if 1000 * one[0] >= whole]
+
+
+def _bands(lines: Sequence[Line], across: _Axis, up: _Axis) -> list[str]:
+    parts = []
+    for line in lines:
+        there = [(across.at(x), up.at(low), up.at(high)) for x, _, low, high in line.points]
+        if any(low != high for _, low, high in there):
+            edge = [f"{x:.1f},{high:.1f}" for x, _, high in there] + [
+                f"{x:.1f},{low:.1f}" for x, low, _ in reversed(there)
+            ]
+            parts.append(f'<polygon class="band c{line.colour}" points="{" ".join(edge)}"/>')
+    return parts
 
 
 class _Axis(NamedTuple):

@@ -31,6 +31,7 @@ from metalearn.report import terminal
 from metalearn.report.progress import TaskProgress
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
+from metalearn.runs.curves import function_records
 from metalearn.runs.environment import environment
 from metalearn.runs.per_task import write_tasks
 from metalearn.runs.record import EnsembleRecord, EvalResults, TestRecord
@@ -112,6 +113,9 @@ class Evaluator:
             states = members(run_dir, which, settings.eval.ensemble, parts.dataset.kind, parts.device)
         memory = self._memory if len(states) == 1 else None  # an ensemble's members would take turns in it
         scores, means = _scored(run_dir, parts, states, stepwise, progress, memory)
+        curves = []
+        if len(states) == 1 and not scores.not_finite:
+            curves = function_records(parts.algorithm, parts.source("test"), settings.task, settings.eval.pictures)
         results = EvalResults(
             status=Status.DONE,
             error=None,
@@ -128,6 +132,7 @@ class Evaluator:
             environment=environment(str(parts.device)),
             notes=parts.dataset.notes,
             conditions=conditions_of(run_dir, config),
+            curves=curves,
         )
         try:
             record = TestRecord.of(

@@ -25,7 +25,20 @@ if TYPE_CHECKING:  # torch comes with the first cell that is computed
 
 log = logging.getLogger("metalearn")
 
-_SHOWN = ("algorithm", "backbone", "dataset", "seed", "split", "notes", "images", "kind", "task", "test", "seconds")
+_SHOWN = (
+    "algorithm",
+    "backbone",
+    "dataset",
+    "seed",
+    "split",
+    "notes",
+    "images",
+    "kind",
+    "task",
+    "test",
+    "curves",
+    "seconds",
+)
 Told = Callable[[dict[str, Any], int, int], None]  # (a cell of the record, its number from 1, how many there are)
 
 

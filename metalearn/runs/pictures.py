@@ -28,6 +28,7 @@ from metalearn.engine.evaluate import Scores, scored_states
 from metalearn.errors import one_line
 from metalearn.kinds import CLASSES, NUMBERS, Kind
 from metalearn.report import drawing
+from metalearn.runs.curves import DEVIATIONS, FunctionTask, is_function
 from metalearn.runs.directory import PROJECTOR
 from metalearn.runs.events import Picture
 from metalearn.runs.tracking import Tracker
@@ -37,9 +38,6 @@ log = logging.getLogger("metalearn")
 
 _POINTS, _CLASSES, _TASKS = 400, 20, 40  # embedded examples, classes they are of, tasks they are taken from, at most
 _DIM = 50  # numbers of an embedding that are kept: its first principal components
-_GRID = 120  # points of a fitted curve
-_LINES = 4  # fitted curves, of states of the inner loop
-DEVIATIONS = 2  # predicted standard deviations that a curve's band shows on either side
 
 
 @dataclass(frozen=True)
@@ -137,8 +135,8 @@ def _task(algorithm: Algorithm, source: TaskSource, task: TaskBatch, number: int
     if source.kind.answers == CLASSES:
         return _of_classes(algorithm, source, task, number, look)
     if source.kind.answers == NUMBERS:
-        curve = task.support.x.shape[2:] == (1,) and task.support.y.shape[2:] == (1,)
-        return (_of_numbers if curve else _of_rows)(algorithm, source.kind, task, number)
+        draw = _of_numbers if is_function(source.kind, task) else _of_rows
+        return draw(algorithm, source.kind, task, number)
     return None
 
 
@@ -173,29 +171,13 @@ def _name(source: TaskSource, task: TaskBatch, label: int) -> str:
 
 def _of_numbers(algorithm: Algorithm, kind: Kind, task: TaskBatch, number: int) -> Picture:
     """Support points, the queries' targets, and what some states of the inner loop predict along x."""
-    support, query = (
-        [(float(x), float(y)) for x, y in zip(part.x[0, :, 0], part.y[0, :, 0], strict=True)]
-        for part in (task.support, task.query)
-    )
-    xs = [x for x, _ in support + query]
-    # With transduction a prediction depends on the other queries: then the curve goes through these alone.
-    along = sorted(x for x, _ in query) if algorithm.transductive else np.linspace(min(xs), max(xs), _GRID).tolist()
-    grid = task.query.x.new_tensor(along).view(1, -1, 1)
-    states = list(scored_states(algorithm.adapt_stepwise(task.support)))
-    kept = sorted({0, 1, len(states) // 2, len(states) - 1} & set(range(len(states))))[-_LINES:]
-    lines = []
-    for step, adapted in (states[i] for i in kept):
-        name = "prediction" if len(states) == 1 else "before" if step == 0 else f"{step} step{'s' if step > 1 else ''}"
-        distribution = algorithm.predict_distribution(adapted, grid)
-        band = [] if distribution is None else (DEVIATIONS * distribution.std)[0, :, 0].cpu().tolist()
-        lines.append(drawing.Line(name, along, algorithm.predict(adapted, grid)[0, :, 0].cpu().tolist(), band))
-    outputs = algorithm.predict(states[-1][1], task.query.x)
-    score = kind.text(float(task.query.by_task(kind.score_of, outputs)[0]))
-    chart = drawing.Chart(
-        f"Test task {number}: {kind.score} {score} over {len(query)} queries", "x", "y", lines, support, query
-    )
-    of_band = f" The band is ± {DEVIATIONS} predicted standard deviations." if any(one.band for one in lines) else ""
-    about = f"The score of this task is {score}. Lines: predictions by inner steps; rings: the queries' targets; dots: support.{of_band}"
+    found = FunctionTask.of(algorithm, kind, task)
+    score = kind.text(found.score)
+    lines = [drawing.Line(curve.name, curve.x, curve.y, curve.band) for curve in found.curves]
+    title = f"Test task {number}: {kind.score} {score} over {len(found.query)} queries"
+    chart = drawing.Chart(title, "x", "y", lines, found.support, found.query)
+    band = f" The band is ± {DEVIATIONS} predicted standard deviations." if any(one.band for one in lines) else ""
+    about = f"The score of this task is {score}. Lines: predictions by inner steps; rings: the queries' targets; dots: support.{band}"
     return _encoded(drawing.chart_picture(chart), about)
 
 

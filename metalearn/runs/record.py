@@ -270,6 +270,9 @@ class EvalResults(Results):
     )
     seconds: float  # of the evaluation, building included
     conditions: str | None = None  # what it is of: equal ones come to the same number
+    curves: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # the first test tasks that are functions of one number (curves.py)
 
     def to_json(self) -> dict[str, Any]:
         """What the file holds, keys in their order."""
@@ -280,6 +283,7 @@ class EvalResults(Results):
             **({} if self.conditions is None else {"conditions": self.conditions}),
             **({} if self.images is None else {"images": self.images}),
             **self._tested(),
+            **({"curves": self.curves} if self.curves else {}),
             "seconds": self.seconds,
             "environment": self.environment,
         }
