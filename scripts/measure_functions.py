@@ -45,6 +45,7 @@ class Functions(NamedTuple):
     """A data set as it is measured."""
 
     overrides: tuple[str, ...]  # of training
+    steps: dict[str, int]  # outer steps of each learner: about as many seconds of a quiet core for all of them
     shots: tuple[int, ...]  # support points of test tasks
     queries: int  # query points of test tasks
     about: str
@@ -52,19 +53,18 @@ class Functions(NamedTuple):
 
 SETS = {
     "gp": Functions(
-        ("dataset=gp", "task.train.queries=20", "train.steps=3000", "train.val_every=1000"),
+        ("dataset=gp", "task.train.queries=20"),
+        {"cnp": 3000, "np": 3000, "anp": 1000, "bayesian": 1500},
         (5, 10, 30),
         50,
-        "`dataset=gp`, trained for 3,000 outer steps of 16 tasks with 3 to 50 support points and 20 queries",
+        "`dataset=gp`, trained on 16 tasks an outer step, with 3 to 50 support points and 20 queries",
     ),
     "sinusoid": Functions(
-        (
-            *("dataset=sinusoid", "task=varying_regression", "task.max_shots=10", "task.queries=10"),
-            *("train.steps=4000", "train.val_every=1000"),
-        ),
+        ("dataset=sinusoid", "task=varying_regression", "task.max_shots=10", "task.queries=10"),
+        {"cnp": 3000, "np": 2000, "anp": 1000, "bayesian": 2000},
         (5, 10),
         100,
-        "`dataset=sinusoid`, trained for 4,000 outer steps of 16 tasks with 3 to 10 support points and 10 queries",
+        "`dataset=sinusoid`, trained on 16 tasks an outer step, with 3 to 10 support points and 10 queries",
     ),
 }
 LEARNERS = ("cnp", "np", "anp", "bayesian")
@@ -81,7 +81,9 @@ def measured(runs: Path, only: list[str]) -> Iterator[Record]:
         for learner in LEARNERS:
             run_dir = runs / f"{name}-{learner}"
             if not is_done(run_dir):
-                metalearn.train(*of.overrides, f"algorithm={learner}", *SHARED, f"hydra.run.dir={run_dir}")
+                steps = of.steps[learner]
+                schedule = (f"train.steps={steps}", f"train.val_every={min(steps, 1000)}")
+                metalearn.train(*of.overrides, *schedule, f"algorithm={learner}", *SHARED, f"hydra.run.dir={run_dir}")
             for shots in of.shots:
                 yield from once(learner, name, shots, lambda r=run_dir, of=of, k=shots: of_run(r, of, k))  # type: ignore[misc]
 
@@ -97,7 +99,8 @@ def of_run(run_dir: Path, of: Functions, shots: int) -> Record:
     record = metalearn.evaluate(run_dir, f"task.shots={shots}", f"task.queries={of.queries}")
     test, trained = record["test"], json.loads((run_dir / "results.json").read_text())["train"]
     mse, nll = {"mean": test["mse"], "ci95": test["ci95"]}, test["further"][NLL]
-    return {"mse": mse, "nll": {key: nll[key] for key in mse}, "seconds": trained["seconds"], "split": record["split"]}
+    said = {"steps": trained["steps"], "seconds": trained["seconds"], "split": record["split"]}
+    return {"mse": mse, "nll": {key: nll[key] for key in mse}, **said}
 
 
 def oracle(of: Functions, shots: int) -> Record | None:
@@ -136,15 +139,19 @@ def tables(record: Record) -> list[str]:
         there = [one for one in (ORACLE, *LEARNERS) if any((one, name, shots) in found for shots in of.shots)]
         if not there:
             continue
-        head = ["", *(f"{score}, {shots} points" for shots in of.shots for score in ("mse", "nll")), "training"]
+        head = [
+            "",
+            *(f"{score}, {shots} points" for shots in of.shots for score in ("mse", "nll")),
+            "outer steps",
+            "training",
+        ]
         rows = []
         for learner in there:
             of_learner = [found.get((learner, name, shots)) for shots in of.shots]
-            seconds = [row["seconds"] for row in of_learner if row and "seconds" in row]
+            trained = next((row for row in of_learner if row and "seconds" in row), None)
+            training = ["", ""] if trained is None else [f"{trained['steps']:,}", duration(trained["seconds"])]
             cells = [text(row, score) for row in of_learner for score in ("mse", "nll")]
-            rows.append(
-                [f"`{learner}`" if learner in LEARNERS else learner, *cells, duration(seconds[0]) if seconds else ""]
-            )
+            rows.append([f"`{learner}`" if learner in LEARNERS else learner, *cells, *training])
         lines += [
             f"{of.about}; tested on {TASKS:,} tasks with {of.queries} queries:",
             "",
