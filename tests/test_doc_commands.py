@@ -91,7 +91,9 @@ def _compose_evaluation(composing: Composer, overrides: list[str]) -> None:
     # A run of an algorithm that has the settings which the page changes.
     trained = ["algorithm=maml"] if any(text.startswith("algorithm.") for text in overrides) else []
     trained += ["dataset=folder"] if any(text.startswith("dataset.root=") for text in overrides) else []
-    trained += ["dataset=tabular", "algorithm=maml"] if any(text.startswith("dataset.file=") for text in overrides) else []
+    trained += (
+        ["dataset=tabular", "algorithm=maml"] if any(text.startswith("dataset.file=") for text in overrides) else []
+    )
     saved = OmegaConf.create(composing.job(trained, 0)[0])
     first = [text if text.startswith("'") else text.partition(",")[0] for text in overrides]
     assert composing.evaluation(saved, first)

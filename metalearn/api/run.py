@@ -29,10 +29,12 @@ class Prediction(NamedTuple):
 
 
 class Regressed(NamedTuple):
-    """Of Q query examples: the predicted numbers float64 [Q, D], and the names of the D targets."""
+    """Of Q query examples: the predicted numbers float64 [Q, D], the names of the D targets and, where the algorithm predicts distributions, their
+    standard deviations float64 [Q, D]."""
 
     values: Tensor
     targets: tuple[str, ...]
+    deviations: Tensor | None
 
 
 class Run:
@@ -150,7 +152,7 @@ class Run:
     def _regressed(self, support_x: Any, support_y: Any, query_x: Any) -> Regressed:
         import torch
 
-        from metalearn.runs.regressor import adapted_to, columns_of, outputs_of
+        from metalearn.runs.regressor import adapted_to, columns_of, predicted
 
         columns, device = columns_of(self.dataset.trained_on), self._parts.device
         x, y, query = (
@@ -163,8 +165,8 @@ class Run:
             if value.shape != (rows, width) or not rows:
                 raise UserError(f"{name} has the shape {list(value.shape)}; needed: [{rows or 'examples'}, {width}]")
         adapted = adapted_to(self.algorithm, columns, x, y, device)
-        outputs = outputs_of(self.algorithm, adapted, columns.of_model(query, "inputs"), device)
-        return Regressed(columns.in_units(outputs), columns.targets)
+        found = predicted(self.algorithm, adapted, columns, query, device)
+        return Regressed(found.values, columns.targets, found.deviations)
 
 
 def load(run_dir: str | Path, plugins: tuple[str, ...] = ()) -> Run:

@@ -128,7 +128,7 @@ def _measured(record: Record) -> list[str]:
 
 def _limits(record: Record) -> list[str]:
     return [
-        f"- It knows one task, from {record['points']} points. Far from their inputs it may be wrong, and it does not say how sure it is.",
+        f"- It knows one task, from {record['points']} points. Far from their inputs it may be wrong; the program does not say how sure it is.",
         f"- The test above is of other tasks of {record['run']['dataset']}, not of this one.",
         *(f"- {note}" for note in record["notes"]),
     ]

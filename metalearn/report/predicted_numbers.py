@@ -28,6 +28,9 @@ def summary(record: Record) -> list[str]:
     if error := record["error"]:
         each = ", ".join(f"{name} {mse:.4g} (absolute {error['mae'][name]:.4g})" for name, mse in error["mse"].items())
         lines.append(f"mean squared error of {error['rows']} rows whose targets are there: {each}")
+        if within := error.get("within_95"):
+            each = ", ".join(f"{name} {100 * share:.0f} %" for name, share in within.items())
+            lines.append(f"of these, within the predicted 95 % interval, ± 1.96 deviations: {each}")
     return lines + [f"note: {note}" for note in record["notes"]]
 
 
@@ -35,15 +38,17 @@ def columns(record: Record) -> tuple[list[str], list[list[str]]]:
     """The head and the rows of the table."""
     inputs, targets, rows = record["inputs"][:_INPUTS], record["targets"], record["predictions"]
     files = len({row["file"] for row in rows}) > 1
-    known = any("targets" in row for row in rows)
+    known, unsure = any("targets" in row for row in rows), any("deviations" in row for row in rows)
     head = [*(["file"] if files else []), "row", *inputs]
     for name in targets:
-        head += [f"{name}, predicted", *([name] if known else [])]
+        head += [f"{name}, predicted", *(["± deviation"] if unsure else []), *([name] if known else [])]
     lines = []
     for row in rows:
         cells = [*([row["file"]] if files else []), str(row["row"]), *(f"{row['inputs'][name]:.6g}" for name in inputs)]
         for name in targets:
             cells.append(f"{row['predicted'][name]:.6g}")
+            if unsure:
+                cells.append(f"{row['deviations'][name]:.3g}")
             if known:
                 cells.append(f"{row['targets'][name]:.6g}" if "targets" in row else "")
         lines.append(cells)
@@ -51,14 +56,17 @@ def columns(record: Record) -> tuple[list[str], list[list[str]]]:
 
 
 def as_csv(record: Record) -> str:
-    """A row for each row of the queries: file, row, inputs, `predicted_NAME` of each target and, where it is known, the target."""
+    """A row for each row of the queries: file, row, inputs, `predicted_NAME` of each target, `deviation_NAME` where there is one, known targets."""
     inputs, targets, rows = record["inputs"], record["targets"], record["predictions"]
-    known = any("targets" in row for row in rows)
+    known, unsure = any("targets" in row for row in rows), any("deviations" in row for row in rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "row", *inputs, *(f"predicted_{name}" for name in targets), *(targets if known else ())])
+    deviations = [f"deviation_{name}" for name in targets] if unsure else []
+    head = ["file", "row", *inputs, *(f"predicted_{name}" for name in targets), *deviations]
+    writer.writerow(head + (list(targets) if known else []))
     for row in rows:
         cells = [row["file"], row["row"], *(row["inputs"][name] for name in inputs)]
         cells += [row["predicted"][name] for name in targets]
+        cells += [row["deviations"][name] for name in targets] if unsure else []
         writer.writerow(cells + ([row.get("targets", {}).get(name, "") for name in targets] if known else []))
     return text.getvalue()

@@ -121,7 +121,7 @@ def part_of(regressor: Regressor) -> Part:
     columns = regressor.columns
 
     def reference(rows: Tensor) -> Tensor:
-        return regressor.predict(rows.double().numpy()).float()
+        return regressor.predict(rows.double().numpy()).values.float()
 
     module = RowsProgram(columns, regressor.algorithm.deployed(regressor.adapted))
     about = {

@@ -14,9 +14,10 @@ from metalearn.data.columns import Columns
 from metalearn.data.own.table import Table, checked_file, header_of, read_table
 from metalearn.errors import UserError
 from metalearn.runs.loaded import LoadedRun
-from metalearn.runs.regressor import Checked, Regressor, check
+from metalearn.runs.regressor import Checked, Predicted, Regressor, check
 
 Numbers = NDArray[np.float64]
+NORMAL_95 = 1.96  # deviations of a normal distribution that hold 95 % of it
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ def _table(file: str, flag: str, columns: Columns, targets: bool) -> Table:
 def record(learned: Learned, queries: Sequence[Queries]) -> dict[str, Any]:
     """All of it as plain values: what --json prints. Numbers are in the units of the columns."""
     regressor, columns = learned.regressor, learned.regressor.columns
-    predicted = [regressor.predict(one.x).numpy() for one in queries]
-    measured = [(one.y, values) for one, values in zip(queries, predicted, strict=True) if one.y is not None]
+    predicted = [regressor.predict(one.x) for one in queries]
+    measured = [(one.y, found) for one, found in zip(queries, predicted, strict=True) if one.y is not None]
     return {
         "run": regressor.run,
         "step": regressor.step,
@@ -120,26 +121,34 @@ def record(learned: Learned, queries: Sequence[Queries]) -> dict[str, Any]:
         },
         "error": _errors(columns, measured) if measured else None,
         "predictions": [
-            row for one, values in zip(queries, predicted, strict=True) for row in _rows(one, values, columns)
+            row for one, found in zip(queries, predicted, strict=True) for row in _rows(one, found, columns)
         ],
     }
 
 
-def _errors(columns: Columns, measured: Sequence[tuple[Numbers, Numbers]]) -> dict[str, Any]:
-    gap = np.concatenate([values - targets for targets, values in measured])
+def _errors(columns: Columns, measured: Sequence[tuple[Numbers, Predicted]]) -> dict[str, Any]:
+    gap = np.concatenate([found.values.numpy() - targets for targets, found in measured])
+    within = {}
+    if all(found.deviations is not None for _, found in measured):
+        spread = np.concatenate([found.deviations.numpy() for _, found in measured if found.deviations is not None])
+        inside = np.abs(gap) <= NORMAL_95 * spread
+        within = {"within_95": dict(zip(columns.targets, inside.mean(0).tolist(), strict=True))}
     return {
         "rows": len(gap),
         "mse": dict(zip(columns.targets, np.square(gap).mean(0).tolist(), strict=True)),
         "mae": dict(zip(columns.targets, np.abs(gap).mean(0).tolist(), strict=True)),
+        **within,
     }
 
 
-def _rows(queries: Queries, values: Numbers, columns: Columns) -> list[Mapping[str, Any]]:
+def _rows(queries: Queries, found: Predicted, columns: Columns) -> list[Mapping[str, Any]]:
     rows: list[Mapping[str, Any]] = []
-    for i, (x, predicted) in enumerate(zip(queries.x.tolist(), values.tolist(), strict=True)):
+    for i, (x, predicted) in enumerate(zip(queries.x.tolist(), found.values.tolist(), strict=True)):
         row: dict[str, Any] = {"file": queries.file, "row": i + 1}
         row["inputs"] = dict(zip(columns.inputs, x, strict=True))
         row["predicted"] = dict(zip(columns.targets, predicted, strict=True))
+        if found.deviations is not None:
+            row["deviations"] = dict(zip(columns.targets, found.deviations[i].tolist(), strict=True))
         if queries.y is not None:
             row["targets"] = dict(zip(columns.targets, queries.y[i].tolist(), strict=True))
         rows.append(row)

@@ -27,6 +27,18 @@ _CHECKED = 60  # support points that `check` holds out at most
 Numbers = NDArray[np.float64]
 
 
+class Predicted(NamedTuple):
+    """Of Q rows and D targets, in the units of the columns.
+
+    Attributes:
+        values: float64 [Q, D].
+        deviations: the standard deviation of the distribution that the algorithm predicts, float64 [Q, D]; None: it predicts none.
+    """
+
+    values: Tensor
+    deviations: Tensor | None
+
+
 class Checked(NamedTuple):
     """How well support points are predicted from the others.
 
@@ -82,11 +94,9 @@ class Regressor:
         """Where the algorithm is."""
         return choose_device(self.config)
 
-    def predict(self, x: Numbers) -> Tensor:
-        """Of inputs x [Q, d], the targets float64 [Q, D], both in the units of the columns."""
-        return self.columns.in_units(
-            outputs_of(self.algorithm, self.adapted, self.columns.of_model(x, "inputs"), self.device)
-        )
+    def predict(self, x: Numbers) -> Predicted:
+        """The targets of inputs x [Q, d], which are in the units of the columns."""
+        return predicted(self.algorithm, self.adapted, self.columns, x, self.device)
 
     def save(self, path: Path) -> None:
         """Writes a file of tensors and plain values: the weights, what was adapted, names and units of the columns.
@@ -166,10 +176,19 @@ def adapted_to(algorithm: Algorithm, columns: Columns, x: Numbers, y: Numbers, d
 
 
 @torch.no_grad()
-def outputs_of(algorithm: Algorithm, adapted: Any, x: Tensor, device: torch.device) -> Tensor:
-    """The outputs [Q, D] on the CPU for inputs [Q, d], as the model sees them; together where they depend on each other."""
-    parts = [x] if algorithm.transductive else list(torch.split(x, QUERIES_AT_ONCE))
-    return torch.cat([algorithm.predict(adapted, part[None].to(device))[0].float().cpu() for part in parts])
+def predicted(algorithm: Algorithm, adapted: Any, columns: Columns, x: Numbers, device: torch.device) -> Predicted:
+    """What an adapted algorithm predicts of inputs x [Q, d]; together where rows depend on each other."""
+    inputs = columns.of_model(x, "inputs")
+    values, deviations = [], []
+    for part in [inputs] if algorithm.transductive else torch.split(inputs, QUERIES_AT_ONCE):
+        distribution = algorithm.predict_distribution(adapted, part[None].to(device))
+        outputs = algorithm.predict(adapted, part[None].to(device)) if distribution is None else distribution.mean
+        values.append(columns.in_units(outputs[0].float().cpu()))
+        if distribution is not None:
+            deviations.append(
+                distribution.std[0].double().cpu() * torch.tensor(columns.target_std, dtype=torch.float64)
+            )
+    return Predicted(torch.cat(values), torch.cat(deviations) if deviations else None)
 
 
 def check(regressor: Regressor, x: Numbers, y: Numbers) -> Checked | None:
@@ -183,9 +202,8 @@ def check(regressor: Regressor, x: Numbers, y: Numbers) -> Checked | None:
     for row, i in enumerate(held):
         rest = np.delete(np.arange(n), i)
         adapted = adapted_to(regressor.algorithm, regressor.columns, x[rest], y[rest], regressor.device)
-        inputs = regressor.columns.of_model(x[i : i + 1], "inputs")
-        outputs = outputs_of(regressor.algorithm, adapted, inputs, regressor.device)
-        errors[row] = regressor.columns.in_units(outputs)[0].numpy() - y[i]
+        found = predicted(regressor.algorithm, adapted, regressor.columns, x[i : i + 1], regressor.device)
+        errors[row] = found.values[0].numpy() - y[i]
         of_mean[row] = y[rest].mean(0) - y[i]
     mse, simple = (tuple(np.square(values).mean(0).tolist()) for values in (errors, of_mean))
     return Checked(count, mse, simple)

@@ -17,6 +17,7 @@ import metalearn
 from metalearn.cli.main import main
 from metalearn.errors import UserError
 from metalearn.runs.loaded import load_run, predicts_numbers, results_of
+from metalearn.runs.regressor import adapted_to, columns_of
 from metalearn.tasks import Examples
 
 TINY = ("algorithm=maml", "train.steps=2", "train.val_every=2", "train.val_tasks=4", "eval.tasks=4", "eval.pictures=0")
@@ -197,3 +198,40 @@ def test_mistakes_are_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -
         assert len(lines) == 1, words
         assert message in lines[0]
     assert sorted(here.rglob("*")) == before
+
+
+def test_an_algorithm_that_predicts_distributions_tells_its_deviations(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = ("dataset.task=city", "dataset.target=[price,rent]", "task.shots=3", "task.queries=3")
+    tiny = ("algorithm=cnp", "algorithm.width=16", *TINY[1:])
+    main(["train", "dataset=tabular", *tiny, f"dataset.file={runs / 'cities.csv'}", *columns, "hydra.run.dir=unsure"])
+    words = ("unsure", "--support", "support.csv", "--query", "known.csv")
+    made = predicted(capsys, *words, "--save", "mine.pt")
+    run = load_run(
+        Path("unsure"), metalearn.load("unsure").config | {"device": "cpu"}, results_of(Path("unsure")), numbers=True
+    )
+    of_run = columns_of(run.trained_on)
+    support, query = np.array(SUPPORT), np.array(QUERY)
+    adapted = adapted_to(run.algorithm, of_run, support[:, :2], support[:, 2:], torch.device("cpu"))
+    with torch.no_grad():
+        found = run.algorithm.predict_distribution(adapted, of_run.of_model(query[:, :2], "inputs")[None])
+    assert found is not None
+    deviations = found.std[0].numpy() * np.array(of_run.target_std)
+    said = np.array([list(row["deviations"].values()) for row in made["predictions"]])
+    np.testing.assert_allclose(said, deviations, rtol=1e-5)
+    np.testing.assert_allclose(values(made), of_run.in_units(found.mean[0]).numpy(), rtol=1e-5)
+    inside = np.abs(values(made) - query[:, 2:]) <= 1.96 * said
+    assert list(made["error"]["within_95"].values()) == pytest.approx(inside.mean(0).tolist())
+    again = predicted(capsys, "--adapted", "mine.pt", "query.csv")
+    assert [row["deviations"] for row in again["predictions"]] == [row["deviations"] for row in made["predictions"]]
+    main(["predict", *words, "--csv"])
+    shown = capsys.readouterr()
+    assert [float(row["deviation_rent"]) for row in csv.DictReader(io.StringIO(shown.out))] == said[:, 1].tolist()
+    assert "of these, within the predicted 95 % interval, ± 1.96 deviations: price " in shown.err
+    main(["predict", *words])
+    assert "± deviation" in capsys.readouterr().out
+    of_tensors = metalearn.load("unsure").predict(support[:, :2], support[:, 2:], query[:, :2])
+    assert of_tensors.deviations is not None
+    np.testing.assert_allclose(of_tensors.deviations.numpy(), said, rtol=1e-5)
+    assert metalearn.load("waves").predict([[0.0]], [0.0], [[0.5]]).deviations is None, "MAML predicts none"
