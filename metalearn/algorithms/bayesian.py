@@ -70,6 +70,10 @@ class Bayesian(FunctionLearner):
         noise = self.log_noise.detach().exp().mean().expand_as(loss.loss)
         return loss._replace(metrics={**loss.metrics, "noise": noise})
 
+    @property
+    def repeats(self) -> bool:
+        return False  # whether a matrix is positive definite is checked on the host
+
     def _posterior(self, support: Points) -> Posterior:
         # Padding is a row of zeros, which has no part in the sums.
         x = support.x if support.mask is None else support.x.where(support.mask.unsqueeze(-1), 0)
