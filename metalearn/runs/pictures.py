@@ -21,13 +21,15 @@ from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.atomic import write
-from metalearn.data.base import TaskSource
+from metalearn.data.base import IMAGES, TEXTS, TaskSource
 from metalearn.data.normalize import Normalize
 from metalearn.engine.build import Parts
 from metalearn.engine.evaluate import Scores, scored_states
 from metalearn.errors import one_line
 from metalearn.kinds import CLASSES, NUMBERS, Kind
+from metalearn.nn.texts import texts_of
 from metalearn.report import drawing
+from metalearn.report.task_text import Answered, TextRow, task_text
 from metalearn.runs.curves import DEVIATIONS, FunctionTask, is_function
 from metalearn.runs.directory import PROJECTOR
 from metalearn.runs.events import Picture
@@ -46,10 +48,12 @@ class Pictures:
 
     Attributes:
         pictures: tag -> picture.
+        texts: tag -> Markdown.
         files: name -> content, for the run directory: what TensorBoard's projector reads.
     """
 
     pictures: dict[str, Picture] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
 
     def write_files(self, run_dir: Path) -> None:
@@ -67,10 +71,12 @@ def show_test(run_dir: Path, tracker: Tracker, step: int, parts: Parts, scores: 
     if not settings.eval.pictures:
         return
     try:
-        normalize = parts.dataset.trained_on.normalize
+        form = parts.dataset.trained_on
         with contextlib.closing(parts.source("test")) as source:
-            found = pictures(parts.algorithm, source, settings.task, settings.eval.pictures, scores, normalize)
-        tracker.show(step, found.pictures)
+            found = pictures(
+                parts.algorithm, source, settings.task, settings.eval.pictures, scores, form.normalize, form.form
+            )
+        tracker.show(step, found.pictures, found.texts)
         found.write_files(run_dir)
         log.info("pictures of %d test tasks: %.2f s", settings.eval.pictures, time.perf_counter() - started)
     except Exception as error:
@@ -85,6 +91,7 @@ def pictures(
     count: int,
     scores: Scores,
     normalize: Mapping[str, Any] | None = None,
+    form: str = IMAGES,
 ) -> Pictures:
     """Draws the first `count` tasks of `source`; 0: nothing.
 
@@ -93,20 +100,23 @@ def pictures(
         shape: of the tasks.
         scores: of the test, for the curve over inner steps.
         normalize: what the images were normalised by, so that they are shown as they were before.
+        form: of the examples; tasks of texts are shown as texts.
     """
     if not count:
         return Pictures()
     was_training = algorithm.training
     algorithm.eval()
     try:
-        look = _Look(Normalize.of(normalize))
-        drawn = {}
+        look = _Look(Normalize.of(normalize), form)
+        drawn, texts = {}, {}
         for number, task in enumerate(source.tasks(0, count, shape).chunks(1), start=1):
-            if (picture := _task(algorithm, source, task, number, look)) is not None:
+            if form == TEXTS and source.kind.answers == CLASSES:
+                texts[f"test_tasks/{number}"] = _of_texts(algorithm, source, task, number)
+            elif (picture := _task(algorithm, source, task, number, look)) is not None:
                 drawn[f"test_tasks/{number}"] = picture
         if len(scores.steps) > 1:
             drawn["test_tasks/inner_steps"] = _curve(scores)
-        return Pictures(drawn, _embeddings(algorithm, source, shape, look))
+        return Pictures(drawn, texts, _embeddings(algorithm, source, shape, look))
     finally:
         algorithm.train(was_training)
 
@@ -116,6 +126,7 @@ class _Look:
     """How examples become images that can be looked at."""
 
     normalize: Normalize | None
+    form: str
 
     def images(self, x: Tensor) -> NDArray[np.uint8] | None:
         """Examples [n, c, H, W] -> [n, H, W, 3]; None where they are no images. Grey ones have dark ink on white paper."""
@@ -159,6 +170,25 @@ def _of_classes(algorithm: Algorithm, source: TaskSource, task: TaskBatch, numbe
     title = f"Test task {number}: {score} of {len(of_query)} queries are right"
     about = f"The score of this task is {score}. Green: right; red: the class that was predicted instead."
     return _encoded(drawing.task_picture(title, rows), about, photo=task.support.x.shape[2] == 3)
+
+
+def _of_texts(algorithm: Algorithm, source: TaskSource, task: TaskBatch, number: int) -> str:
+    """A task of texts as Markdown."""
+    support, queries = texts_of(task.support.x[0]), texts_of(task.query.x[0])
+    outputs = algorithm.predict(algorithm.adapt(task.support), task.query.x)
+    probabilities, predicted = (part[0].cpu().tolist() for part in outputs.softmax(-1).max(-1))
+    of_support, of_query = task.support.y[0].tolist(), task.query.y[0].tolist()
+    names = [_name(source, task, label) for label in range(task.support.ways)]
+    rows = [
+        TextRow(
+            name,
+            [support[i] for i, y in enumerate(of_support) if y == label],
+            [Answered(queries[i], names[predicted[i]], probabilities[i]) for i, y in enumerate(of_query) if y == label],
+        )
+        for label, name in enumerate(names)
+    ]
+    score = source.kind.text(float(task.query.by_task(source.kind.score_of, outputs)[0]), digits=1)
+    return task_text(f"Test task {number}: {score} of {len(of_query)} queries are right", rows)
 
 
 def _name(source: TaskSource, task: TaskBatch, label: int) -> str:
@@ -224,7 +254,7 @@ def _encoded(picture: Any, about: str, photo: bool = False) -> Picture:
 
 
 def _embeddings(algorithm: Algorithm, source: TaskSource, shape: Shape, look: _Look) -> dict[str, bytes]:
-    """The files of TensorBoard's projector: embeddings, class names and small images of examples of some test classes.
+    """The files of TensorBoard's projector: embeddings, class names and small images, or texts, of examples of some test classes.
 
     Those of one task pass the network together, as in the test: it may normalise by their statistics.
     """
@@ -233,7 +263,8 @@ def _embeddings(algorithm: Algorithm, source: TaskSource, shape: Shape, look: _L
     for number in range(_TASKS if source.classes and source.kind.classifies else 0):
         task = source.tasks(number, 1, shape)
         examples = torch.cat([task.support.x[0], task.query.x[0]])
-        images, embedded = look.images(examples), algorithm.embed_examples(examples)
+        images = examples.cpu().numpy() if look.form == TEXTS else look.images(examples)
+        embedded = algorithm.embed_examples(examples)
         if images is None or embedded is None:
             return {}
         classes = task.classes[0][torch.cat([task.support.y[0], task.query.y[0]])].tolist()
@@ -247,18 +278,33 @@ def _embeddings(algorithm: Algorithm, source: TaskSource, shape: Shape, look: _L
     if len(kept) < 3:
         return {}
     points = _principal(torch.stack([found[key][0] for key in kept]))
-    sheet = drawing.sprite([found[key][1] for key in kept])
-    side = sheet.width // int(np.ceil(np.sqrt(len(kept))))
-    names = [str(source.classes[class_]).replace("\t", " ").replace("\n", " ") for class_, _ in kept]
-    config, tensors, labels, small = PROJECTOR
+    names = [_line(str(source.classes[class_])) for class_, _ in kept]
+    if look.form == TEXTS:
+        texts = map(_line, texts_of(torch.from_numpy(np.stack([found[key][1] for key in kept]))))
+        names = ["class\ttext", *(f"{name}\t{text}" for name, text in zip(names, texts, strict=True))]
+        return _projector(points, names, None)
+    return _projector(points, names, drawing.sprite([found[key][1] for key in kept]))
+
+
+def _line(text: str) -> str:
+    """A text as a cell of a table of lines and tabs."""
+    return text.replace("\t", " ").replace("\n", " ").replace("\r", " ")
+
+
+def _projector(points: NDArray[np.float32], labels: list[str], sheet: Any) -> dict[str, bytes]:
+    """The files: points [n, D], a line for each (behind one of names, where there are several columns) and, where there is one, their sheet."""
+    config, tensors, label_file, small = PROJECTOR
+    sprite = ""
+    if sheet is not None:
+        side = sheet.width // int(np.ceil(np.sqrt(len(points))))
+        sprite = f'  sprite {{\n    image_path: "{small}"\n    single_image_dim: {side}\n    single_image_dim: {side}\n  }}\n'
     return {
         tensors: "".join("\t".join(f"{x:.4g}" for x in point) + "\n" for point in points).encode(),
-        labels: "".join(f"{name}\n" for name in names).encode(),
-        small: drawing.encoded(sheet, photo=False),
+        label_file: "".join(f"{label}\n" for label in labels).encode(),
+        **({} if sheet is None else {small: drawing.encoded(sheet, photo=False)}),
         config: (
             f'embeddings {{\n  tensor_name: "test examples"\n  tensor_path: "{tensors}"\n  tensor_shape: {points.shape[0]}\n'
-            f'  tensor_shape: {points.shape[1]}\n  metadata_path: "{labels}"\n'
-            f'  sprite {{\n    image_path: "{small}"\n    single_image_dim: {side}\n    single_image_dim: {side}\n  }}\n}}\n'
+            f'  tensor_shape: {points.shape[1]}\n  metadata_path: "{label_file}"\n{sprite}}}\n'
         ).encode(),
     }
 

@@ -79,10 +79,12 @@ class Tracker:
         self._file.flush()
         self._scalars(step, numbers)
 
-    def show(self, step: int, pictures: Mapping[str, events.Picture]) -> None:
-        """Adds pictures by their tags to what TensorBoard shows."""
+    def show(self, step: int, pictures: Mapping[str, events.Picture], texts: Mapping[str, str] | None = None) -> None:
+        """Adds pictures, and texts in Markdown, by their tags to what TensorBoard shows."""
         for tag, picture in pictures.items():
             self._events.add(step=step, summary=events.image(tag, picture))
+        for tag, text in (texts or {}).items():
+            self._events.add(step=step, summary=events.text(tag, text))
 
     def sync(self) -> None:
         """Puts the rows on the disk, to be there after a power cut."""

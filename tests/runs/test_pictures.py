@@ -20,8 +20,10 @@ from metalearn.data.base import TaskSource
 from metalearn.engine.build import Parts, assemble
 from metalearn.engine.evaluate import Scores, evaluate
 from metalearn.kinds import REGRESSION
+from metalearn.nn.texts import texts_of
 from metalearn.report import drawing
 from metalearn.report.drawing import RIGHT, WRONG, Answer, Chart, ClassRow, Line, chart_picture, task_picture
+from metalearn.report.task_text import Answered, TextRow, task_text
 from metalearn.runs.pictures import Pictures, pictures
 from metalearn.tasks import Examples, Shape, TaskBatch, TaskShape
 from tests.compose import FEW_GLYPHS, compose
@@ -173,3 +175,33 @@ def test_tasks_of_several_inputs_show_predictions_against_targets(monkeypatch: p
     assert (chart.lines[0].x, chart.lines[0].y) == ([2.0, 6.0], [2.0, 6.0])
     assert "mse 0.3333 over 3 queries" in chart.title
     assert "rings: before adaptation" in found.pictures["test_tasks/1"].about
+
+
+def test_tasks_of_texts_are_tables_and_the_projector_has_the_texts(texts_file: Path) -> None:
+    words = ("dataset=text", f"dataset.root={texts_file}", "backbone.buckets=64", "backbone.hidden=[8]", "task.ways=3")
+    parts = assemble(compose("algorithm=protonet", *words, "task.queries=3", "task.train.ways=3", "eval.tasks=4"))
+    task = parts.settings.task
+    scores = evaluate(parts.algorithm, parts.source("test"), task, 4, 4, stepwise=True)
+    found = pictures(parts.algorithm, parts.source("test"), task, 2, scores, None, parts.dataset.form)
+    assert not found.pictures
+    first = found.texts["test_tasks/1"]
+    batch = parts.source("test").tasks(0, 1, task)
+    named = [parts.source("test").classes[int(number)].name for number in batch.classes[0]]
+    assert all(f"| {name} | {text} |" in first for name, text in zip(named, texts_of(batch.support.x[0]), strict=True))
+    assert first.count(" %") == 1 + 9, "the score, and the probability of each query"
+    lines = found.files["embeddings_classes.tsv"].decode().splitlines()
+    assert lines[0] == "class\ttext"
+    assert len(lines) - 1 == len(found.files["embeddings.tsv"].decode().splitlines())
+    every = {text for line in texts_file.read_text().splitlines() for text in [line.partition(",")[0]]}
+    assert {line.split("\t")[1] for line in lines[1:]} <= every
+    assert "embeddings.png" not in found.files
+    assert b"sprite" not in found.files["projector_config.pbtxt"]
+
+
+def test_what_a_text_holds_is_no_markup() -> None:
+    row = TextRow("a|b", ["<img src=x>\nnext"], [Answered("**x** | y", "c", 0.5), Answered("z", "a|b", 1.0)])
+    made = task_text("Test", [row])
+    assert "<img" not in made
+    assert "| &#60;img src=x&#62; next |" in made
+    assert "| &#42;&#42;x&#42;&#42; &#124; y | a&#124;b | **c** | 50 % |" in made
+    assert made.index("**c**") < made.index("| z |")
