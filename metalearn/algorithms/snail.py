@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metalearn.algorithms.base import MetaLoss
-from metalearn.algorithms.embedding import EmbeddingLearner
+from metalearn.algorithms.embedding import EmbeddingLearner, task_keys
 from metalearn.backbones import Backbone
 from metalearn.errors import UserError
 from metalearn.nn.causal import CausalAttention, CausalLayer, CausalStack, DenseCausal, Kept
-from metalearn.nn.hashed_numbers import content_key, shuffled
+from metalearn.nn.hashed_numbers import shuffled
 from metalearn.tasks import Examples, TaskBatch
 
 _ORDER, _UNITS = 1, 2  # what is drawn for a task
@@ -111,7 +111,7 @@ class SNAIL(EmbeddingLearner):
         ways = tasks.support.ways
         self.check_ways(ways)
         support, queries = self.embed_together(tasks)
-        keys = content_key(tasks.support.x).unsqueeze(1)
+        keys = task_keys(tasks.support).unsqueeze(1)
         # Which unit stands for which class: another choice for every task, so that all units are trained.
         units = shuffled(keys, self.most_ways, _UNITS)[:, :ways]  # [T, N]
         order = shuffled(keys, support.shape[1], _ORDER)  # [T, m]

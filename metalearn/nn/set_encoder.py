@@ -29,10 +29,40 @@ class SetEncoder(nn.Module):
 
     def forward(self, tokens: Tensor, there: Tensor | None = None) -> Tensor:
         """`there` [S, n]: False where a token is padding; the first one never is."""
+        return self.first(tokens, 1, there).squeeze(1)
+
+    def first(self, tokens: Tensor, count: int, there: Tensor | None = None) -> Tensor:
+        """As `forward`, but the first `count` tokens: [S, count, W]."""
         for number, block in enumerate(self.blocks, start=1):
-            tokens = block(tokens, there, 1 if number == len(self.blocks) else tokens.shape[1])
-        first: Tensor = self.norm(tokens[:, 0])
+            tokens = block(tokens, there, count if number == len(self.blocks) else tokens.shape[1])
+        first: Tensor = self.norm(tokens[:, :count])
         return first
+
+    @torch.no_grad()
+    def start_as_mean_of_asked(self, last: int, rolled: int) -> None:
+        """Sets initial weights with which a token gets the mean of those tokens that it asks for, and nothing else happens.
+
+        The `last` numbers of a token say what it is. It asks for tokens whose last numbers, rolled by `rolled` places, are like its own: so one that
+        asks need not be like itself.
+        """
+        for block in self.blocks:
+            assert isinstance(block, _Block)
+            for layer in (block.output, block.network[-1]):
+                assert isinstance(layer, nn.Linear)
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        first = self.blocks[0]
+        assert isinstance(first, _Block)
+        width = first.output.in_features
+        asks, is_ = torch.zeros(2, width, width)
+        for head in range(first.heads):
+            places = torch.arange(min(width // first.heads, last))
+            rows = head * (width // first.heads) + places
+            is_[rows, width - last + places] = 1.0
+            asks[rows, width - last + (places + rolled) % last] = 1.0
+        first.query.weight.copy_(asks)
+        first.key_value.weight.copy_(torch.cat([is_, torch.eye(width)]))
+        nn.init.eye_(first.output.weight)
 
 
 class Block(nn.Module):

@@ -60,3 +60,26 @@ def test_padding_is_not_seen() -> None:
     padded = ours(tokens, there)
     torch.testing.assert_close(padded[:1], ours(tokens[:1]))
     torch.testing.assert_close(padded[1:], ours(tokens[1:, :4]))
+
+
+def test_the_first_tokens_are_those_of_a_pass_for_each() -> None:
+    ours, tokens = encoder(), torch.randn(4, 6, 16, dtype=torch.float64)
+    found = ours.first(tokens, 3)
+    for place in range(3):
+        others = [other for other in range(6) if other != place]
+        torch.testing.assert_close(found[:, place], ours(tokens[:, [place, *others]]))
+
+
+def test_it_can_start_as_the_mean_of_the_tokens_that_are_asked_for() -> None:
+    torch.manual_seed(0)
+    ours = SetEncoder(16, 2, 1, 24).double()
+    ours.start_as_mean_of_asked(4, rolled=1)
+    kinds = 8 * torch.eye(4).double()[[0, 0, 0, 1, 1]]  # of five tokens
+    asks = kinds[:1].roll(1, dims=1)  # for the first kind
+    starts = torch.randn(6, 12).double()
+    starts[0] = 0
+    tokens = torch.cat([starts, torch.cat([asks, kinds])], -1).unsqueeze(0)
+    first = ours.blocks[0]
+    assert isinstance(first, nn.Module)
+    expected = ours.norm(tokens[:, 0] + first.norm_attention(tokens)[:, 1:4].mean(1))
+    torch.testing.assert_close(ours(tokens), expected, atol=0.05, rtol=0.05)
