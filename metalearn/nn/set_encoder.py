@@ -46,13 +46,13 @@ class SetEncoder(nn.Module):
         asks need not be like itself.
         """
         for block in self.blocks:
-            assert isinstance(block, _Block)
+            assert isinstance(block, Block)
             for layer in (block.output, block.network[-1]):
                 assert isinstance(layer, nn.Linear)
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
         first = self.blocks[0]
-        assert isinstance(first, _Block)
+        assert isinstance(first, Block)
         width = first.output.in_features
         asks, is_ = torch.zeros(2, width, width)
         for head in range(first.heads):
