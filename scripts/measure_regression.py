@@ -57,9 +57,9 @@ LEARNERS = {
     "reptile": Learner(
         "Reptile",
         (
-            *("algorithm=reptile", "algorithm.inner_optimizer=sgd", "algorithm.inner_lr=0.02"),
+            *("algorithm=reptile", "algorithm.inner_optimizer=sgd", "algorithm.inner_lr=0.01"),
             *("algorithm.test_inner_steps=32", "algorithm.test_inner_batch=10"),
-            *("train.steps=20000", "train.meta_batch_size=5", "train.lr=0.5", "train.val_every=5000"),
+            "train.lr=0.5",
         ),
     ),
 }

@@ -29,9 +29,10 @@ def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
     dataset = config.get("dataset")
     if isinstance(dataset, Mapping) and "origin" in dataset:
         # The images or the table are the user's own. Wherever they lie, the name of their folder or file says which they are.
-        place = dataset.get("root", dataset.get("file"))
-        if isinstance(place, str):
-            config = {**config, "dataset": {**dataset, "origin": f"{dataset['origin']}: {_name_of(place)}"}}
+        root, file = dataset.get("root"), dataset.get("file")
+        name = _name_of(root) if isinstance(root, str) else PurePath(file).stem if isinstance(file, str) else None
+        if name is not None:
+            config = {**config, "dataset": {**dataset, "origin": f"{dataset['origin']}: {name}"}}
     train = config.get("train")
     needed = {"val_tasks", "val_every", "steps", "meta_batch_size"}
     if not isinstance(train, Mapping) or not needed <= set(train):

@@ -202,6 +202,7 @@ def test_a_whole_run_says_its_units_and_both_intervals(
     monkeypatch.chdir(tmp_path)
     file = written(tmp_path, 60)
     sizes = ("train.steps=4", "train.val_every=2", "train.val_tasks=20", "eval.tasks=60", "train.task_chunk=16")
+    sizes += ("train.schedule=constant",)
     columns = ("dataset.task=city", "dataset.target=[y,z]", "task.shots=3", "task.queries=4")
     main(["train", "dataset=tabular", "algorithm=maml", f"dataset.file={file}", *columns, *sizes, "hydra.run.dir=run"])
     out = capsys.readouterr().out
@@ -219,6 +220,10 @@ def test_a_whole_run_says_its_units_and_both_intervals(
     with pytest.raises(SystemExit):
         main(["eval", "run", "dataset.split_seed=1"])
     assert "were training" in capsys.readouterr().err, "a family that was trained on is no test family"
-    Path("moved.csv").write_text(Path(file).read_text())
-    main(["data", "check", "tabular", "dataset.file=own.csv", *columns[:2]])
+    Path("elsewhere").mkdir()
+    Path("elsewhere/own.csv").write_text(Path(file).read_text())
+    Path(file).unlink()  # a run goes on and is tested wherever its table lies now
+    main(["train", "--resume", "run", "train.steps=6", "dataset.file=elsewhere/own.csv"])
+    assert json.loads(Path("run/results.json").read_text())["train"]["steps"] == 6
+    main(["data", "check", "tabular", "dataset.file=elsewhere/own.csv", *columns[:2]])
     assert "  train: 38 tasks, " in capsys.readouterr().out
