@@ -116,7 +116,7 @@ def found(folder: Path, file: PublishedFile) -> Path | None:
 
 def is_unpacked(place: Path, file: PublishedFile) -> bool:
     """Whether `place`, which `found` returned, is what the file unpacks to: the published checksum says nothing about it."""
-    return place.name != Path(file.name).name
+    return place.is_dir() or place.name != Path(file.name).name
 
 
 def find(dataset: str, about: About, folder: Path, files: Sequence[PublishedFile] | None = None) -> tuple[Path, ...]:

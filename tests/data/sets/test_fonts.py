@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from metalearn.cli.main import main
 from metalearn.data.classes import SPLITS, random_split
 from metalearn.data.images import ImageClasses
 from metalearn.data.sets import fonts
@@ -166,3 +167,11 @@ def test_a_list_of_ones_own_holds_each_character_once(tmp_path: Path) -> None:
     assert fonts.read_characters(str(tmp_path / "mine.txt")) == tuple("ABCDEFGHIJK")
     with pytest.raises(UserError, match=r"did you mean 'kanji'\? \(lists: latin, greek, cyrillic, hangul, kanji\)"):
         fonts.read_characters("kanj")
+
+
+def test_the_folder_of_typefaces_is_checked_as_a_folder(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root.parent / "few.txt").write_text("".join(CHARACTERS))
+    main(["data", "check", "fonts", f"dataset.root={root}", f"dataset.characters={root.parent / 'few.txt'}"])
+    out = capsys.readouterr().out
+    assert f"{root}: a folder" in out
+    assert "intact" in out
