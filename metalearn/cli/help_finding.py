@@ -1,6 +1,8 @@
-"""Help texts of the commands that tell about the program: doctor, explain, config, list, copy."""
+"""Help texts of the commands that tell about the program and its data: doctor, explain, config, list, copy, data."""
 
 from __future__ import annotations
+
+from metalearn.cli.help import choices_help
 
 
 def doctor_help(argv: list[str]) -> str:
@@ -87,3 +89,33 @@ replaced.
 
 flags:
   --json                {"file", "command"}"""
+
+
+def data_help(argv: list[str]) -> str:
+    """`metalearn data --help`."""
+    return f"""\
+usage: metalearn data list
+       metalearn data fetch NAME [dataset.key=value ...]
+       metalearn data check NAME [dataset.key=value ...]
+       metalearn data check PATH [dataset.key=value ...] [--sheet FILE]
+
+list    a table of all data sets: what they are, their size where they are converted, missing files, licence
+fetch   fetches the files that are missing, from the first mirror that has them; the next call continues what was cut or
+        killed. A file gets its name when its size and checksum are right
+check   compares all files with the published sizes and checksums, reads the converted images whole, and prints counts,
+        splits and the largest task of each split. PATH is a folder, an archive or a CSV file of your own images: names
+        unreadable files, classes of no or one image and doubled images, and writes a picture with a row for each class
+
+  metalearn data fetch omniglot
+  metalearn data fetch cub dataset.root=/data/birds
+  metalearn data check omniglot dataset.split=lake
+  metalearn data check ./photos dataset.class_depth=2
+
+Files lie in dataset.root, by default $METALEARN_DATA/NAME or the user's data directory. docs/data.md has a section for
+each data set. The exit code is 1 where a file could not be fetched or something is missing, damaged or wrong.
+
+{choices_help(argv, "dataset")}
+
+flags:
+  --sheet FILE          where the picture goes (default: NAME-sheet.png here; none: nowhere)
+  --config-dir DIR      your own YAML files, as for metalearn train"""

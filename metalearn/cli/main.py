@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from metalearn.cli import help as texts
-from metalearn.cli import help_classifier, help_finding, help_sweeps
+from metalearn.cli import help_classifier, help_finding, help_records, help_sweeps, help_training
 from metalearn.cli.completion import shell_completion
 from metalearn.cli.plugins import without_plugins
 from metalearn.errors import Interrupted, RunFailed, UserError, nearest, one_line
@@ -34,14 +34,16 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("train a learner, test it, write a run directory", "metalearn.cli.train:train", texts.train_help),
+    "train": Command(
+        "train a learner, test it, write a run directory", "metalearn.cli.train:train", help_training.train_help
+    ),
     "eval": Command(
         "test finished runs again, under other conditions; grids of them",
         "metalearn.cli.evaluate:evaluate",
-        texts.eval_help,
+        help_training.eval_help,
     ),
     "predict": Command(
-        "label your own images with a finished run", "metalearn.cli.predict:predict", texts.predict_help
+        "label your own images with a finished run", "metalearn.cli.predict:predict", help_classifier.predict_help
     ),
     "export": Command(
         "write a run or its classifier as ONNX, torch.export and safetensors",
@@ -51,24 +53,26 @@ COMMANDS = {
     "compare": Command(
         "compare runs: means over seeds, differences on the same tasks",
         "metalearn.cli.compare:compare",
-        texts.compare_help,
+        help_records.compare_help,
     ),
     "tensorboard": Command(
         "show the curves, tasks and settings of runs in TensorBoard",
         "metalearn.cli.tensorboard:tensorboard",
-        texts.tensorboard_help,
+        help_records.tensorboard_help,
     ),
-    "runs": Command("list runs, remove them, give them a label", "metalearn.cli.runs:runs", texts.runs_help),
+    "runs": Command("list runs, remove them, give them a label", "metalearn.cli.runs:runs", help_records.runs_help),
     "status": Command(
         "how far a sweep or a run is, and how long it still takes",
         "metalearn.cli.status:status",
         help_sweeps.status_help,
     ),
     "reproduce": Command(
-        "train as a paper did, compare with its numbers", "metalearn.cli.reproduce:reproduce", texts.reproduce_help
+        "train as a paper did, compare with its numbers",
+        "metalearn.cli.reproduce:reproduce",
+        help_training.reproduce_help,
     ),
     "data": Command(
-        "list data sets, fetch their files, check what is here", "metalearn.cli.data:data", texts.data_help
+        "list data sets, fetch their files, check what is here", "metalearn.cli.data:data", help_finding.data_help
     ),
     "explain": Command(
         "what a setting means, may be and is, and who set it",
@@ -91,7 +95,9 @@ COMMANDS = {
     "doctor": Command(
         "check this machine, Python and packages", "metalearn.cli.doctor:doctor", help_finding.doctor_help
     ),
-    "bench": Command("measure speed and memory beside learn2learn", "metalearn.cli.bench:bench", texts.bench_help),
+    "bench": Command(
+        "measure speed and memory beside learn2learn", "metalearn.cli.bench:bench", help_training.bench_help
+    ),
 }
 
 
