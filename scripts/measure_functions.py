@@ -45,7 +45,7 @@ class Functions(NamedTuple):
     """A data set as it is measured."""
 
     overrides: tuple[str, ...]  # of training
-    steps: dict[str, int]  # outer steps of each learner: about as many seconds of a quiet core for all of them
+    steps: dict[str, int]  # outer steps of each learner: what there was time for on a busy machine
     shots: tuple[int, ...]  # support points of test tasks
     queries: int  # query points of test tasks
     about: str
@@ -54,14 +54,14 @@ class Functions(NamedTuple):
 SETS = {
     "gp": Functions(
         ("dataset=gp", "task.train.queries=20"),
-        {"cnp": 3000, "np": 3000, "anp": 1000, "bayesian": 1500},
+        {"cnp": 3000, "np": 3000, "anp": 1000, "bayesian": 700},
         (5, 10, 30),
         50,
         "`dataset=gp`, trained on 16 tasks an outer step, with 3 to 50 support points and 20 queries",
     ),
     "sinusoid": Functions(
         ("dataset=sinusoid", "task=varying_regression", "task.max_shots=10", "task.queries=10"),
-        {"cnp": 3000, "np": 2000, "anp": 1000, "bayesian": 2000},
+        {"cnp": 1000, "np": 800, "anp": 500, "bayesian": 500},
         (5, 10),
         100,
         "`dataset=sinusoid`, trained on 16 tasks an outer step, with 3 to 10 support points and 10 queries",
