@@ -17,6 +17,7 @@ from metalearn.config import plugins
 from metalearn.data.images import ImageClasses
 from metalearn.engine.build import _dataset, build_dataset
 from metalearn.errors import UserError
+from metalearn.nn.texts import texts_of
 from metalearn.tasks import TaskShape
 from tests.compose import compose
 from tests.data.small_files import picture, pixels, write_zip
@@ -32,6 +33,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert [name for name, _ in written] == [
         *("my_lab/steps.py", "my_lab/conf/dataset/steps.yaml"),
         *("my_lab/leaves.py", "my_lab/conf/dataset/leaves.yaml"),
+        *("my_lab/questions.py", "my_lab/conf/dataset/questions.yaml"),
     ]
     for name, text in [*written, ("my_lab/__init__.py", "")]:
         file = tmp_path / "home" / name
@@ -105,3 +107,34 @@ def test_learners_of_classes_do_not_take_it_and_say_who_does(lab: Path, capsys: 
     said = capsys.readouterr().err
     assert "algorithm=protonet cannot learn absolute error tasks (dataset=steps); those that can: " in said
     assert {"maml", "reptile"} <= set(said.strip().rpartition(": ")[2].split(", "))
+
+
+def test_the_data_set_of_texts_is_read_divided_and_trained_on(lab: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"dataset=questions: questions\.jsonl .* is missing in .*data/questions"):
+        build_dataset(compose("dataset=questions"))
+    (lab.parent / "questions").mkdir()
+    rows = [{"question": f"Where is thing {k} of topic {k % 12}?", "topic": f"topic {k % 12}"} for k in range(96)]
+    (lab.parent / "questions" / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    dataset = build_dataset(compose("dataset=questions"))
+    assert [len(dataset.classes(part)) for part in ("train", "val", "test")] == [7, 2, 3]
+    tasks = dataset.source("test", 0, torch.device("cpu")).tasks(0, 1, TaskShape(3, 1, 2))
+    assert all(text.endswith("?") for text in texts_of(tasks.query.x[0]))
+    few = (
+        "task.ways=2",
+        "task.queries=3",
+        "task.train.ways=3",
+        "task.train.queries=3",
+        "train.steps=2",
+        "eval.tasks=4",
+    )
+    main(
+        [
+            "train",
+            "algorithm=protonet",
+            "dataset=questions",
+            *few,
+            "train.val_tasks=2",
+            f"hydra.run.dir={tmp_path / 'run'}",
+        ]
+    )
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "done"
