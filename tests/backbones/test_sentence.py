@@ -119,7 +119,7 @@ def test_vmap_and_leading_axes_give_the_same(model: Path) -> None:
 
 
 def small(model: Path, texts_file: Path, name: str, *overrides: str) -> dict[str, Any]:
-    few = ("task.ways=3", "task.queries=3", "task.train.queries=3", "task.train.ways=3")
+    few = ("dataset.descriptions=null", "task.ways=3", "task.queries=3", "task.train.queries=3", "task.train.ways=3")
     return compose(
         f"algorithm={name}",
         "dataset=text",
