@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import re
 import shutil
@@ -92,6 +94,15 @@ def test_every_shipped_experiment_says_what_it_reproduces(name: str) -> None:
                 assert row.reported <= row.band <= 1.2 * row.reported, row
             else:
                 assert row.reported - 5 <= row.band <= row.reported, row
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_shipped_experiment_gives_its_algorithm_the_settings_that_it_takes(name: str) -> None:
+    """One that starts from an experiment of another algorithm would keep that one's settings, and be refused when it is built."""
+    node = compose(f"experiment={name}")["algorithm"]
+    module, _, made = node["_target_"].rpartition(".")
+    taken = inspect.signature(getattr(importlib.import_module(module), made)).parameters
+    assert set(node) - {"_target_", "limits"} <= set(taken)
 
 
 @pytest.mark.parametrize(
