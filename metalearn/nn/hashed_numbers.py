@@ -27,8 +27,8 @@ def standard_normal(keys: Tensor, n: int) -> Tensor:
     """n standard normal numbers for each 32-bit key: int64 [T] -> float32 [T, n]."""
     places = hash_32(torch.arange(1, n + 1, device=keys.device))
     bits = hash_32(hash_32(keys.unsqueeze(1) ^ places) ^ places)
-    # 24 bits, the mantissa of float32; the middle of each step, so that no number is infinite.
-    uniform = ((bits >> 8).float() + 0.5) / 2**24
+    # 24 bits, the mantissa of float32; the middle of each step, but for the last, which would be rounded to 1: no number is infinite.
+    uniform = (((bits >> 8).float() + 0.5) / 2**24).clamp_max(1 - 2**-24)
     return torch.erfinv(2 * uniform - 1) * 2**0.5
 
 
@@ -52,3 +52,20 @@ def shuffled(seeds: Tensor, n: int, draw: int) -> Tensor:
         mixed(mixed(seeds + 0x10001 * draw) ^ mixed(numbered(seeds.shape[1]) << 16)).sum(1, keepdim=True) & 0xFFFFFFFF
     )
     return mixed(mixed(task) ^ mixed(numbered(n))).argsort(dim=1, stable=True)
+
+
+def uniforms(seeds: Tensor, count: int, draw: int) -> Tensor:
+    """Numbers between 0 and 1, never either, that look evenly drawn: integers seeds [T] -> float32 [T, count]. Every draw is another one."""
+    numbered = hash_32(torch.arange(1, count + 1, device=seeds.device))
+    # 23 bits, so that float32 holds a half more than the largest of them and stays below 1.
+    return ((hash_32(_of_draw(seeds, draw)[:, None] ^ numbered) >> 9).float() + 0.5) / 2**23
+
+
+def normals(seeds: Tensor, count: int, draw: int) -> Tensor:
+    """Standard normal numbers as `standard_normal` gives them: integers seeds [T] -> float32 [T, count]. Every draw is another one."""
+    return standard_normal(_of_draw(seeds, draw), count)
+
+
+def _of_draw(seeds: Tensor, draw: int) -> Tensor:
+    """A 32-bit key for each seed and draw."""
+    return hash_32(hash_32(seeds & _32_BITS) ^ (2 * draw + 1 & _32_BITS))

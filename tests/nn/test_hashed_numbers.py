@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from scipy import stats
 
-from metalearn.nn.hashed_numbers import content_key, hash_32, standard_normal
+from metalearn.nn import hashed_numbers
+from metalearn.nn.hashed_numbers import content_key, hash_32, normals, standard_normal, uniforms
 
 
 def test_hashes_are_32_bits_and_one_to_one() -> None:
@@ -41,3 +43,25 @@ def test_normal_numbers_are_standard_normal_and_functions_of_the_key_alone() -> 
     assert float(numbers.T.corrcoef().fill_diagonal_(0).abs().max()) < 0.25  # of 500 pairs
     torch.testing.assert_close(standard_normal(torch.tensor([7, 9]), 3)[1:], standard_normal(torch.tensor([9]), 3))
     assert bool(standard_normal(torch.arange(2**17), 8).isfinite().all())
+
+
+def test_uniforms_and_normals_are_spread_as_their_names_say() -> None:
+    seeds = torch.arange(100)
+    for draw in (0, 1, -1):
+        numbers = uniforms(seeds, 1000, draw)
+        assert 0 < float(numbers.min()) < float(numbers.max()) < 1
+        assert stats.kstest(numbers.flatten().numpy(), "uniform").pvalue > 1e-3
+        assert stats.kstest(normals(seeds, 1000, draw).flatten().numpy(), "norm").pvalue > 1e-3
+
+
+def test_the_largest_and_the_smallest_hash_give_finite_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for extreme in (0, 2**32 - 1):
+        monkeypatch.setattr(hashed_numbers, "hash_32", lambda x, value=extreme: torch.full_like(x, value))
+        assert bool(normals(torch.zeros(1, dtype=torch.int64), 3, 0).isfinite().all())
+
+
+def test_draws_and_seeds_have_nothing_in_common() -> None:
+    seeds = torch.tensor([3, 4])
+    rows = torch.cat([normals(seeds, 2000, draw) for draw in (0, 1, 2)])
+    assert float((torch.corrcoef(rows) - torch.eye(6)).abs().max()) < 0.1
+    assert torch.equal(normals(seeds, 2000, 1), rows[2:4])
