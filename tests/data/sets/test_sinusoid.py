@@ -75,6 +75,7 @@ def trained(waves: Dataset, name: str, *overrides: str, steps: int = 150) -> tup
         ("anil", ()),
         ("reptile", ()),
         ("imaml", ("algorithm.inner_steps=5",)),
+        ("bmaml", ("algorithm.particles=3", "algorithm.inner_lr=0.05")),
     ],
 )
 def test_learners_with_an_inner_loop_learn_to_regress(waves: Dataset, name: str, overrides: tuple[str, ...]) -> None:
