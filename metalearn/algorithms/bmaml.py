@@ -18,6 +18,7 @@ exponent; their median takes each particle's distance to itself, 0, among the di
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 
 import torch
@@ -32,6 +33,7 @@ from metalearn.algorithms.inner_loop import (
     out_of_rows,
 )
 from metalearn.backbones import Backbone
+from metalearn.nn.normals import Normals
 from metalearn.nn.stein import stein_direction
 from metalearn.nn.task_batched import (
     BesideSupport,
@@ -98,8 +100,20 @@ class BayesianMAML(InnerLoopLearner):
 
     def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
         """The logarithms of the mean probabilities, [T, N*Q, N], or the mean numbers."""
-        each = adapted._replace(support_x=self._for_each(adapted.support_x))
-        return self._averaged(super().predict(each, self._for_each(query_x)))
+        return average(self._each(adapted, query_x), self.kind.classifies)
+
+    def predict_distribution(self, adapted: Adapted, query_x: Tensor) -> Normals | None:
+        """The mixture of the particles' likelihoods."""
+        if self.kind.classifies:
+            return None
+        means = self._each(adapted, query_x)
+        variance = (self.temperature or 1.0) / 2
+        return Normals(means, torch.full_like(means, variance**0.5))
+
+    def _each(self, adapted: Adapted, query_x: Tensor) -> Tensor:
+        """What each particle predicts, [M, T, n, N]."""
+        given = adapted._replace(support_x=self._for_each(adapted.support_x))
+        return self._by_task(super().predict(given, self._for_each(query_x))).transpose(0, 1)
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
         adapted = self.adapt(tasks.support)
@@ -168,10 +182,6 @@ class BayesianMAML(InnerLoopLearner):
         """[T * M, ...] -> [T, M, ...]"""
         return of_particles.view(-1, len(self.networks), *of_particles.shape[1:])
 
-    def _averaged(self, outputs: Tensor) -> Tensor:
-        """[T * M, n, N] -> [T, n, N]"""
-        return average(self._by_task(outputs), 1, self.kind.classifies)
-
 
 class Averaged(nn.Module):
     """The average of what several networks predict: [n, ...] -> [n, N]."""
@@ -182,16 +192,14 @@ class Averaged(nn.Module):
         self.of_probabilities = of_probabilities
 
     def forward(self, x: Tensor) -> Tensor:
-        return average(torch.stack([network(x) for network in self.networks]), 0, self.of_probabilities)
+        return average(torch.stack([network(x) for network in self.networks]), self.of_probabilities)
 
 
-def average(outputs: Tensor, dim: int, of_probabilities: bool) -> Tensor:
-    """The mean of outputs over `dim`; of logits the logarithms of the mean probabilities, and of a single network its logits as they are."""
-    if outputs.shape[dim] == 1:
-        return outputs.squeeze(dim)
+def average(outputs: Tensor, of_probabilities: bool) -> Tensor:
+    """The mean of several networks' outputs [M, ...]; of logits the logarithms of the mean probabilities, and a single network's as they are."""
     if not of_probabilities:
-        return outputs.mean(dim)
-    return outputs.log_softmax(-1).logsumexp(dim) - torch.tensor(float(outputs.shape[dim])).log().to(outputs)
+        return outputs.mean(0)
+    return outputs.log_softmax(-1).logsumexp(0) - math.log(len(outputs)) if len(outputs) > 1 else outputs[0]
 
 
 def shuffled_copy(network: nn.Module) -> nn.Module:

@@ -34,6 +34,7 @@ from metalearn.algorithms.embedding import class_means
 from metalearn.algorithms.transform import FeatureLearner, exact
 from metalearn.backbones import Backbone
 from metalearn.nn.hashed_numbers import content_key, hash_32, normals, uniforms
+from metalearn.nn.normals import divergence
 from metalearn.tasks import Examples, TaskBatch
 
 _START = 0.1  # standard deviation of a code before training
@@ -125,7 +126,8 @@ class LEO(FeatureLearner):
             codes = self._codes(support, tasks.support)
             *_, last = self._descend(support, tasks.support, seeds, codes)
             outcome = self.query_loss(self._dropped(queries, seeds, -2) @ last.weights.mT, tasks)
-            kl = divergence(codes)
+            zero, one = torch.zeros_like(codes.mean), torch.ones_like(codes.mean)
+            kl = divergence(codes.mean, codes.deviation, zero, one).mean((1, 2))
             moved = (last.codes.detach() - last.first).square().mean((1, 2))
             loss = outcome.loss + self.kl_weight * kl + self.encoder_penalty * moved + self._regulariser()
         return MetaLoss(loss, {**outcome.metrics, "kl": kl.detach()})
@@ -213,9 +215,3 @@ class LEO(FeatureLearner):
 def _deviation(spread: Tensor, start: float) -> Tensor:
     """A standard deviation above 0, which is `start` where what the network says is 0, and grows no faster than that."""
     return start * nn.functional.softplus(spread) / math.log(2) + _LEAST
-
-
-def divergence(codes: Codes) -> Tensor:
-    """The Kullback-Leibler divergence of each task's codes from the standard normal distribution, the mean over their numbers: [T]."""
-    variance = codes.deviation.square()
-    return ((variance + codes.mean.square() - 1 - variance.log()) / 2).mean((1, 2))

@@ -158,7 +158,7 @@ def test_predictions_are_the_logarithms_of_mean_probabilities() -> None:
         each.append(functional_call(algorithm.classifier(), own, (tasks.query.x[task],)).softmax(-1))
     torch.testing.assert_close(outputs[task].exp(), torch.stack(each).mean(0))
     numbers = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(average(numbers, 0, of_probabilities=False), numbers.mean(0))
+    assert torch.equal(average(numbers, of_probabilities=False), numbers.mean(0))
 
 
 def test_particles_start_as_other_draws_of_the_same_distribution() -> None:
@@ -193,6 +193,13 @@ def test_regression_averages_numbers_and_learns_from_their_error() -> None:
     outputs = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)
     torch.testing.assert_close(outcome.loss, (outputs - tasks.query.y).square().mean((1, 2)))
     torch.testing.assert_close(outcome.metrics["mse"], outcome.loss.detach())
+    distribution = algorithm.predict_distribution(algorithm.adapt(tasks.support), tasks.query.x)
+    assert distribution is not None
+    torch.testing.assert_close(distribution.mean, outputs)
+    assert distribution.means.shape == (3, TASKS, 5, 1)
+    between = distribution.means.var(0, correction=0)  # beside the noise of each, whose variance is 1/2
+    torch.testing.assert_close(distribution.std, (between + 0.5).sqrt())
+    assert float(between.detach().min()) > 0
 
 
 def test_other_numbers_of_ways_start_from_the_mean_row() -> None:

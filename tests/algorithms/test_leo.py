@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from metalearn.algorithms.leo import _LEAST, LEO, Codes, divergence
+from metalearn.algorithms.leo import _LEAST, LEO
 from metalearn.backbones import MLP
 from metalearn.engine.gradient import meta_gradient
 from metalearn.nn.hashed_numbers import content_key, hash_32, normals
@@ -166,10 +166,3 @@ def test_what_is_drawn_belongs_to_task_and_outer_step_and_evaluation_draws_nothi
     algorithm.outer_step = 2
     assert torch.equal(calm, weights())
     torch.testing.assert_close(calm[0], adapted_by_hand(algorithm, tasks.support, 0, noise=False))
-
-
-def test_the_divergence_is_torchs() -> None:
-    generator = torch.Generator().manual_seed(0)
-    mean, spread = torch.randn(2, TASKS, WAYS, LATENTS, generator=generator, dtype=torch.float64)
-    expected = kl_divergence(Normal(mean, spread.exp()), Normal(0.0, 1.0)).mean((1, 2))
-    torch.testing.assert_close(divergence(Codes(mean, spread.exp())), expected)
