@@ -145,10 +145,12 @@ class LEO(FeatureLearner):
         """The distributions of the codes of support features [T, m, D], eq. 1."""
         latents = self.encoder(self._dropped(features, self._seeds(support), -1))  # [T, m, L]
         first = self.relation[0]
+        assert isinstance(first, nn.Linear)
         left, right = first.weight.split(latents.shape[-1], dim=1)
         # The first layer on all pairs, by parts: [T, m, 1, 2 L] + [T, 1, m, 2 L].
         pairs = (latents @ left.mT).unsqueeze(2) + (latents @ right.mT).unsqueeze(1)
-        pairs = self.relation[1:](pairs)
+        for layer in list(self.relation)[1:]:
+            pairs = layer(pairs)
         mean, spread = class_means(pairs.mean(2), support).chunk(2, dim=-1)
         return Codes(mean, _deviation(spread, _START))
 
