@@ -146,7 +146,7 @@ class LEO(FeatureLearner):
         latents = self.encoder(self._dropped(features, self._seeds(support), -1))  # [T, m, L]
         first = self.relation[0]
         assert isinstance(first, nn.Linear)
-        left, right = first.weight.split(latents.shape[-1], dim=1)
+        left, right = first.weight.chunk(2, dim=1)
         # The first layer on all pairs, by parts: [T, m, 1, 2 L] + [T, 1, m, 2 L].
         pairs = (latents @ left.mT).unsqueeze(2) + (latents @ right.mT).unsqueeze(1)
         for layer in list(self.relation)[1:]:
