@@ -65,6 +65,9 @@ def run(
             if name == "accuracy" and not (runs or train):
                 bench.say("accuracy: skipped, it needs --run RUN_DIR of finished runs or --train EXPERIMENT")
                 continue
+            if name == "record" and not names:
+                bench.say("record: skipped, it trains for many minutes (metalearn bench record)")
+                continue
             bench.say(f"{name}: {BENCHMARKS[name]}")
             module = module_of(name)
             records[name] = _header(bench) | module.measure(bench)

@@ -129,14 +129,15 @@ runs all of:
   metalearn bench steps --rounds 5 --threads 1
   metalearn bench --json FILE                            docs/performance.md is written from such a file
   metalearn bench accuracy --run RUN_DIR --run RUN_DIR --json FILE
+  metalearn bench record --rounds 5 --train record/protonet_omniglot_5w1s
   metalearn bench tasks steps --quick --against FILE     better, same or worse than the ratios in FILE
 
 flags:
   --json FILE           add the records to FILE; records of other benchmarks in it stay
   --against FILE        compare ratios with those in FILE
-  --rounds N            number of turns of each side (default: 9; 5 with --quick)
+  --rounds N            number of turns of each side, of record the seeds (default: 9; 5 with --quick)
   --threads N           torch's threads (default: all cores)
   --device cpu|cuda     device (default: cpu)
   --quick               few cases, on characters that the program draws
   --run RUN_DIR         for accuracy: a finished run; may be repeated
-  --train EXPERIMENT    for accuracy: train it first; may be repeated"""
+  --train EXPERIMENT    for accuracy and record: train it; may be repeated"""

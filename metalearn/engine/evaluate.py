@@ -191,7 +191,7 @@ def _score_states(
             yield adapted
 
     scores = []
-    for outputs in algorithm.predict_each(scored(), batch.query.x):  # noqa: B007: the last ones are returned
+    for outputs in algorithm.predict_each(scored(), batch.query.x):  # the last ones are returned
         scores.append(batch.query.by_task(kind.score_of, outputs))
     return steps, torch.stack(scores), outputs, algorithm.predict_distribution(last, batch.query.x)
 

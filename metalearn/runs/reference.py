@@ -6,6 +6,7 @@ folder, such as `mine`, has a file of its own without cells, `reference/mine.yam
     like            another file whose rows and differences hold here too (optional)
     paper, table, url
     interval_over   what the paper's intervals are over: tasks | seeds | null (it gives none)
+    mark            the accuracy that `metalearn bench record` wants to see reached (optional)
     starts_from     the experiment that a run of this one starts from: `train.init` has to name a run of it (optional)
     rows            name -> score         accuracy or mse, as the tasks are, or a further score of the algorithm by its name in results.json
                             after         inner steps after which the score is taken; null: after all of the test
@@ -48,6 +49,7 @@ _RULES = {
     "url": "str",
     "interval_over": "null or tasks or seeds",
     "starts_from": "null or str",
+    "mark": "null or float >= 0",
 }
 
 
@@ -101,6 +103,7 @@ class Reference(NamedTuple):
     differences: tuple[str, ...]
     starts_from: str | None = None  # the experiment whose run `train.init` has to name
     start: Node | None = None  # its configuration, which whoever can compose one adds
+    mark: float | None = None  # the accuracy that the record table asks for
 
 
 def read_reference(config: Node, folders: Sequence[Path] = ()) -> Reference:
@@ -196,6 +199,7 @@ def _checked(node: Node, whose: str) -> Reference:
         tuple(Row(name, **{key: row.get(key) for key in _ROW_RULES}) for name, row in rows.items()),
         tuple(text for text in (node.get("differences") or {}).values() if text is not None),
         node.get("starts_from"),
+        mark=node.get("mark"),
     )
 
 

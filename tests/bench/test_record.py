@@ -1,0 +1,60 @@
+"""The record table: seconds until the mean of several seeds reaches a stated accuracy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from metalearn.bench import record
+from metalearn.bench.harness import Bench
+from metalearn.config.files import choices
+from metalearn.errors import UserError
+from tests.compose import compose
+
+RECORDS = [name for name in choices("experiment") if name.startswith("record/")]
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_every_record_states_a_mark_and_tests_the_last_step(name: str) -> None:
+    config = compose(f"experiment={name}")
+    assert 0.5 < record.mark_of(config) < 1
+    assert config["eval"]["checkpoint"] == "last"
+    assert config["train"]["val_every"] >= config["train"]["steps"], "validations would take time that is not counted"
+
+
+def test_an_experiment_without_a_mark_is_no_record() -> None:
+    with pytest.raises(UserError, match="experiment=short/maml_omniglot_5w1s states no mark"):
+        record.mark_of(compose("experiment=short/maml_omniglot_5w1s"))
+
+
+def test_a_record_trains_every_seed_and_compares_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, asked = "record/protonet_glyphs_5w1s", []
+
+    def of_seed(bench: Bench, experiment: str, seed: int) -> dict[str, Any]:
+        asked.append((experiment, seed))
+        accuracy = (0.96, 0.97, 0.995)[seed]
+        return {"seed": seed, "accuracy": accuracy, "seconds": 10.0 * (seed + 1), "to_number": 40.0, "steps": 400}
+
+    monkeypatch.setattr(record, "_of_seed", of_seed)
+    bench = Bench(compose, rounds=3, quick=False, device=torch.device("cpu"), train=(name,))
+    measured = record.measure(bench)
+    assert asked == [(name, 0), (name, 1), (name, 2)]
+    (row,) = measured["rows"]
+    assert row["mean"] == pytest.approx(0.975)
+    assert (row["mark"], row["reached"], row["seconds"]["median"]) == (0.97, True, 20.0)
+    (table,) = record.tables(measured)
+    (cells,) = table.rows
+    assert cells[0] == "protonet, glyphs 5-way 1-shot"
+    assert cells[3] == "yes"
+    assert cells[-1] == f"`{name}`"
+
+
+def test_a_seed_is_a_training_of_its_own() -> None:
+    bench = Bench(compose, rounds=1, quick=True, device=torch.device("cpu"), train=("record/protonet_glyphs_5w1s",))
+    (row,) = record.measure(bench)["rows"]
+    (run,) = row["runs"]
+    assert (run["steps"], run["tasks"]) == (2, 2)
+    assert 0 < run["seconds"] < run["to_number"]
+    assert row["ci95_seeds"] is None
