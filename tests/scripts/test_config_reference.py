@@ -40,7 +40,8 @@ def test_every_choice_is_there_and_defaults_of_choices_are_told_apart(page: str)
         r"\| `train.meta_batch_size` \| tasks per outer step \| int >= 1 \| `4` \|.* `5`: reptile \|", page
     )
     assert re.search(
-        r"\| `algorithm.first_order` \|[^\n]*`false`: boil, maml, mamlpp; `true`: fomaml \| boil, fomaml, maml, mamlpp \|", page
+        r"\| `algorithm.first_order` \|[^\n]*`false`: boil, maml, mamlpp; `true`: fomaml \| boil, fomaml, maml, mamlpp \|",
+        page,
     )
 
 
