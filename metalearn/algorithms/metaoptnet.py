@@ -1,8 +1,9 @@
 """MetaOptNet-SVM (Lee, Maji, Ravichandran and Soatto 2019, Meta-Learning with Differentiable Convex Optimization, https://arxiv.org/abs/1904.03758).
 
-The head of a task is a linear support vector machine of all its classes at once (Crammer and Singer), fitted to the support features to its optimum,
-in the dual form, whose size does not depend on the number of features (section 3.3). The cross-entropy of the queries, with scores times a learned
-`scale` (section 3.4), trains the backbone through the optimum, by implicit differentiation of the optimality conditions (section 3.2).
+The head of a task is a linear support vector machine of all its classes at once (Crammer and Singer, eq. 4), fitted to the support features to its
+optimum, in the dual form, whose size does not depend on the number of features (section 3.3, eq. 9 and 10). The cross-entropy of the queries, with
+scores times a learned `scale` (section 3.4, eq. 12), trains the backbone through the optimum, by implicit differentiation of the optimality conditions
+(section 3.3, eq. 8).
 
 As in the authors' code there is no bias, and `diagonal` is added to the diagonal of the kernel, which makes the dual solution the only one. Label
 smoothing gives the part `label_smoothing` of a training query's label to the other classes.
@@ -55,12 +56,12 @@ class MetaOptNet(HeadLearner):
 
     def head(self, features: Tensor, support: Examples) -> Tensor:
         """Weights [T, D, N]."""
-        with exact(features) as x:
+        with exact(features) as x:  # eq. 9, of the solution of eq. 10
             return fit(x, memberships(support.y, support.ways, x.dtype, support.mask), self.cost, self.diagonal)
 
     def logits(self, head: Tensor, queries: Tensor) -> Tensor:
         with exact(queries) as x:
-            logits: Tensor = self.scale(x @ head)
+            logits: Tensor = self.scale(x @ head)  # eq. 12
         return logits
 
     def query_loss(self, outputs: Tensor, tasks: TaskBatch) -> MetaLoss:

@@ -2,7 +2,7 @@
 
 T sequences of m positions each have n ends: an end stands at position m + 1, right behind the sequence, and sees the sequence and itself but no
 other end. What the sequence leaves for its ends is computed once, however many there are: a layer's `over_sequence` returns it beside its outputs.
-Mishra, Rohaninejad, Chen and Abbeel 2018 (https://arxiv.org/abs/1707.03141), section 3, describe the layers.
+Mishra, Rohaninejad, Chen and Abbeel 2018 (https://arxiv.org/abs/1707.03141), section 3.1, describe the layers.
 """
 
 from __future__ import annotations
