@@ -2,8 +2,8 @@
 
 The head of a task is a linear support vector machine of all its classes at once (Crammer and Singer, eq. 4), fitted to the support features to its
 optimum, in the dual form, whose size does not depend on the number of features (section 3.3, eq. 9 and 10). The cross-entropy of the queries, with
-scores times a learned `scale` (section 3.4, eq. 12), trains the backbone through the optimum, by implicit differentiation of the optimality conditions
-(section 3.3, eq. 8).
+scores times a learned `scale` (section 3.4, eq. 12), trains the backbone through the optimum, by implicit differentiation of the optimality
+conditions (section 3.3, eq. 8).
 
 As in the authors' code there is no bias, and `diagonal` is added to the diagonal of the kernel, which makes the dual solution the only one. Label
 smoothing gives the part `label_smoothing` of a training query's label to the other classes.
