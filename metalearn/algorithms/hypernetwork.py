@@ -30,6 +30,7 @@ from metalearn.algorithms.embedding import EmbeddingLearner, scale_of_squares, t
 from metalearn.backbones import Backbone
 from metalearn.errors import UserError
 from metalearn.nn.hashed_numbers import shuffled
+from metalearn.nn.normals import masked_mean
 from metalearn.nn.set_encoder import SetEncoder, equiangular
 from metalearn.tasks import Examples, TaskBatch
 
@@ -129,7 +130,7 @@ class HyperTransformer(EmbeddingLearner):
 
     def generated(self, features: Tensor, support: Examples, units: Tensor) -> Generated:
         """The last layers, of support features [T, m, D] and the vectors that stand for the classes, `units` [T, N]."""
-        mean = _mean(features, support.mask)  # [T, 1, D]
+        mean = masked_mean(features, support.mask).unsqueeze(1)  # [T, 1, D]
         shown = torch.cat([self.project(features - mean), self.labels[units.gather(1, support.y)].to(features)], -1)
         asked = F.pad(self.placeholders[units].to(features), (shown.shape[-1] - self.label_width, 0))  # [T, N, W]
         written = self.write(self.encoder.first(torch.cat([asked, shown], 1), support.ways, _there(support)))
@@ -141,14 +142,6 @@ class HyperTransformer(EmbeddingLearner):
 def _logits(layer: Generated, queries: Tensor) -> Tensor:
     """[T, n, D] -> [T, n, N]."""
     return queries @ layer.weight.mT + layer.bias.unsqueeze(1)
-
-
-def _mean(features: Tensor, mask: Tensor | None) -> Tensor:
-    """Of the examples of each task, without the padding: [T, m, D] -> [T, 1, D]."""
-    if mask is None:
-        return features.mean(1, keepdim=True)
-    there = mask.unsqueeze(-1).to(features)
-    return (features * there).sum(1, keepdim=True) / there.sum(1, keepdim=True)
 
 
 def _there(support: Examples) -> Tensor | None:

@@ -30,11 +30,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_classifier
+from metalearn.algorithms.inner_loop import (
+    Adapted,
+    InnerLoopLearner,
+    in_rows,
+    linear_classifier,
+    out_of_rows,
+    start_for,
+)
 from metalearn.algorithms.mann import lstm_step
 from metalearn.algorithms.reptile import mini_batches
 from metalearn.backbones import Backbone
-from metalearn.nn.task_batched import forward_batched, resized_head
+from metalearn.nn.task_batched import forward_batched
 from metalearn.tasks import Examples
 
 _P = math.exp(10)  # e^p of the preprocessing, p = 10
@@ -92,17 +99,19 @@ class MetaLSTM(InnerLoopLearner):
 
     def adapt_stepwise(self, support: Examples) -> Iterator[Adapted]:
         tasks = len(support.x)
-        start = {name: self._of_ways(name, part, support.ways) for name, part in self.network.named_parameters()}
-        shapes = {name: part.shape for name, part in start.items()}
+        start = {
+            name: part.unsqueeze(0)
+            for name, part in start_for(dict(self.network.named_parameters()), support.ways).items()
+        }
         learns = self.training and torch.is_grad_enabled()
-        theta = torch.cat([part.flatten() for part in start.values()]).expand(tasks, -1)
+        theta = in_rows(start).expand(tasks, -1)
         state = self.gates.start(theta if learns else theta.detach())
-        yield Adapted(_named(state.theta, shapes), support.x)
+        yield Adapted(out_of_rows(state.theta, start), support.x)
         for x, y in self._batches(support):
-            losses, gradient = self._gradient(state.theta, shapes, x, y)
+            losses, gradient = self._gradient(out_of_rows(state.theta, start), x, y)
             with torch.set_grad_enabled(learns):
                 state = self.gates(losses, gradient, state)
-            yield Adapted(_named(state.theta, shapes), support.x)
+            yield Adapted(out_of_rows(state.theta, start), support.x)
 
     def _batches(self, support: Examples) -> Iterator[tuple[Tensor, Tensor]]:
         """The examples [T, n, ...] and labels [T, n, ...] of each inner step."""
@@ -115,18 +124,14 @@ class MetaLSTM(InnerLoopLearner):
         for step in range(steps):
             yield support.x[rows, places[:, step]], support.y[rows, places[:, step]]
 
-    def _gradient(self, theta: Tensor, shapes: dict[str, torch.Size], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses [T] and their gradients [T, P], as constants (section 3.3)."""
+    def _gradient(self, theta: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses [T] of parameters, name -> [T, ...], and their gradients [T, P], as constants (section 3.3)."""
         with torch.enable_grad():
-            leaves = {name: part.detach().requires_grad_() for name, part in _named(theta, shapes).items()}
+            leaves = {name: part.detach().requires_grad_() for name, part in theta.items()}
             losses = self.kind.loss(forward_batched(self.network, leaves, x), y)
             # Of the SUM over tasks: each task's parameters get just that task's gradient.
             found = torch.autograd.grad(losses.sum(), list(leaves.values()))
-        return losses.detach(), torch.cat([part.flatten(1) for part in found], dim=1)
-
-    def _of_ways(self, name: str, parameter: Tensor, ways: int) -> Tensor:
-        resize = ways != self.ways and name.startswith("head.")
-        return resized_head(parameter.unsqueeze(0), ways)[0] if resize else parameter
+        return losses.detach(), in_rows(dict(zip(leaves, found, strict=True)))
 
 
 class Gates(nn.Module):
@@ -176,12 +181,6 @@ def preprocessed(x: Tensor) -> Tensor:
     large = size >= 1 / _P
     logarithm = torch.where(large, size.clamp_min(1 / _P).log() / math.log(_P), -1.0)
     return torch.stack([logarithm, torch.where(large, x.sign(), _P * x)], dim=-1)
-
-
-def _named(rows: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """Coordinates [T, P] cut into parameters: name -> [T, ...]."""
-    parts = torch.split(rows, [shape.numel() for shape in shapes.values()], dim=1)
-    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 def _logit(share: float) -> float:
