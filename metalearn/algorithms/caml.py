@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.algorithms.base import MetaLoss
-from metalearn.algorithms.embedding import task_keys
+from metalearn.algorithms.embedding import refuse_more_ways, task_keys
 from metalearn.algorithms.transform import FeatureLearner
 from metalearn.backbones import Backbone
 from metalearn.errors import UserError
@@ -74,7 +74,7 @@ class CAML(FeatureLearner):
         self.most_ways = ways if most_ways == "auto" else int(most_ways)
         self.check_ways(ways)
         of_tokens = backbone.feature_dim + label_width if width == "auto" else int(width)
-        _check_widths(width, of_tokens, label_width, heads, self.most_ways)
+        check_widths(width, of_tokens, label_width, heads, self.most_ways)
         self.project = nn.Identity() if width == "auto" else _projection(backbone.feature_dim, of_tokens - label_width)
         self.unknown = nn.Parameter(torch.zeros(label_width))
         self.label_scale = nn.Parameter(torch.ones(()))
@@ -83,10 +83,7 @@ class CAML(FeatureLearner):
         self.register_buffer("labels", equiangular(self.most_ways, label_width))
 
     def check_ways(self, ways: int) -> None:
-        if ways > self.most_ways:
-            raise UserError(
-                f"{ways} ways are more than the model has labels for: algorithm.most_ways={self.most_ways} (set it before training)"
-            )
+        refuse_more_ways(ways, self.most_ways, "labels")
 
     def adapt(self, support: Examples) -> Adapted:
         self.check_ways(support.ways)
@@ -130,7 +127,16 @@ def _projection(dim: int, width: int) -> nn.Linear:
     return projection
 
 
-def _check_widths(width: int | str, of_tokens: int, label_width: int, heads: int, most_ways: int) -> None:
+def check_widths(width: int | str, of_tokens: int, label_width: int, heads: int, most_ways: int) -> None:
+    """For tokens of a feature and a label.
+
+    Args:
+        width: the setting: a number or "auto".
+        of_tokens: the number that it stands for.
+
+    Raises:
+        UserError: the numbers do not fit each other.
+    """
     if most_ways > label_width:
         raise UserError(f"algorithm.label_width={label_width} is less than the number of labels, {most_ways}")
     if of_tokens <= label_width:

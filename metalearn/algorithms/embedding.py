@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from metalearn.algorithms.base import Algorithm, MetaLoss, TwoSteps
 from metalearn.algorithms.class_encoder import ClassEncoder
 from metalearn.backbones import Backbone, embed_tasks
+from metalearn.errors import UserError
 from metalearn.nn.hashed_numbers import content_key
 from metalearn.tasks import Examples, TaskBatch
 
@@ -178,3 +179,15 @@ def task_keys(support: Examples) -> Tensor:
     if mask is not None:
         x = x.masked_fill(~mask.view(*mask.shape, *[1] * (x.dim() - 2)), 0)
     return content_key(x)
+
+
+def refuse_more_ways(ways: int, most: int, what: str) -> None:
+    """For learners that have `what`, such as label vectors, for `most` classes.
+
+    Raises:
+        UserError: `ways` are more.
+    """
+    if ways > most:
+        raise UserError(
+            f"{ways} ways are more than the model has {what} for: algorithm.most_ways={most} (set it before training)"
+        )

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metalearn.algorithms.base import MetaLoss
-from metalearn.algorithms.embedding import EmbeddingLearner, scale_of_squares, task_keys
+from metalearn.algorithms.caml import check_widths
+from metalearn.algorithms.embedding import EmbeddingLearner, refuse_more_ways, scale_of_squares, task_keys
 from metalearn.backbones import Backbone
-from metalearn.errors import UserError
 from metalearn.nn.hashed_numbers import shuffled
 from metalearn.nn.normals import masked_mean
 from metalearn.nn.set_encoder import SetEncoder, equiangular
@@ -76,7 +76,7 @@ class HyperTransformer(EmbeddingLearner):
         super().__init__(backbone)
         self.most_ways = ways if most_ways == "auto" else int(most_ways)
         self.check_ways(ways)
-        _check_widths(width, label_width, heads, self.most_ways)
+        check_widths(width, width, label_width, heads, self.most_ways)
         self.label_width = label_width
         self.project = nn.Linear(backbone.feature_dim, width - label_width, bias=False)
         self.labels, self.placeholders = (nn.Parameter(torch.randn(self.most_ways, label_width)) for _ in range(2))
@@ -101,10 +101,7 @@ class HyperTransformer(EmbeddingLearner):
         self.write.weight[:-1, : -self.label_width] = scale * self.project.weight.t()
 
     def check_ways(self, ways: int) -> None:
-        if ways > self.most_ways:
-            raise UserError(
-                f"{ways} ways are more than the model has label vectors for: algorithm.most_ways={self.most_ways} (set it before training)"
-            )
+        refuse_more_ways(ways, self.most_ways, "label vectors")
 
     @property
     def masks(self) -> bool:
@@ -150,14 +147,3 @@ def _there(support: Examples) -> Tensor | None:
         return None
     ways = torch.tensor(support.task_ways).to(support.y.device, non_blocking=True)
     return torch.cat([torch.arange(support.ways, device=ways.device) < ways[:, None], support.mask], 1)
-
-
-def _check_widths(width: int, label_width: int, heads: int, most_ways: int) -> None:
-    if most_ways > label_width:
-        raise UserError(f"algorithm.label_width={label_width} is less than the number of label vectors, {most_ways}")
-    if width <= label_width:
-        raise UserError(
-            f"algorithm.width={width} leaves no room for features beside algorithm.label_width={label_width}"
-        )
-    if width % heads:
-        raise UserError(f"algorithm.width={width} is no multiple of algorithm.heads={heads}")

@@ -30,10 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metalearn.algorithms.base import Algorithm, MetaLoss
-from metalearn.algorithms.embedding import SCALE_OF_COSINES, MetricScale, task_keys
+from metalearn.algorithms.embedding import SCALE_OF_COSINES, MetricScale, refuse_more_ways, task_keys
 from metalearn.algorithms.mann import lstm_step
 from metalearn.backbones import Backbone, embed_tasks
-from metalearn.errors import UserError
 from metalearn.nn.hashed_numbers import shuffled
 from metalearn.tasks import Examples, TaskBatch
 
@@ -101,10 +100,7 @@ class MetaNet(Algorithm):
         self.scale = MetricScale(scale, learned=False, automatic=SCALE_OF_COSINES)
 
     def check_ways(self, ways: int) -> None:
-        if ways > self.most_ways:
-            raise UserError(
-                f"{ways} ways are more than the model has outputs for: algorithm.most_ways={self.most_ways} (set it before training)"
-            )
+        refuse_more_ways(ways, self.most_ways, "outputs")
 
     @property
     def transductive(self) -> bool:

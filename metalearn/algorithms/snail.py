@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metalearn.algorithms.base import MetaLoss
-from metalearn.algorithms.embedding import EmbeddingLearner, task_keys
+from metalearn.algorithms.embedding import EmbeddingLearner, refuse_more_ways, task_keys
 from metalearn.backbones import Backbone
-from metalearn.errors import UserError
 from metalearn.nn.causal import CausalAttention, CausalLayer, CausalStack, DenseCausal, Kept
 from metalearn.nn.hashed_numbers import shuffled
 from metalearn.tasks import Examples, TaskBatch
@@ -92,10 +91,7 @@ class SNAIL(EmbeddingLearner):
             nn.init.orthogonal_(first.value.weight[:, width:])
 
     def check_ways(self, ways: int) -> None:
-        if ways > self.most_ways:
-            raise UserError(
-                f"{ways} ways are more than the model has label units for: algorithm.most_ways={self.most_ways} (set it before training)"
-            )
+        refuse_more_ways(ways, self.most_ways, "label units")
 
     def adapt(self, support: Examples) -> Adapted:
         self.check_ways(support.ways)

@@ -116,7 +116,7 @@ def test_more_ways_than_vectors_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"label_width": 2}, r"algorithm.label_width=2 is less than the number of label vectors, 3"),
+        ({"label_width": 2}, r"algorithm.label_width=2 is less than the number of labels, 3"),
         ({"width": 8}, r"algorithm.width=8 leaves no room for features beside algorithm.label_width=8"),
         ({"width": 33}, r"algorithm.width=33 is no multiple of algorithm.heads=2"),
     ],
