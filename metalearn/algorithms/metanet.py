@@ -15,7 +15,8 @@ As in the authors' code (MetaNetFull, in Chainer), the gradients are constants: 
 layer, which its loss alone uses: here it is a buffer, drawn once. Layers with fast weights have no biases.
 
 Departures: fast weights are those of the fully connected layers behind the backbone, of which b has two and u one; the paper's networks have them in
-the convolutions, too. The order of the support set, which the LSTM depends on, is a hash, and its parts are as equal as they can be. Cosines are
+the convolutions, too. The loss of u is cross-entropy for any number of shots; with several the paper has a contrastive loss of pairs of examples. The
+order of the support set, which the LSTM depends on, is a hash, and its parts are as equal as they can be. Cosines are
 multiplied by `scale` before the softmax, which is nearly flat without (`scale=1` is the paper). There are outputs for `most_ways` classes, of which a
 training task has a random choice.
 """
