@@ -13,7 +13,7 @@ from torchvision import models
 from metalearn.algorithms.anil import ANIL
 from metalearn.backbones.base import Backbone
 from metalearn.backbones.from_torchvision import TorchvisionModel
-from metalearn.backbones.pretrained import UNKNOWN, Asked, Pretrained, Recipe, imagenet1k, last_block
+from metalearn.backbones.pretrained import UNKNOWN, Asked, Pretrained, Recipe, imagenet1k
 from metalearn.config.build import build
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch
@@ -256,27 +256,6 @@ def test_of_the_last_block_alone_statistics_and_weights_change() -> None:
         "body.1.1.bias",
     ]
     assert [int(body[number][1].num_batches_tracked) for number in (0, 1)] == [0, 1]  # type: ignore[index]
-
-
-@pytest.mark.parametrize(
-    ("name", "first"),
-    [
-        ("resnet18", "layer4.1"),
-        ("mobilenet_v2", "features.18"),
-        ("googlenet", "inception5b"),
-        ("densenet121", "features.denseblock4"),
-        ("convnext_tiny", "features.7"),
-        ("vit_b_32", "encoder.layers.encoder_layer_11"),
-    ],
-)
-def test_the_last_block_of_known_networks(name: str, first: str) -> None:
-    with torch.device("meta"):
-        network = models.get_model(name, weights=None, **({"init_weights": False} if name == "googlenet" else {}))
-    from metalearn.backbones.from_torchvision import without_head
-
-    body, _ = without_head(network)
-    names = {module: name for name, module in body.named_modules()}
-    assert names[last_block(body)[0]] == first
 
 
 def test_adapters_start_as_nothing_and_are_all_that_learns() -> None:
