@@ -6,7 +6,7 @@ neural process. In both, support points may attend to each other before (`self_l
 one value of the latent variable; a test averages over `samples` values.
 
 As in the authors' code (github.com/google-deepmind/neural-processes) the likelihood of the bound is that of all points of the task, those of the
-support set too, and keys and queries are what a small network makes of x.
+support set too. Keys and queries are what a small network makes of x.
 
 Departures: self-attention comes with a network, residual connections and normalisation, as in a transformer; x passes the backbone first (none by
 default); the standard deviation is bounded by `min_std`, in the authors' code by 0.1. What the latent variable is drawn with is a function of the

@@ -1,6 +1,6 @@
 """Conditional Neural Processes (Garnelo, Rosenbaum, Maddison, Ramalho, Saxton, Shanahan, Teh, Rezende and Eslami 2018, https://arxiv.org/abs/1807.01613).
 
-A network h turns each support point into a vector, the mean of these says what is known of the task, and a network g reads from it and from x the
+A network h turns each support point into a vector; the mean of these says what is known of the task. A network g reads from it and from x the
 normal distribution of y. Nothing is adapted: a test task is one pass. The order of the support points means nothing.
 
 Training maximises the likelihood of all points of the task, those of the support set too, as in eq. 4 and the authors' code

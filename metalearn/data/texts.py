@@ -1,6 +1,6 @@
 """A text as an example: its bytes in UTF-8, with zeros behind them up to a length that all texts of a data set share.
 
-So a data set knows no tokeniser, a text of any language is a row of numbers that can be gathered, kept and copied like an image, and what a
+So a data set knows no tokeniser, a text of any language is a row of numbers that can be gathered, kept and copied like an image. What a
 backbone makes of it is the backbone's own business (`metalearn/nn/texts.py` gives the text back). Zero is no part of any text.
 """
 
