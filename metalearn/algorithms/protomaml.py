@@ -9,7 +9,8 @@ As in the authors' code an inner step takes the head as a parameter like the oth
 from.
 
 Departures: the squared distances may have a factor, `scale`; in the paper it is 1. The norms' gain and shift are adapted too, as in `maml` here; the
-authors' code leaves them out of the inner loop by a setting.
+authors' code leaves them out of the inner loop by a setting. By another one its queries are normalised with the statistics of the support set; here
+with their own, as in `maml`.
 """
 
 from __future__ import annotations
