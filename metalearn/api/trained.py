@@ -123,6 +123,8 @@ def predict(
             raise UserError("coverage and abstain_below go with a run that predicts classes, this one predicts numbers")
         if classes is not None:
             raise UserError("classes goes with a run that predicts classes, this one predicts numbers")
+        if texts:
+            raise UserError("texts goes with a run of texts, this one predicts numbers")
         run = load_run(Path(run_dir), config, results_of(Path(run_dir)), numbers=True)
         points = predict_numbers.learn(run, str(support))
         if file is not None:

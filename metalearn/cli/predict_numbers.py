@@ -29,6 +29,8 @@ def predict_numbers(args: argparse.Namespace, words: Sequence[str], composed: Ca
     given = next((name for name in _OF_CLASSES if getattr(args, name)), None)
     if given is not None:
         raise UserError(f"--{given.replace('_', '-')} goes with a run that predicts classes, this one predicts numbers")
+    if args.text:
+        raise UserError("--text is for a run of texts, this one predicts numbers (--query FILE of rows)")
     from metalearn.report import terminal
     from metalearn.runs.directory import check_target
     from metalearn.runs.predict_numbers import queries_of, record

@@ -160,6 +160,8 @@ def test_from_python_both_faces_say_the_same(capsys: pytest.CaptureFixture[str])
             run.predict(x, y, points[:, :2])
     with pytest.raises(UserError, match="coverage and abstain_below go with a run that predicts classes"):
         metalearn.predict("table", "support.csv", "query.csv", coverage=0.9)
+    with pytest.raises(UserError, match="texts goes with a run of texts, this one predicts numbers"):
+        metalearn.predict("table", "support.csv", "query.csv", texts=["1"])
 
 
 def test_a_run_that_was_stopped_can_predict_too(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,7 +189,8 @@ def test_mistakes_are_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -
         (["table", "--support", "two.csv", *query], "has rows of 2 tasks in its column 'city' ('Oslo', 'Bergen')"),
         (["table", *support, *query, "--coverage", "0.9"], "--coverage goes with a run that predicts classes"),
         (["table", *support, *query, "--html", "page.html"], "--html goes with a run that predicts classes"),
-        (["table", *support, *query, "--save", "no/folder.pt"], "--save no/folder.pt"),
+        (["table", *support, "--text", "1"], "--text is for a run of texts, this one predicts numbers"),
+        (["table", *support, *query, "--save", "none.csv/it.pt"], "--save none.csv/it.pt cannot be written"),
         (["table", *support, *query, "--save", "table/best.pt"], "is not overwritten"),
         (["waves", *support, *query], "support.csv has no column 'x'"),
     ):
