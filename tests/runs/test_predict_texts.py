@@ -133,7 +133,8 @@ def test_a_saved_classifier_and_its_page(
         (("--support", "support.csv", "--text", "a", "--invert", "yes"), "--invert and --fit are for images"),
         (("--support", "support.csv", "--query", "empty"), r"--query empty holds no text \(\.txt\)"),
         (("--support", "support.csv", "--query", "wrong.csv"), r"--query wrong\.csv: no column is named text"),
-        (("--support", "support.csv"), "predict needs images to label"),
+        (("--support", "support.csv", "--text", "a", " "), "--text ' ' has no text in it"),
+        (("--support", "support.csv"), "predict needs something to label, --query FILE|DIR .*--text TEXT"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -103,9 +103,11 @@ class TextForm:
         """The texts themselves, then those that paths name: .txt files, each a text; CSV files, each row a text; folders and archives of .txt files.
 
         Raises:
-            UserError: a path is not there or cannot be read, a folder holds no text, or a CSV file has no column of texts.
+            UserError: a path is not there or cannot be read, a folder holds no text, a CSV file has no column of texts, or a text is empty.
         """
         for text in texts:
+            if not text.strip():
+                raise UserError(f"--text {text!r} has no text in it")
             yield self._query(text, text)
         for word in words:
             path = Path(word).expanduser()

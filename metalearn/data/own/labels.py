@@ -91,19 +91,23 @@ def column_of_texts(content: bytes, name: str) -> list[str]:
     """The texts alone of a CSV file: its column text, or its only column; a first line that names no such column is a text itself.
 
     Raises:
-        UserError: it has several columns and none of them is named text.
+        UserError: it has several columns and none of them is named text, or a row has no text.
     """
-    lines = _numbered(content, name, "text")
+    lines = _numbered(content, name, "text", alone=True)
     column = _column(lines[0][1], _TEXT)
     if column is None and any(len(cells) > 1 for _, cells in lines):
         raise UserError(f"{name}: no column is named text; the first line is '{','.join(lines[0][1])[:80]}'")
-    return [cells[column or 0] for _, cells in lines[column is not None :] if len(cells) > (column or 0)]
+    rows = lines[column is not None :]
+    empty = next((number for number, cells in rows if not "".join(cells[column or 0 :][:1])), None)
+    if empty is not None:
+        raise UserError(f"{name}, row {empty} has an empty text (leave out the row, or fill it in)")
+    return [cells[column or 0] for _, cells in rows]
 
 
-def _numbered(content: bytes, name: str, what: str) -> list[tuple[int, list[str]]]:
-    """The lines that are not empty, each with its number, from 1 on."""
+def _numbered(content: bytes, name: str, what: str, alone: bool = False) -> list[tuple[int, list[str]]]:
+    """The lines that are not empty, each with its number, from 1 on; `alone`: also those whose only cell is an empty text in quotes."""
     lines = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(_lines(content, name), 1)]
-    filled = [(number, cells) for number, cells in lines if any(cells)]
+    filled = [(number, cells) for number, cells in lines if any(cells) or (alone and len(cells) == 1)]
     if not filled:
         raise UserError(f"{name} lists no {what}")
     return filled

@@ -100,3 +100,13 @@ def test_texts_without_labels_are_a_column_of_their_name_or_the_only_one() -> No
     assert column_of_texts(b"hello\nbye\n", "x.csv") == ["hello", "bye"]
     with pytest.raises(UserError, match=r"x\.csv: no column is named text; the first line is 'id,words'"):
         column_of_texts(b"id,words\n1,hello\n", "x.csv")
+
+
+@pytest.mark.parametrize("content", [b"id,text\n1,hello\n2,\n", b'text\nhello\n""\nbye\n', b"id,text\n1,hello\n2\n"])
+def test_a_row_without_a_text_is_refused_as_answers_would_no_longer_be_those_of_the_rows(content: bytes) -> None:
+    with pytest.raises(UserError, match=r"x\.csv, row 3 has an empty text"):
+        column_of_texts(content, "x.csv")
+
+
+def test_lines_with_nothing_in_them_are_no_rows_of_texts() -> None:
+    assert column_of_texts(b"text,id\nhello,1\n\n,\nbye,2\n\n", "x.csv") == ["hello", "bye"]
