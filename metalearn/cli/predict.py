@@ -115,7 +115,7 @@ def _check(args: argparse.Namespace, words: list[str]) -> None:
         if given:
             raise UserError(f"{given[0]} goes with a run directory: --adapted names a classifier that was made before")
         if not words and not args.query and not args.text:
-            raise UserError(f"predict needs images to label: {_USAGE}")
+            raise UserError(f"predict needs something to label: {_USAGE}")
         return
     if not words:
         raise UserError(f"predict needs a run directory: {_USAGE}")
@@ -126,7 +126,9 @@ def _check(args: argparse.Namespace, words: list[str]) -> None:
     if args.support is not None and args.classes is not None:
         raise UserError("only one of --support and --classes can be given")
     if not args.query and not args.text and not words[1:] and not args.save:
-        raise UserError(f"predict needs images to label, --query FILE|DIR ..., or --save FILE: {_USAGE}")
+        raise UserError(
+            f"predict needs something to label, --query FILE|DIR ... (of texts also --text TEXT ...), or --save FILE: {_USAGE}"
+        )
     if args.uncalibrated and (args.coverage or args.tasks):
         raise UserError(f"--uncalibrated and --{'coverage' if args.coverage else 'tasks'} exclude each other")
     if args.tasks is not None and args.tasks < 10:

@@ -313,7 +313,7 @@ def test_mistakes_are_one_line(run: Path, here: Path, capsys: pytest.CaptureFixt
     for words, message in (
         ([], "needs a run directory"),
         (["run"], "needs labelled images"),
-        (["run", "--support", "support"], "needs images to label"),
+        (["run", "--support", "support"], "needs something to label"),
         (["nowhere", *support], "is no directory"),
         (["query", *support], "has no config.yaml"),
         (["foreign", *support], "is not the configuration of a run of metalearn"),
