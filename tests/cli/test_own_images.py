@@ -91,6 +91,7 @@ def test_a_folder_in_which_nothing_is_wrong_has_exit_code_0(capsys: pytest.Captu
         (["photos", "--sheet", "no/x.png"], "cannot be written"),
         (["glyphs", "--sheet", "x.png"], "--sheet goes with metalearn data check PATH"),
         (["folder"], "dataset.root must be set"),
+        (["text"], "dataset.root must be set: a folder, an archive or a CSV file of your own"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from metalearn.data.base import TrainedOn
+from metalearn.data.base import TEXTS, TrainedOn
 from metalearn.data.classes import ClassSplit
 from metalearn.data.container import FlatImages
 from metalearn.data.fit import can_fit, fitted
@@ -68,8 +68,8 @@ def test_a_data_set_is_served_as_a_model_was_trained() -> None:
 def test_what_cannot_be_brought_there_is_refused_in_one_line() -> None:
     with pytest.raises(UserError, match=r"set has images of 3 channels, the model was trained on .* \[4, 8, 8\]"):
         coloured().brought_to(TrainedOn((4, 8, 8), 5))
-    with pytest.raises(UserError, match=r"trained on examples of the shape \[7\]"):
-        coloured().brought_to(TrainedOn((7,), 5))
+    with pytest.raises(UserError, match=r"trained on texts of the shape \[7\]"):
+        coloured().brought_to(TrainedOn((7,), 5, form=TEXTS))
 
 
 def test_what_a_model_was_trained_on_survives_a_checkpoint() -> None:
