@@ -52,3 +52,12 @@ def test_methods_that_a_page_names_exist() -> None:
                 hasattr(kind, method) or f"self.{method} =" in inspect.getsource(kind) for kind in classes.get(name, [])
             ]
             assert name not in classes or any(there), f"{page.name}: {name}.{method}"
+
+
+@pytest.mark.parametrize("start", [ROOT / "README.md", ROOT / "docs" / "index.md"], ids=lambda page: page.name)
+def test_every_page_is_linked_where_readers_start(start: Path) -> None:
+    linked = {
+        (start.parent / link).resolve() for link in re.findall(r"\]\(([^)#:]+\.md)", start.read_text(encoding="utf-8"))
+    }
+    pages = {page.resolve() for page in (ROOT / "docs").glob("*.md")} - {ROOT.resolve() / "docs" / "index.md"}
+    assert not sorted(page.name for page in pages - linked)
