@@ -187,6 +187,7 @@ def gradients(x: Tensor, hidden: Tensor, output: Tensor, y: Tensor) -> tuple[Ten
 
 def preprocessed(gradient: Tensor) -> Tensor:
     """[...] -> [..., 2], within -1 and 1: the logarithm of the size, and the sign of what is large (Andrychowicz et al. 2016, arXiv:1606.04474)."""
+    # By the authors' formula; that of `metalstm` has both cases apart and another constant, with nearly the same outcome.
     size = (gradient.abs() + torch.finfo(gradient.dtype).eps).log() / _K
     return torch.stack([size.clamp(min=-1), (gradient * torch.e**_K).clamp(-1, 1)], dim=-1)
 
