@@ -23,7 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from metalearn.compose import plugins, wishes  # noqa: F401  # make Hydra grant wishes and find plug-ins' files
 from metalearn.compose.mistakes import GROUPS, MISTAKES, explanation, no_such_setting
-from metalearn.compose.overrides import for_evaluation
+from metalearn.compose.overrides import check_evaluated, for_evaluation
 from metalearn.compose.setters import Setter
 from metalearn.compose.sources import resolve_sources
 from metalearn.config.files import conf_dir, slug
@@ -153,7 +153,7 @@ class Composer:
         if "task" in chosen:  # task.train is of another choice, whose limits it was checked by
             with open_dict(checked):
                 checked.task.limits = {key: rule for key, rule in checked.task.limits.items() if "train." not in key}
-        check_limits(checked)
+        check_evaluated(checked, chosen, settings)
         return _with_home(run_configuration(checked))
 
     def _node(self, group: str, name: str) -> DictConfig | None:

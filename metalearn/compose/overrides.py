@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
 
 from metalearn.compose.mistakes import GROUPS
+from metalearn.config.limits import check_limits
 from metalearn.errors import UserError
 
 # What an evaluation depends on. A learner's and a backbone's settings may count at test time, such as algorithm.test_inner_steps.
@@ -57,3 +59,18 @@ def _refuse_without_effect(override: Override) -> None:
     raise UserError(
         f"'{text(override)}' has no effect on an evaluation{instead} (task.*, dataset.*, eval.*, algorithm.*, backbone.*, device and images have)"
     )
+
+
+def check_evaluated(checked: DictConfig, chosen: dict[str, str], settings: list[Override]) -> None:
+    """Checks the limits of a run's configuration with the choices and settings of `for_evaluation`.
+
+    Raises:
+        UserError: as `check_limits`; where the user chose a data set and nothing of the task, it says that the run's own task does not fit.
+    """
+    try:
+        check_limits(checked)
+    except UserError as error:
+        asked = "task" in chosen or any(override.key_or_group.startswith("task.") for override in settings)
+        if asked or "dataset" not in chosen or not str(error).startswith("task."):
+            raise
+        raise UserError(f"dataset={chosen['dataset']} cannot serve the run's own task: {error}") from None

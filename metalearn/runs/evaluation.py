@@ -102,8 +102,9 @@ class Evaluator:
         """
         started = time.perf_counter()
         dataset = build_dataset(config)
-        check_tasks(dataset, config["task"], "test")
         state = self._state(run_dir / f"{config['eval']['checkpoint']}.pt", choose_device(config))
+        # Texts for a model of images are no matter of how many ways there are: that would be the second thing to mend.
+        check_tasks(dataset.brought_to(trained_on(state)), config["task"], "test")
         tested = tuple(map(str, dataset.classes("test")))
         seen = refuse_seen_classes(state["train_classes"], tested, config["eval"]["allow_seen"])
         parts = assemble(config, trained_on(state))

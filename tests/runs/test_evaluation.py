@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from metalearn.cli.main import main
+from metalearn.compose.composer import composer
 from metalearn.errors import UserError
 from metalearn.runs import checkpoint
 from metalearn.runs.seen import refuse_seen_classes, seen_classes
@@ -52,6 +54,31 @@ def test_other_images_are_brought_to_what_the_model_knows(trained: Path, capsys:
     assert "seen_classes" not in record["test"]
     assert "images of the shape 20 x 20 x 1 were brought to 16 x 16 x 1" in capsys.readouterr().out
     assert "images" not in evaluated(trained), "the run's own are as they were"
+
+
+@pytest.mark.parametrize("more", [[], ["task=10shot_regression"]])
+def test_data_of_another_form_are_refused_before_their_tasks_are_looked_at(
+    trained: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["eval", str(trained), "dataset=sinusoid", *more])
+    assert left.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.endswith(
+        "sinusoid has numbers of the shape [1], the model was trained on images of the shape [1, 16, 16]"
+    )
+
+
+def test_a_data_set_that_cannot_serve_the_task_of_the_run_is_what_is_named() -> None:
+    with composer() as composing:
+        saved = OmegaConf.create(composing.job(["algorithm=maml", "dataset=sinusoid"], 0)[0])
+        for overrides, said in (
+            (["dataset=glyphs"], r"^dataset=glyphs cannot serve the run's own task: task\.ways=1 is not allowed"),
+            (["dataset=glyphs", "task.ways=1"], r"^task\.ways=1 is not allowed"),
+            (["dataset=glyphs", "task=5way_1shot", "eval.tasks=0"], r"^eval\.tasks=0 is not allowed"),
+        ):
+            with pytest.raises(UserError, match=said):
+                composing.evaluation(saved, overrides)
 
 
 def test_the_file_is_named_once_it_is_there(
@@ -112,7 +139,7 @@ def test_trained_classes_are_refused_or_marked(trained: Path, capsys: pytest.Cap
 
 def test_a_checkpoint_that_does_not_say_what_it_was_trained_on_names_its_data_set(trained: Path) -> None:
     state = checkpoint.load(trained / "best.pt", torch.device("cpu"))
-    assert state.pop("trained_on") == {"shape": [1, 16, 16], "classes": 20, "normalize": None}
+    assert state.pop("trained_on") == {"shape": [1, 16, 16], "classes": 20, "normalize": None, "form": "images"}
     checkpoint.save(trained / "best.pt", state)
     assert evaluated(trained, "dataset.seed=1", "dataset.size=20")["images"]["as"] == [1, 16, 16]
 
