@@ -14,7 +14,7 @@ BENCHMARKS = {
     "tasks": "few-shot tasks per second, beside learn2learn's tasksets",
     "steps": "meta-training steps, data included, beside learn2learn's example loops; peak memory of both",
     "accuracy": "time until validation reaches 95 % and the paper's band, of finished runs (--run) or a fresh one (--train)",
-    "record": "seconds until the mean test accuracy of several seeds (--rounds) is a stated one; all of experiment=record/..., or --train",
+    "record": "seconds until the mean test accuracy of --rounds seeds is a stated one: experiment=record/..., or --train",
     "eval": "seconds for 1,000 test tasks, for each algorithm",
     "start": "metalearn --help, metalearn train to its first step, import time by package",
     "growth": "how time and memory grow with meta-batch size, ways, queries and inner steps",

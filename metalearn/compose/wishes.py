@@ -128,7 +128,7 @@ class WishingLoader(ConfigLoaderImpl):
         inside = stated(file)
         for key, value in leaves({key: node for key, node in plain.items() if key != "hydra"}):
             if "limits" not in key.split("."):
-                as_written = key if key in inside else key.removeprefix(f"{group}.")
+                as_written = key if key in inside else key.partition(".")[2]  # in a file of a group, or of limits
                 self._record(key, Setter(value, "file", f"{group}={name}" if group else "", file, as_written))
 
     def _record(self, key: str, setter: Setter) -> None:

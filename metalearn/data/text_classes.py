@@ -79,7 +79,8 @@ class TextClasses(Classed):
 
     def without_small_classes(self, least: int) -> TextClasses:
         """The same data set without the classes of fewer than `least` texts (`dataset.min_texts`); see `split_without_small`."""
-        return replace(self, split=self.split_without_small(least))
+        split = self.split_without_small(least)
+        return self if split is self.split else replace(self, split=split)
 
     def with_descriptions(self, asked: str | None) -> TextClasses:
         """The same data set, its classes described as `dataset.descriptions` says; UserError where a file does not describe them."""

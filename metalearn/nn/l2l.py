@@ -35,7 +35,6 @@ def learn2learn() -> ModuleType:
         raise _missing(error) from error
 
 
-@functools.cache
 def learn2learn_module(name: str) -> ModuleType:
     """One module of learn2learn that needs only torch, such as `algorithms.maml`, without the rest of the package: milliseconds.
 
@@ -49,11 +48,17 @@ def learn2learn_module(name: str) -> ModuleType:
     """
     try:
         if _PACKAGE in sys.modules:
+            importlib.import_module(_PACKAGE)  # raises where its place is held by None: no import is allowed
             return importlib.import_module(f"{_PACKAGE}.{name}")
-        with _without_contents(*name.split(".")[:-1]):
-            return importlib.import_module(f"{_PACKAGE}.{name}")
+        return _alone(name)
     except ImportError as error:
         raise _missing(error) from error
+
+
+@functools.cache
+def _alone(name: str) -> ModuleType:
+    with _without_contents(*name.split(".")[:-1]):
+        return importlib.import_module(f"{_PACKAGE}.{name}")
 
 
 _PACKAGE = "learn2learn"

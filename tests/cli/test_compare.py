@@ -65,7 +65,7 @@ def test_json_on_stdout_is_nothing_but_json(outputs: Path, capsys: pytest.Captur
         (["RUNS", "--baseline", "c"], "--baseline: no row is 'c'"),
         (["RUNS", "--filter", "x"], "--filter: 'x' is not of the form"),
         (["RUNS", "--csv", "-", "--md", "-"], "only one of"),
-        (["RUNS", "--csv", "RUNS"], "cannot be written"),
+        (["RUNS", "--csv", "RUNS"], "is a folder: name a file"),
         (["RUNS", "--basline", "a"], "did you mean '--baseline'"),
     ],
 )

@@ -30,7 +30,7 @@ def test_a_module_comes_alone_and_leaves_the_package_as_it_is() -> None:
 
 
 def test_without_learn2learn_a_module_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    learn2learn_module.cache_clear()
+    learn2learn_module("algorithms.maml")
     monkeypatch.setitem(sys.modules, "learn2learn", None)
     with pytest.raises(UserError, match="needs learn2learn"):
         learn2learn_module("algorithms.maml")

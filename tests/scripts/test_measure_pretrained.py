@@ -26,7 +26,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     weights = ("backbone.weights=none", "backbone.pretrained_on=imagenet1k")
     for name, value in {
         "TESTED": {"drawn": script.DataSet(GLYPHS, 2)},
-        "LEARNERS": {"knn": script.Learner("k-NN", ("algorithm=knn",))},
+        "LEARNERS": {"knn": script.Learner("k-NN", ("algorithm=knn",), (4, 4))},
         "LARGER": {"drawn": 40},
         "AT_THE_LARGER": ("knn",),
         "SIZE": 32,
@@ -49,7 +49,7 @@ def test_it_measures_each_row_once_and_sets_those_from_scratch_below(script: Mod
     page = (tmp_path / "page.md").read_text().splitlines()
     one = page.index("5-way 1-shot:")
     assert page[one + 4 : one + 7] == [
-        f"| k-NN | {script.text(rows[0])} |",
+        f"| k-NN, 4 tasks | {script.text(rows[0])} |",
         f"| k-NN, 40 pixels | {script.text(rows[2])} |",
         "| ProtoNet, from scratch | 50.0 ± 1.0/2.0 |",
     ]

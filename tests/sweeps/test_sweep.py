@@ -123,7 +123,7 @@ def test_the_job_of_an_older_sweep_of_one_keeps_its_name() -> None:
 
 
 def test_a_glob_takes_the_choices_of_a_group() -> None:
-    main(["train", "-m", "algorithm=glob(proto*)", "seed=0", "sweep_name=mine"])
+    main(["train", "-m", "algorithm=glob(proton*)", "seed=0", "sweep_name=mine"])
     assert names() == ["algorithm=protonet"]
 
 

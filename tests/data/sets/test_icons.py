@@ -33,7 +33,13 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(root: Path, **changes: Any) -> ImageClasses:
-    settings: dict[str, Any] = {"split": "concepts", "split_seed": 0, "size": 28, "min_images": None}
+    settings: dict[str, Any] = {
+        "split": "concepts",
+        "split_seed": 0,
+        "size": 28,
+        "min_images": None,
+        "descriptions": None,
+    }
     return icons.load(root=str(root), **(settings | changes))
 
 
@@ -126,7 +132,13 @@ def test_the_page_states_the_shipped_lists(dataset: str, split: str) -> None:
 
 
 def load_emoji(root: Path, **changes: Any) -> ImageClasses:
-    settings: dict[str, Any] = {"split": "names240", "size": 28, "black": True, "min_images": None}
+    settings: dict[str, Any] = {
+        "split": "names240",
+        "size": 28,
+        "black": True,
+        "min_images": None,
+        "descriptions": None,
+    }
     return emoji.load(root=str(root), **(settings | changes))
 
 
