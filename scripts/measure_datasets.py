@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from measured_page import Record, bring_up_to_date, filled, stored
 from torch import Tensor
 
 import metalearn
@@ -26,8 +26,6 @@ from metalearn.compose.composer import composer
 from metalearn.engine.build import build_dataset
 from metalearn.engine.evaluate import Scores, evaluate
 from metalearn.report.text import duration, markdown_table
-from metalearn.runs.directory import write_json, write_text
-from metalearn.runs.environment import environment
 from metalearn.runs.record import is_done
 from metalearn.tasks import Examples, TaskShape
 
@@ -37,8 +35,6 @@ BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
 SHOTS = (1, 5)
 TASKS = 1000
 PIXELS = "nearest pixels"
-
-Record = dict[str, Any]
 
 
 class DataSet(NamedTuple):
@@ -131,7 +127,7 @@ def of_run(run_dir: Path, overrides: tuple[str, ...]) -> Record:
 
 
 def read() -> Record:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"measured": []}  # type: ignore[no-any-return]
+    return stored(RESULTS)
 
 
 def text(row: Record | None) -> str:
@@ -169,17 +165,7 @@ def tables(record: Record) -> list[str]:
 
 
 def page(record: Record) -> str:
-    return filled(PAGE, tables(record))
-
-
-def filled(file: Path, lines: list[str], markers: tuple[str, str] = (BEGIN, END)) -> str:
-    """The text of a page with these lines in their place, between the markers."""
-    begin, last = markers
-    before, _, rest = file.read_text(encoding="utf-8").partition(begin)
-    _, end, after = rest.partition(last)
-    if not end:
-        raise SystemExit(f"{file} lacks the lines {begin} and {last}")
-    return "\n".join([before + begin, *lines, last]) + after
+    return filled(PAGE, tables(record), (BEGIN, END))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -188,17 +174,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=SETS, default=[])
     parser.add_argument("--check", action="store_true")
     asked = parser.parse_args(argv)
-    if asked.check:
-        if page(read()) != PAGE.read_text(encoding="utf-8"):
-            sys.exit(f"{PAGE} is out of date: run python scripts/measure_datasets.py")
-        return
-    torch.set_num_threads(1)
-    for row in measured(asked.runs, asked.only):
-        record = read()
-        record["environment"] = environment("cpu")
-        record["measured"].append(row)
-        write_json(RESULTS, record)
-    write_text(PAGE, page(read()))
+    rows = measured(asked.runs, asked.only)
+    bring_up_to_date(rows, RESULTS, PAGE, page, Path(__file__).name if asked.check else None)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from measured_page import Record, bring_up_to_date, filled, stored
 from scipy import stats
 
 import metalearn
@@ -27,8 +27,6 @@ from metalearn.engine.build import build_dataset
 from metalearn.engine.evaluate import NLL
 from metalearn.intervals import interval95
 from metalearn.report.text import duration, markdown_table
-from metalearn.runs.directory import write_json, write_text
-from metalearn.runs.environment import environment
 from metalearn.runs.record import is_done
 from metalearn.tasks import TaskShape
 
@@ -37,8 +35,6 @@ RESULTS, PAGE = ROOT / "benchmarks" / "results" / "functions.json", ROOT / "docs
 BEGIN, END = "<!-- functions:begin -->", "<!-- functions:end -->"
 TASKS = 1000
 ORACLE = "the process itself"
-
-Record = dict[str, Any]
 
 
 class Functions(NamedTuple):
@@ -123,7 +119,7 @@ def oracle(of: Functions, shots: int) -> Record | None:
 
 
 def read() -> Record:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"measured": []}  # type: ignore[no-any-return]
+    return stored(RESULTS)
 
 
 def text(row: Record | None, score: str) -> str:
@@ -167,12 +163,7 @@ def tables(record: Record) -> list[str]:
 
 
 def page(record: Record) -> str:
-    """The text of the page with the tables in their place."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"{PAGE} lacks the lines {BEGIN} and {END}")
-    return "\n".join([before + BEGIN, *tables(record), END]) + after
+    return filled(PAGE, tables(record), (BEGIN, END))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -181,17 +172,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=SETS, default=[])
     parser.add_argument("--check", action="store_true")
     asked = parser.parse_args(argv)
-    if asked.check:
-        if page(read()) != PAGE.read_text(encoding="utf-8"):
-            sys.exit(f"{PAGE} is out of date: run python scripts/measure_functions.py")
-        return
-    torch.set_num_threads(1)
-    for row in measured(asked.runs, asked.only):
-        record = read()
-        record["environment"] = environment("cpu")
-        record["measured"].append(row)
-        write_json(RESULTS, record)
-    write_text(PAGE, page(read()))
+    rows = measured(asked.runs, asked.only)
+    bring_up_to_date(rows, RESULTS, PAGE, page, Path(__file__).name if asked.check else None)
 
 
 if __name__ == "__main__":

@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+from measure_datasets import BEGIN, END, ROOT, SETS, SHOTS, TASKS, DataSet, Record, text
 from measure_datasets import RESULTS as FROM_SCRATCH
-from measure_datasets import ROOT, SETS, SHOTS, TASKS, DataSet, Record, filled, text
+from measured_page import bring_up_to_date, filled, stored
 
 import metalearn
 from metalearn.report.seen import pretraining_mark
 from metalearn.report.text import markdown_table
-from metalearn.runs.directory import write_json, write_text
-from metalearn.runs.environment import environment
 from metalearn.runs.record import is_done
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "pretrained.json", ROOT / "docs" / "results.md"
@@ -133,7 +130,7 @@ def measured(runs: Path, name: str, learner: str, size: int, only: list[int]) ->
 
 
 def read() -> Record:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"measured": []}  # type: ignore[no-any-return]
+    return stored(RESULTS)
 
 
 def from_scratch() -> dict[tuple[str, str, int], Record]:
@@ -224,6 +221,10 @@ def marks(record: Record, sets: list[str]) -> list[list[str]]:
     ]
 
 
+def page(record: Record) -> str:
+    return filled(PAGE, tables(record), (BEGIN, END))
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--runs", type=Path, default=ROOT / "outputs" / "pretrained")
@@ -232,18 +233,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--shots", nargs="+", type=int, choices=SHOTS, default=[])
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(argv)
-    if options.check:
-        if filled(PAGE, tables(read())) != PAGE.read_text(encoding="utf-8"):
-            sys.exit(f"{PAGE} is out of date: run python scripts/measure_pretrained.py")
-        return
-    torch.set_num_threads(1)
-    for run in asked(options.only, options.learners):
-        for row in measured(options.runs, *run, options.shots):
-            record = read()
-            record["environment"] = environment("cpu")
-            record["measured"].append(row)
-            write_json(RESULTS, record)
-    write_text(PAGE, filled(PAGE, tables(read())))
+    rows = (row for run in asked(options.only, options.learners) for row in measured(options.runs, *run, options.shots))
+    bring_up_to_date(rows, RESULTS, PAGE, page, Path(__file__).name if options.check else None)
 
 
 if __name__ == "__main__":

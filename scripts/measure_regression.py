@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from measure_datasets import ROOT, Record, filled
+from measure_datasets import ROOT, Record
+from measured_page import bring_up_to_date, filled, stored
 
 import metalearn
 from metalearn.report.text import markdown_table
-from metalearn.runs.directory import write_json, write_text
-from metalearn.runs.environment import environment
 from metalearn.runs.record import is_done
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "regression.json", ROOT / "docs" / "results.md"
@@ -82,7 +79,7 @@ def measured(runs: Path, name: str) -> Iterator[Record]:
 
 
 def read() -> Record:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"measured": []}  # type: ignore[no-any-return]
+    return stored(RESULTS)
 
 
 def table(record: Record) -> list[str]:
@@ -133,18 +130,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=LEARNERS, default=[])
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(argv)
-    if options.check:
-        if page(read()) != PAGE.read_text(encoding="utf-8"):
-            sys.exit(f"{PAGE} is out of date: run python scripts/measure_regression.py")
-        return
-    torch.set_num_threads(1)
-    for name in options.only or LEARNERS:
-        for row in measured(options.runs, name):
-            record = read()
-            record["environment"] = environment("cpu")
-            record["measured"].append(row)
-            write_json(RESULTS, record)
-    write_text(PAGE, page(read()))
+    rows = (row for name in options.only or LEARNERS for row in measured(options.runs, name))
+    bring_up_to_date(rows, RESULTS, PAGE, page, Path(__file__).name if options.check else None)
 
 
 if __name__ == "__main__":

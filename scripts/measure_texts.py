@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from measure_datasets import ROOT, TASKS, Record, filled, text
+from measure_datasets import ROOT, TASKS, Record, text
+from measured_page import bring_up_to_date, filled, stored
 
 import metalearn
 from metalearn.report.text import markdown_table
-from metalearn.runs.directory import write_json, write_text
-from metalearn.runs.environment import environment
 from metalearn.runs.record import is_done
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "texts.json", ROOT / "docs" / "results.md"
@@ -85,7 +82,7 @@ def measured(runs: Path, learner: str) -> Iterator[Record]:
 
 
 def read() -> Record:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"measured": []}  # type: ignore[no-any-return]
+    return stored(RESULTS)
 
 
 def tables(record: Record) -> list[str]:
@@ -104,24 +101,18 @@ def tables(record: Record) -> list[str]:
     ]
 
 
+def page(record: Record) -> str:
+    return filled(PAGE, tables(record), MARKERS)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--runs", type=Path, default=ROOT / "outputs" / "texts")
     parser.add_argument("--only", nargs="+", choices=LEARNERS, default=[])
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(argv)
-    if options.check:
-        if filled(PAGE, tables(read()), MARKERS) != PAGE.read_text(encoding="utf-8"):
-            sys.exit(f"{PAGE} is out of date: run python scripts/measure_texts.py")
-        return
-    torch.set_num_threads(1)
-    for learner in options.only or LEARNERS:
-        for row in measured(options.runs, learner):
-            record = read()
-            record["environment"] = environment("cpu")
-            record["measured"].append(row)
-            write_json(RESULTS, record)
-    write_text(PAGE, filled(PAGE, tables(read()), MARKERS))
+    rows = (row for learner in options.only or LEARNERS for row in measured(options.runs, learner))
+    bring_up_to_date(rows, RESULTS, PAGE, page, Path(__file__).name if options.check else None)
 
 
 if __name__ == "__main__":
