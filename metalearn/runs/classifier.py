@@ -22,7 +22,7 @@ from metalearn.runs import checkpoint
 from metalearn.runs.adapt import outputs_of, support_of
 from metalearn.runs.calibration import Calibration, probabilities
 from metalearn.runs.loaded import LoadedRun, algorithm_of
-from metalearn.runs.stored import Unstorable, built, modules_of, plain
+from metalearn.runs.stored import built, modules_of, save_adapted
 
 _CHECKED = 60  # support images that `check` holds out at most
 
@@ -104,29 +104,16 @@ class Classifier:
         Raises:
             UserError: it cannot be written, or the algorithm keeps what such a file cannot hold.
         """
-        form = self.form
-        try:
-            adapted = plain(self.adapted, modules_of(self.algorithm))
-        except Unstorable as error:
-            raise UserError(f"--save: {self.config['names']['algorithm']} cannot be stored: {error}") from error
-        state = {
+        own = {
             "step": self.step,
-            "model": {name: value.cpu() for name, value in self.algorithm.state_dict().items()},
-            "config": self.config,
-            "train_classes": [],
             "trained_on": self.trained_on.record(),
-            "adapted": adapted,
             "run": self.run,
             "classes": list(self.classes),
             "counts": list(self.counts),
-            "form": form.record(),
+            "form": self.form.record(),
             "calibration": self.calibration and self.calibration.record(),
         }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint.save(path, state)
-        except OSError as error:
-            raise UserError(f"--save {path} cannot be written ({error.strerror or error})") from error
+        save_adapted(path, self.algorithm, self.adapted, self.config, own)
 
 
 def load_classifier(path: Path, state: dict[str, Any], config: dict[str, Any]) -> Classifier:

@@ -16,10 +16,9 @@ from metalearn.data.base import TrainedOn
 from metalearn.data.columns import Columns
 from metalearn.engine.device import choose_device
 from metalearn.errors import UserError
-from metalearn.runs import checkpoint
 from metalearn.runs.adapt import QUERIES_AT_ONCE
 from metalearn.runs.loaded import LoadedRun, algorithm_of, kind_named
-from metalearn.runs.stored import Unstorable, built, modules_of, plain
+from metalearn.runs.stored import built, modules_of, save_adapted
 from metalearn.tasks import Examples
 
 _CHECKED = 60  # support points that `check` holds out at most
@@ -104,27 +103,15 @@ class Regressor:
         Raises:
             UserError: it cannot be written, or the algorithm keeps what such a file cannot hold.
         """
-        try:
-            adapted = plain(self.adapted, modules_of(self.algorithm))
-        except Unstorable as error:
-            raise UserError(f"--save: {self.config['names']['algorithm']} cannot be stored: {error}") from error
-        state = {
+        own = {
             "step": self.step,
-            "model": {name: value.cpu() for name, value in self.algorithm.state_dict().items()},
-            "config": self.config,
-            "train_classes": [],
             "trained_on": self.trained_on.record(),
-            "adapted": adapted,
             "run": self.run,
             "kind": self.algorithm.kind.name,
             "columns": self.columns.record(),
             "points": self.points,
         }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint.save(path, state)
-        except OSError as error:
-            raise UserError(f"--save {path} cannot be written ({error.strerror or error})") from error
+        save_adapted(path, self.algorithm, self.adapted, self.config, own)
 
 
 def load_regressor(path: Path, state: dict[str, Any], config: dict[str, Any]) -> Regressor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
+from metalearn.errors import UserError
+from metalearn.runs import checkpoint
 
 
 class Unstorable(TypeError):
@@ -68,3 +71,33 @@ def built(value: Any, modules: set[str], device: torch.device) -> Any:
     name = "list" if "list" in value else "tuple"
     items = [built(item, modules, device) for item in value[name]]
     return items if name == "list" else tuple(items)
+
+
+def save_adapted(path: Path, algorithm: Algorithm, adapted: Any, config: dict[str, Any], own: dict[str, Any]) -> None:
+    """Writes the file of `metalearn predict --save`: tensors and plain values.
+
+    Args:
+        algorithm: whose weights go into it.
+        adapted: what it learned of a task.
+        config: of the run.
+        own: what else the file holds.
+
+    Raises:
+        UserError: it cannot be written, or the algorithm keeps what such a file cannot hold.
+    """
+    try:
+        kept = plain(adapted, modules_of(algorithm))
+    except Unstorable as error:
+        raise UserError(f"--save: {config['names']['algorithm']} cannot be stored: {error}") from error
+    state = {
+        "model": {name: value.cpu() for name, value in algorithm.state_dict().items()},
+        "config": config,
+        "train_classes": [],
+        "adapted": kept,
+        **own,
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(path, state)
+    except OSError as error:
+        raise UserError(f"--save {path} cannot be written ({error.strerror or error})") from error
