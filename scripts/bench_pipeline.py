@@ -4,7 +4,7 @@
 
 5-way 1-shot tasks of 15 queries from 84x84 images in colour, resident and mapped; and the same files through torchvision's ImageFolder and a
 DataLoader that gets the images of one task as a batch, with its usual numbers of workers. All take turns. Nothing is computed with the tasks. The
-images are drawn here, stored as JPEG, and have their size already: the peer has nothing to resize. --check only compares the table of docs/data.md
+images are drawn here, stored as JPEG, and have their size already: the peer has nothing to resize. --check only compares the table of docs/data
 with the record.
 """
 
@@ -41,7 +41,7 @@ from metalearn.runs.environment import environment
 from metalearn.tasks import TaskShape
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PAGE = ROOT / "benchmarks" / "results" / "pipeline.json", ROOT / "docs" / "data.md"
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "pipeline.json", ROOT / "docs" / "data" / "index.md"
 BEGIN, END = "<!-- pipeline:begin -->", "<!-- pipeline:end -->"
 CPU = torch.device("cpu")
 Record = dict[str, Any]
@@ -191,7 +191,7 @@ def own_cache(folder: Path) -> Iterator[None]:
 
 
 def table(made: Record) -> list[str]:
-    """The part of docs/data.md that the record decides."""
+    """The part of docs/data that the record decides."""
     how, machine = made["how"], made["environment"]
     peers = [f"DataLoader, {workers} workers" for workers in how["workers"]]
     rows = []

@@ -3,7 +3,7 @@
     python scripts/mapped_memory.py [--json FILE] [--check]
 
 Trains on images of random bytes in a process with a limit (RLIMIT_DATA, `ulimit -d`), once with images=auto and once with images=device, and reads
-the peaks from /proc: it needs Linux, and room for the file where temporary files lie. --check only compares the table of docs/data.md with the
+the peaks from /proc: it needs Linux, and room for the file where temporary files lie. --check only compares the table of docs/data/index.md with the
 record.
 """
 
@@ -25,7 +25,7 @@ from metalearn.runs.directory import write_json, write_text
 from metalearn.runs.environment import environment
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PAGE = ROOT / "benchmarks" / "results" / "mapped_memory.json", ROOT / "docs" / "data.md"
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "mapped_memory.json", ROOT / "docs" / "data" / "index.md"
 BEGIN, END = "<!-- mapped:begin -->", "<!-- mapped:end -->"
 Record = dict[str, Any]
 
@@ -126,7 +126,7 @@ def watched(folder: Path, images: str, how: Memory) -> Record:
 
 
 def table(made: Record) -> list[str]:
-    """The part of docs/data.md that the record decides."""
+    """The part of docs/data/index.md that the record decides."""
     rows = []
     for images, run in made["runs"].items():
         peaks, where, done = run["peak_mib"], (run["placement"] or {}).get("place", ""), run["exit"] == 0

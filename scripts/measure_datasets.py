@@ -1,10 +1,10 @@
-"""Measures learners on data sets that need no download site: the tables of docs/data.md.
+"""Measures learners on data sets that need no download site: the tables of docs/data/measured.md.
 
     python scripts/measure_datasets.py [--runs DIR] [--only SET ...] [--check]
 
 For each data set: the nearest support image by pixels, and four learners after a short schedule on a CPU, each tested on 5-way 1-shot and 5-way
 5-shot tasks. Each trained model is then tested on the other data sets, 5-way 1-shot. The files of the data sets lie in $METALEARN_DATA
-(docs/data.md says where they come from). Runs that are in DIR already are not trained again, and numbers that benchmarks/results/datasets.json
+(docs/data/ says where they come from). Runs that are in DIR already are not trained again, and numbers that benchmarks/results/datasets.json
 holds for them are not measured again: the program can be stopped and goes on. --check only compares the tables with that file.
 """
 
@@ -30,7 +30,7 @@ from metalearn.runs.record import is_done
 from metalearn.tasks import Examples, TaskShape
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PAGE = ROOT / "benchmarks" / "results" / "datasets.json", ROOT / "docs" / "data.md"
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "datasets.json", ROOT / "docs" / "data" / "measured.md"
 BEGIN, END = "<!-- measured:begin -->", "<!-- measured:end -->"
 SHOTS = (1, 5)
 TASKS = 1000

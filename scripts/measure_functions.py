@@ -1,4 +1,4 @@
-"""Measures what probabilistic learners predict of functions: the tables of docs/algorithms.md.
+"""Measures what probabilistic learners predict of functions: the tables of docs/algorithms/distributions.md.
 
     python scripts/measure_functions.py [--runs DIR] [--only SET ...] [--check]
 
@@ -31,7 +31,7 @@ from metalearn.runs.record import is_done
 from metalearn.tasks import TaskShape
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PAGE = ROOT / "benchmarks" / "results" / "functions.json", ROOT / "docs" / "algorithms.md"
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "functions.json", ROOT / "docs" / "algorithms" / "distributions.md"
 BEGIN, END = "<!-- functions:begin -->", "<!-- functions:end -->"
 TASKS = 1000
 ORACLE = "the process itself"

@@ -3,7 +3,7 @@
     python scripts/measure_pretrained.py [--runs DIR] [--only SET ...] [--learners LEARNER ...] [--shots K ...]
         [--check]
 
-The files of the data sets and the network's weights lie in $METALEARN_DATA (docs/data.md, docs/pretrained.md). Rows of learners that were trained
+The files of the data sets and the network's weights lie in $METALEARN_DATA (docs/data, docs/pretrained.md). Rows of learners that were trained
 from scratch are those that scripts/measure_datasets.py and `metalearn reproduce` measured. Runs that are in DIR already, and numbers that
 benchmarks/results/pretrained.json holds, are not made again: the program can be stopped and goes on. --check only compares the page with the
 files.

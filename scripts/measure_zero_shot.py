@@ -2,7 +2,7 @@
 
     python scripts/measure_zero_shot.py [--runs DIR] [--only ROW ...] [--check]
 
-The files of the data sets and the sentence encoder lie in $METALEARN_DATA (docs/data.md, docs/text.md). Runs that are in DIR already, and numbers
+The files of the data sets and the sentence encoder lie in $METALEARN_DATA (docs/data, docs/text.md). Runs that are in DIR already, and numbers
 that benchmarks/results/zero_shot.json holds, are not made again: the program can be stopped and goes on. --check only compares the page with the
 file.
 """

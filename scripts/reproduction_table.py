@@ -1,4 +1,4 @@
-"""Writes what `metalearn reproduce` came to into README.md, docs/algorithms.md and the headers of conf/experiment.
+"""Writes what `metalearn reproduce` came to into README.md, docs/reproductions.md and the headers of conf/experiment.
 
     python scripts/reproduction_table.py [--check]
 
@@ -199,8 +199,17 @@ def measurements(experiments: list[Experiment], records: list[Record]) -> list[M
 # --- what is written --------------------------------------------------------------------------------------------------
 
 
-def compact_table(found: list[Measurement]) -> str:
-    """Algorithms by cells, one number each, on the data set of `COMPACT`."""
+def algorithm_pages(folder: Path) -> dict[str, str]:
+    """Algorithm -> the name of the page that has it in its title or in the title of a section."""
+    pages = {}
+    for page in sorted(folder.glob("*.md")):
+        for heading in re.findall(r"^##? (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            pages |= dict.fromkeys(re.findall(r"`(\w+)`", heading), page.name)
+    return pages
+
+
+def compact_table(found: list[Measurement], pages: dict[str, str]) -> str:
+    """Algorithms by cells, one number each, on the data set of `COMPACT`; `pages`: those of the algorithms in docs/algorithms."""
     found = [m for m in found if m.experiment.dataset == COMPACT]
     lines = [
         "| | " + " | ".join(f"{ways}-way {shots}-shot" for ways, shots in CELLS) + " |",
@@ -210,7 +219,7 @@ def compact_table(found: list[Measurement]) -> str:
         own = [m for m in found if m.experiment.algorithm == algorithm and not m.changes]
         by_cell = [[m for m in own if m.experiment.cell == cell] for cell in CELLS]
         cells = [_compact_cell(min(of_cell, key=_preference)) if of_cell else "" for of_cell in by_cell]
-        lines.append(f"| [`{algorithm}`](docs/algorithms.md) | " + " | ".join(cells) + " |")
+        lines.append(f"| [`{algorithm}`](docs/algorithms/{pages[algorithm]}) | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -306,8 +315,8 @@ def updated(root: Path) -> dict[Path, str]:
     found = measurements(read_experiments(), read_records(root / "benchmarks" / "reproduction"))
     texts = {}
     for file, table in (
-        (root / "README.md", compact_table(found)),
-        (root / "docs" / "algorithms.md", full_table(found)),
+        (root / "README.md", compact_table(found, algorithm_pages(root / "docs" / "algorithms"))),
+        (root / "docs" / "reproductions.md", full_table(found)),
     ):
         texts[file] = between_markers(file.read_text(encoding="utf-8"), table)
     for name in dict.fromkeys(m.experiment.name for m in found):

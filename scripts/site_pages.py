@@ -1,7 +1,7 @@
 """What the documentation site needs beyond the pages: a hook of mkdocs, named in scripts/mkdocs.yml.
 
 Pages are written to be read in the repository too. There they link to files outside docs/, which a site does not have: such links become the
-name of the file. The notebook becomes a page: its cells and their outputs.
+name of the file. The notebook becomes a page: its cells and their outputs. Pages that lie in a folder are put behind the other ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,17 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-_OUTSIDE = re.compile(r"\[([^\]]*)\]\(\.\./([^)]+)\)")
+FOLDERS = {"algorithms": "Algorithms", "data": "Data sets"}  # of docs -> its title
+
+
+def on_config(config: Any, **_: Any) -> Any:
+    """mkdocs calls it with its settings: each folder's pages become a section, its index first."""
+    for folder, title in FOLDERS.items():
+        pages = sorted(
+            (Path(config.docs_dir) / folder).glob("*.md"), key=lambda page: (page.name != "index.md", page.name)
+        )
+        config.nav.append({title: [f"{folder}/{page.name}" for page in pages]})
+    return config
 
 
 def on_files(files: Any, config: Any, **_: Any) -> Any:
@@ -37,9 +47,10 @@ def notebook_text(notebook: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """mkdocs calls it with the text of each page."""
-    return _OUTSIDE.sub(lambda link: _named(link[1], link[2]), markdown)
+    up = "../" * (page.file.src_uri.count("/") + 1)
+    return re.sub(rf"\[([^\]]*)\]\({re.escape(up)}([^)]+)\)", lambda link: _named(link[1], link[2]), markdown)
 
 
 def _named(text: str, path: str) -> str:

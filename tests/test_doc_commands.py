@@ -17,7 +17,7 @@ from metalearn.sweeps.ask import asked_sweep, shared_config
 from metalearn.sweeps.jobs import composed_jobs
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # Flags whose next word is a value; overrides are what has a `=` and belongs to none of them.
 NEEDS_FILES = ("--plugins", "--config-dir", "--resume")  # composed from files of a reader's own, or from a run
@@ -45,7 +45,7 @@ def test_there_are_commands_on_the_pages() -> None:
     assert {"README.md", "quickstart.md", "sweeps.md"} <= {page.name for page, _ in ALL}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_and_their_flags_exist(page: Path, helps: dict[str, str]) -> None:
     for line in _commands(page):
         _, command, *words = shlex.split(line, comments=True)
@@ -56,7 +56,9 @@ def test_commands_and_their_flags_exist(page: Path, helps: dict[str, str]) -> No
             assert re.search(rf"(?<![\w-]){re.escape(flag)}\b", said), f"{page.name}: {line}: {flag}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if _commands(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if _commands(page)], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
 def test_settings_of_commands_compose(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for line in _commands(page):

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from metalearn.config.files import choices
 from tests.test_structure import MAY_IMPORT, MODULES
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
@@ -23,7 +24,7 @@ def test_the_table_of_imports_is_the_one_that_is_tested() -> None:
     assert written == {part: allowed - {part} for part, allowed in MAY_IMPORT.items()}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_files_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"`((?:metalearn|conf|tests|scripts|benchmarks|docs)/[\w./-]*)`", text)
@@ -59,5 +60,21 @@ def test_every_page_is_linked_where_readers_start(start: Path) -> None:
     linked = {
         (start.parent / link).resolve() for link in re.findall(r"\]\(([^)#:]+\.md)", start.read_text(encoding="utf-8"))
     }
-    pages = {page.resolve() for page in (ROOT / "docs").glob("*.md")} - {ROOT.resolve() / "docs" / "index.md"}
+    docs = ROOT.resolve() / "docs"
+    pages = {*docs.glob("*.md"), *docs.glob("*/index.md")} - {docs / "index.md"}
     assert not sorted(page.name for page in pages - linked)
+
+
+@pytest.mark.parametrize("index", sorted((ROOT / "docs").glob("*/index.md")), ids=lambda page: page.parent.name)
+def test_the_first_page_of_a_folder_links_the_others(index: Path) -> None:
+    linked = set(re.findall(r"\]\((\w[^)#:]*\.md)", index.read_text(encoding="utf-8")))
+    assert linked >= {page.name for page in index.parent.glob("*.md")} - {"index.md"}
+
+
+@pytest.mark.parametrize(("group", "folder"), [("algorithm", "algorithms"), ("dataset", "data")])
+def test_every_choice_has_one_section(group: str, folder: str) -> None:
+    """A part of a page with the choice in its title, or a page that has it there."""
+    texts = [page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs" / folder).glob("*.md"))]
+    titles = [set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^##? (.*)$", text, re.MULTILINE)))) for text in texts]
+    for name in choices(group):
+        assert sum(name in of_page for of_page in titles) == 1, f"{group}={name}"

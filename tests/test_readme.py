@@ -17,7 +17,7 @@ from metalearn.tasks import Examples
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-ALGORITHMS = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+REPRODUCTIONS = (ROOT / "docs" / "reproductions.md").read_text(encoding="utf-8")
 
 
 def test_the_example_algorithm_learns_and_predicts() -> None:
@@ -57,7 +57,7 @@ def test_every_choice_in_the_table_is_one() -> None:
 def test_every_experiment_is_in_the_table_and_its_paper_in_the_readme() -> None:
     for name in choices("experiment"):
         folder = name.partition("/")[0]
-        assert f"[`{name}`]" in ALGORITHMS, f"experiment={name}"
+        assert f"[`{name}`]" in REPRODUCTIONS, f"experiment={name}"
         assert f"`{folder}`" in README, f"experiment={name}"
 
 

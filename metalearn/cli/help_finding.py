@@ -111,7 +111,7 @@ check   compares all files with the published sizes and checksums, reads the con
   metalearn data check omniglot dataset.split=lake
   metalearn data check ./photos dataset.class_depth=2
 
-Files lie in dataset.root, by default $METALEARN_DATA/NAME or the user's data directory. docs/data.md has a section for
+Files lie in dataset.root, by default $METALEARN_DATA/NAME or the user's data directory. docs/data/ has a section for
 each data set. The exit code is 1 where a file could not be fetched or something is missing, damaged or wrong.
 
 {choices_help(argv, "dataset")}

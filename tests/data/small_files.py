@@ -120,9 +120,10 @@ def image(dataset: ImageClasses, name: str, number: int) -> NDArray[np.uint8]:
 
 
 def section(dataset: str) -> str:
-    """What docs/data.md says of a data set."""
-    page = (Path(__file__).parent.parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
-    (found,) = re.findall(rf"^### `{dataset}`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
+    """What docs/data says of a data set."""
+    pages = sorted((Path(__file__).parent.parent.parent / "docs" / "data").glob("*.md"))
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    (found,) = [own for text in texts for own in re.findall(rf"^## `{dataset}`\n(.*?)(?=^##? |\Z)", text, re.M | re.S)]
     return str(found)
 
 

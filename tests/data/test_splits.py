@@ -10,7 +10,7 @@ import pytest
 import metalearn.data
 from metalearn.data.classes import SPLITS, read_split
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "data.md"
+PAGES = Path(__file__).parent.parent.parent / "docs" / "data"
 FOLDER = Path(metalearn.data.__file__).parent / "splits"
 # (data set, split) -> how many classes for training, validation and test, and the beginning of the hash that results hold.
 PUBLISHED = {
@@ -136,7 +136,8 @@ def test_the_split_of_chen_goes_by_the_number_of_the_species() -> None:
 
 
 def test_the_page_on_data_states_number_and_hash_of_each() -> None:
-    sections = re.split(r"^### `(\w+)`.*$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    pages = "".join(page.read_text(encoding="utf-8") for page in sorted(PAGES.glob("*.md")))
+    sections = re.split(r"^## `(\w+)`.*$", pages, flags=re.MULTILINE)
     section = dict(zip(sections[1::2], sections[2::2], strict=True))
     for (dataset, name), (counts, sha256) in PUBLISHED.items():
         if dataset in section and dataset != "omniglot":

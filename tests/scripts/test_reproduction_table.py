@@ -71,7 +71,7 @@ def add(
 def written(script: ModuleType, copy: Path) -> tuple[str, list[str], list[str]]:
     """README, the experiment's lines of the full table, the `Measured` lines of its file."""
     script.main([], root=copy)
-    docs = (copy / "docs" / "algorithms.md").read_text(encoding="utf-8").splitlines()
+    docs = (copy / "docs" / "reproductions.md").read_text(encoding="utf-8").splitlines()
     header = (copy / "conf" / "experiment" / f"{NAME}.yaml").read_text(encoding="utf-8").splitlines()
     return (
         (copy / "README.md").read_text(encoding="utf-8"),
@@ -90,7 +90,7 @@ def test_check_names_what_is_out_of_date_and_writes_nothing(script: ModuleType, 
     add(script, copy, 1, 97.0)
     before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
     with pytest.raises(
-        SystemExit, match=rf"out of date: README\.md, docs/algorithms\.md, conf/experiment/{NAME}\.yaml"
+        SystemExit, match=rf"out of date: README\.md, docs/reproductions\.md, conf/experiment/{NAME}\.yaml"
     ):
         script.main(["--check"], root=copy)
     assert {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()} == before

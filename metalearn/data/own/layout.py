@@ -82,7 +82,7 @@ class Layout:
 def checked_root(root: str | None, setting: str = "dataset.root") -> Path:
     """The folder, archive or CSV file; UserError naming `setting` where it is none of these."""
     if root is None:
-        raise UserError(f"{setting} must be set: a folder, an archive or a CSV file of your own (docs/data.md)")
+        raise UserError(f"{setting} must be set: a folder, an archive or a CSV file of your own (docs/data/folder.md)")
     if not root:  # of an unset shell variable; as a path it would stand for all that lies here
         raise UserError(f"{setting}='' is no path")
     path = expanded(Path(root), setting)

@@ -65,7 +65,7 @@ class Table:
 def checked_file(file: str | None, setting: str) -> Path:
     """The file that a setting names; UserError where it is none."""
     if not file:
-        raise UserError(f"{setting} must be set: a CSV file whose first line names its columns (docs/data.md)")
+        raise UserError(f"{setting} must be set: a CSV file whose first line names its columns (docs/data/tables.md)")
     path = Path(file).expanduser()
     if not path.is_file():
         named = f"{setting} {file}" if setting.startswith("-") else f"{setting}={file}"

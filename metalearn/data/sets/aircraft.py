@@ -30,7 +30,7 @@ def load(asked: Asked, crop: str) -> ImageClasses:
     """100 variants, named as published: `737-300`, `F-16A/B`, `Falcon 2000`.
 
     Args:
-        asked: what is asked of every data set of images (docs/data.md).
+        asked: what is asked of every data set of images (docs/data/index.md).
         crop: "box", the part in the published bounding box, as Meta-Dataset; "none", the whole photograph with the copyright line below it.
 
     Raises:

@@ -42,7 +42,7 @@ def load(root: str | None, split: str, split_seed: int, min_texts: int | None, d
 
     Args:
         root: the folder with the file.
-        split: "intents", "domains", "random" or "test_only" (docs/data.md).
+        split: "intents", "domains", "random" or "test_only" (docs/data/texts.md).
         split_seed: of split="random".
         min_texts: leaves out intents of fewer sentences.
         descriptions: what describes the classes: "names", the path of a CSV file (`descriptions.read_descriptions`), or None.

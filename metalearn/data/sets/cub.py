@@ -34,7 +34,7 @@ def load(asked: Asked, crop: str) -> ImageClasses:
     """200 species, named as the folders in the archive: `001.Black_footed_Albatross`.
 
     Args:
-        asked: what is asked of every data set of images (docs/data.md).
+        asked: what is asked of every data set of images (docs/data/index.md).
         crop: "none", the whole photograph; "box", the part in the published bounding box.
 
     Raises:

@@ -48,7 +48,7 @@ def load(asked: Asked, variant: str) -> ImageClasses:
     """26 to 62 classes of images [1, size, size], 255 = ink; the published training and test images of a class together.
 
     Args:
-        asked: what is asked of every data set of images (docs/data.md).
+        asked: what is asked of every data set of images (docs/data/index.md).
         variant: which of the published collections: "balanced", "bymerge", "byclass" or "letters".
 
     Raises:

@@ -33,7 +33,7 @@ _LARGEST_FILE, _FEWEST = 1 << 20, 10  # bytes and characters of a list of charac
 
 ABOUT = About(
     title="characters as the typefaces of a folder, or of the system, draw them",
-    homepage="docs/data.md",
+    homepage="docs/data/fonts.md",
     licence="each typeface's own",
     place=lambda root: folders(root)[0],
 )

@@ -47,7 +47,7 @@ def load(asked: Asked, set: str | None, version: str) -> ImageClasses:
     """The classes of one of the forty sets, as RGB images [3, size, size]; a class is known by the set's name and its own.
 
     Args:
-        asked: what is asked of every data set of images (docs/data.md).
+        asked: what is asked of every data set of images (docs/data/index.md).
         set: its short name, such as BRD; None: `root` is one set, packed or unpacked, and its name begins with the short one.
         version: Micro, Mini or Extended.
 

@@ -36,7 +36,7 @@ def load(asked: Asked, per_class: int | None) -> ImageClasses:
     """345 classes of images [1, size, size], 255 = ink.
 
     Args:
-        asked: what is asked of every data set of images (docs/data.md).
+        asked: what is asked of every data set of images (docs/data/index.md).
         per_class: the first so many sketches of each class; None: all, which are 50 million.
 
     Raises:
