@@ -8,9 +8,9 @@ The inner Adam's second moments go on from task to task and into the evaluation,
 each inner step as long as the first, however small the gradient, and what a well-initialised task then moves by is noise.
 
 Departures from the authors' code (docs/algorithms/reptile.md has what they come to): the tasks of an outer step all start with the same second
-moments, and those of the next with the mean of what they end with, where theirs pass them on one after another; the loss of a mini-batch is the mean over its
-images, theirs the sum; the order in which the mini-batches take the support set is drawn from the content of each task (`mini_batches`) and not from
-a generator, so that adapting twice gives the same.
+moments, and those of the next with the mean of what they end with, where theirs pass them on one after another; the loss of a mini-batch is the
+mean over its images, theirs the sum; the order in which the mini-batches take the support set is drawn from the content of each task
+(`mini_batches`) and not from a generator, so that adapting twice gives the same.
 """
 
 from __future__ import annotations
