@@ -209,8 +209,10 @@ def algorithm_pages(folder: Path) -> dict[str, str]:
 
 
 def compact_table(found: list[Measurement], pages: dict[str, str]) -> str:
-    """Algorithms by cells, one number each, on the data set of `COMPACT`; `pages`: those of the algorithms in docs/algorithms."""
+    """Algorithms of which a cell is measured by cells, one number each, on the data set of `COMPACT`; `pages`: theirs in docs/algorithms."""
     found = [m for m in found if m.experiment.dataset == COMPACT]
+    measured = {m.experiment.algorithm for m in found if m.ours is not None and not m.changes}
+    found = [m for m in found if m.experiment.algorithm in measured]
     lines = [
         "| | " + " | ".join(f"{ways}-way {shots}-shot" for ways, shots in CELLS) + " |",
         "|---|" + "---|" * len(CELLS),

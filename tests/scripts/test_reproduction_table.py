@@ -101,7 +101,7 @@ def test_check_names_what_is_out_of_date_and_writes_nothing(script: ModuleType, 
 def test_one_seed_keeps_its_interval_over_tasks(script: ModuleType, copy: Path) -> None:
     add(script, copy, 0, 98.5)
     readme, (line,), (measured,) = written(script, copy)
-    assert f"[98.50 ± 0.20](conf/experiment/{NAME}.yaml)ˢ (98.8)" in readme
+    assert f"| [98.50 ± 0.20](conf/experiment/{NAME}.yaml)ˢ (98.8) | not measured (99.7) |" in readme
     assert (
         "| not transductive | 98.8 | 98.50 ± 0.20 | 0 | 1,000 | no | reproduced | 26 min, AMD EPYC, 1 thread |" in line
     )
@@ -156,7 +156,7 @@ def test_a_run_with_other_settings_stands_by_itself(script: ModuleType, copy: Pa
 def test_without_a_record_nothing_is_claimed(script: ModuleType, copy: Path) -> None:
     (copy / "benchmarks" / "reproduction" / f"{FILE}-seed0.json").unlink()
     readme, (line,), measured = written(script, copy)
-    assert "| not measured (98.8) |" in readme
+    assert "| [`protonet`]" not in readme, "its table has algorithms of which a cell is measured"
     assert line.endswith("| not transductive | 98.8 | not measured |  |  |  |  |  |")
     assert measured == ["#   Measured: not yet."]
 
