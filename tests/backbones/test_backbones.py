@@ -53,6 +53,28 @@ def test_conv4_knows_the_map_its_features_are(image: tuple[int, int, int], downs
     assert Conv4(image, 8, downsample, "none", True, "mean").map_shape is None
 
 
+@pytest.mark.parametrize("downsample", ["max_pool", "stride"])
+def test_conv4_takes_a_width_for_each_block(downsample: str) -> None:
+    backbone = Conv4((3, 32, 32), NARROW, downsample, "batch", True, "flatten").eval()
+    assert [layer.out_channels for layer in backbone.blocks if isinstance(layer, nn.Conv2d)] == list(NARROW)
+    assert backbone.map_shape == (NARROW[-1], 2, 2)
+    assert backbone(torch.rand(2, 3, 32, 32)).shape == (2, backbone.feature_dim) == (2, 4 * NARROW[-1])
+
+
+def test_one_width_is_that_of_all_four_blocks() -> None:
+    states = []
+    for filters in (8, [8, 8, 8, 8]):
+        torch.manual_seed(0)
+        states.append(Conv4(IMAGE, filters, "max_pool", "batch", True, "flatten").state_dict())
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_conv4_refuses_other_than_four_widths() -> None:
+    with pytest.raises(UserError, match=r"backbone\.filters=\[8, 8\]: one number is needed, or four"):
+        Conv4(IMAGE, [8, 8], "max_pool", "batch", True, "flatten")
+
+
 def test_resnet12_knows_the_map_its_features_are() -> None:
     backbone = resnet12((3, 84, 70), pool="flatten").eval()
     x = torch.rand(2, 3, 84, 70)
