@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm
 from metalearn.data.base import TaskSource
+from metalearn.engine.average import average_of
 from metalearn.engine.chunk import choose_task_chunk
 from metalearn.engine.embedded import embedded_once
 from metalearn.engine.evaluate import evaluate
@@ -60,6 +61,7 @@ class OuterLoop:
         self.outcome = outcome or Outcome()
         self.optimizer = make_optimizer(algorithm, self.settings.train)
         self.schedule = make_schedule(self.optimizer, self.settings.train)
+        self._average = average_of(algorithm, self.settings.train.average)
         # Where the backbone is frozen, tasks are of features from here on, and the learner is the part of the algorithm that takes them.
         self._learner, self._train_tasks = embedded_once(self.algorithm, train_tasks, self.settings.features, True)
         self._val_learner, self._val_tasks = embedded_once(self.algorithm, val_tasks, self.settings.features, True)
@@ -146,6 +148,7 @@ class OuterLoop:
             sums["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.algorithm.parameters(), clip_norm)
         self.optimizer.step()
         self.schedule.step()
+        self._average.update()
         self.outcome.steps += 1
         self._window.add(self.outcome.steps, sums, time.perf_counter() - started, made - started)
 
@@ -202,7 +205,7 @@ class OuterLoop:
         self.check()
         return {
             "step": self.outcome.steps,
-            "model": self.algorithm.state_dict(),
+            **self._average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "outcome": asdict(self.outcome),
@@ -213,7 +216,7 @@ class OuterLoop:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resumes from what `state_dict` returned; UserError where it is something else."""
         try:
-            self.algorithm.load_state_dict(state["model"])
+            self._average.load_state_dict(state)
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             self.outcome.restore(state["outcome"])
@@ -249,10 +252,11 @@ class OuterLoop:
         """The score, and whether it is the best so far."""
         self._before_validating(self)
         started = time.perf_counter()
-        if step:
-            self.fit()
-        self.tune()
-        score = self.validate()
+        with self._average.in_place():
+            if step:
+                self.fit()
+            self.tune()
+            score = self.validate()
         self.outcome.validation_seconds += time.perf_counter() - started
         if score.not_finite:
             raise Diverged(

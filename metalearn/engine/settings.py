@@ -51,6 +51,7 @@ class TrainSettings(_Group):
     momentum: float = 0.0
     weight_decay: float = 0.0
     warmup: int = 0
+    average: float | None = None
     init: str | None = None
     augment: Mapping[str, float] = field(default_factory=dict)
 
