@@ -39,11 +39,12 @@ def run(
     device: str = "cpu",
     runs: tuple[Path, ...] = (),
     train: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (),
 ) -> dict[str, Record]:
     """Runs the benchmarks of these names, or all of them; returns their records.
 
     Args:
-        json_file: what to add the records to; those of other benchmarks in it stay.
+        json_file: what to add the records to; those of other benchmarks in it stay, and of record those of other seeds.
         against: such a file, to compare ratios with.
 
     Raises:
@@ -57,7 +58,8 @@ def run(
     if threads is not None:
         torch.set_num_threads(threads)
     keep_freed_memory()  # as metalearn train does; in this process it speeds up both sides
-    bench = Bench(compose, rounds or (_QUICK_ROUNDS if quick else _ROUNDS), quick, torch.device(device), runs, train)
+    turns = len(seeds) or rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
+    bench = Bench(compose, turns, quick, torch.device(device), runs, train, seeds)
     console = _console()
     records: dict[str, Record] = {}
     with fresh_choices():
@@ -71,6 +73,8 @@ def run(
             bench.say(f"{name}: {BENCHMARKS[name]}")
             module = module_of(name)
             records[name] = _header(bench) | module.measure(bench)
+            if name in kept and hasattr(module, "add"):
+                records[name] = module.add(kept[name], records[name])
             for table in module.tables(records[name]):
                 console.print(table.rich())
             if json_file is not None:  # at once: a later one may fail

@@ -38,6 +38,7 @@ class Bench:
     device: torch.device
     runs: tuple[Path, ...] = ()
     train: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()  # of record: none for those from 0 on, `rounds` of them
 
     def config(self, *overrides: str) -> Config:
         """As `metalearn train` would have it, on this bench's device."""

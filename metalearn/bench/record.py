@@ -2,6 +2,7 @@
 
 Each of `conf/experiment/record` is one record: a schedule whose mean test accuracy has to reach the `mark` of its cell in
 `conf/reference/record.yaml`. Every seed is a `metalearn train` of its own. Two times count: of training alone, and from the command to the number.
+Seeds may be measured in several calls: `add` puts them together.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from metalearn.bench.harness import Bench, Config, Record, Table, spread, with_spread
 from metalearn.config.files import choices
+from metalearn.config.identity import SAME_PROTOCOL, compared, config_hash
 from metalearn.errors import UserError
 from metalearn.intervals import interval95
 from metalearn.runs.record import read_results
@@ -23,10 +25,11 @@ from metalearn.runs.reference import read_reference
 
 _FOLDER = "record/"
 _QUICK_STEPS = 2
+_MACHINE = ("device", "cpu_threads", "torch")  # of a record's environment: what times depend on
 
 
 def measure(bench: Bench) -> Record:
-    """Trains `bench.rounds` seeds of each record, or of those that --train names."""
+    """Trains `bench.seeds`, or `bench.rounds` of them from 0 on, of each record, or of those that --train names."""
     experiments = bench.train or tuple(name for name in choices("experiment") if name.startswith(_FOLDER))
     return {"rows": [_record(bench, experiment) for experiment in experiments]}
 
@@ -35,11 +38,9 @@ def _record(bench: Bench, experiment: str) -> Record:
     config = bench.config(f"experiment={experiment}")
     mark = mark_of(config)
     runs = []
-    for seed in range(bench.rounds):
+    for seed in bench.seeds or range(bench.rounds):
         bench.say(f"{experiment}, seed {seed}")
         runs.append(_of_seed(bench, experiment, seed))
-    accuracies = [run["accuracy"] for run in runs]
-    mean = statistics.fmean(accuracies)
     names, task = config["names"], config["task"]
     return {
         "label": experiment,
@@ -47,6 +48,16 @@ def _record(bench: Bench, experiment: str) -> Record:
         "dataset": names["dataset"],
         "task": f"{task['ways']}-way {task['shots']}-shot",
         "mark": mark,
+        "protocol": config_hash(compared(config, SAME_PROTOCOL)),
+        **_summary(mark, runs),
+    }
+
+
+def _summary(mark: float, runs: list[Record]) -> Record:
+    """What the runs of a record come to."""
+    accuracies = [run["accuracy"] for run in runs]
+    mean = statistics.fmean(accuracies)
+    return {
         "mean": mean,
         "ci95_seeds": interval95(accuracies) if len(accuracies) > 1 else None,
         "reached": mean >= mark,
@@ -55,6 +66,24 @@ def _record(bench: Bench, experiment: str) -> Record:
         "steps": runs[0]["steps"],
         "runs": runs,
     }
+
+
+def add(before: Record, now: Record) -> Record:
+    """What was measured now, with what an earlier call measured on the same kind of machine: other records, and other seeds of these.
+
+    Seeds of a record whose settings have changed since are dropped.
+    """
+    here, there = ([record["quick"], *(record["environment"][key] for key in _MACHINE)] for record in (now, before))
+    if here != there:
+        return now
+    rows = {row["label"]: row for row in before["rows"]}
+    for row in now["rows"]:
+        old = rows.get(row["label"], {})
+        kept = old["runs"] if old.get("protocol") == row["protocol"] else []
+        runs = {run["seed"]: run for run in [*kept, *row["runs"]]}
+        rows[row["label"]] = row | _summary(row["mark"], [runs[seed] for seed in sorted(runs)])
+    rounds = max(len(row["runs"]) for row in rows.values())
+    return {**now, "rounds": rounds, "rows": list(rows.values())}
 
 
 def mark_of(config: Config) -> float:

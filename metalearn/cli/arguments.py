@@ -126,6 +126,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def natural(text: str) -> int:
+    """A number of 0 or more, for a flag."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not allowed (int >= 0)")
+    return int(text)
+
+
 def config_dir_of(argv: list[str]) -> str | None:
     """The value of --config-dir, for a help text."""
     for word, following in zip(argv, [*argv[1:], ""], strict=True):

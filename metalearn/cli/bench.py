@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metalearn.bench import check_names
-from metalearn.cli.arguments import parsed, positive
+from metalearn.cli.arguments import natural, parsed, positive
 
 
 def bench(argv: list[str]) -> None:
@@ -32,6 +32,7 @@ def bench(argv: list[str]) -> None:
         device=args.device,
         runs=tuple(args.run),
         train=tuple(args.train),
+        seeds=tuple(args.seed),
     )
 
 
@@ -46,4 +47,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--run", type=Path, action="append", default=[])
     parser.add_argument("--train", action="append", default=[])
+    parser.add_argument("--seed", type=natural, action="append", default=[])
     return parser

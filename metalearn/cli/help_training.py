@@ -133,11 +133,12 @@ runs all of:
   metalearn bench tasks steps --quick --against FILE     better, same or worse than the ratios in FILE
 
 flags:
-  --json FILE           add the records to FILE; records of other benchmarks in it stay
+  --json FILE           add the records to FILE; records of other benchmarks in it stay, and of record other seeds
   --against FILE        compare ratios with those in FILE
   --rounds N            number of turns of each side, of record the seeds (default: 9; 5 with --quick)
   --threads N           torch's threads (default: all cores)
   --device cpu|cuda     device (default: cpu)
   --quick               few cases, on characters that the program draws
   --run RUN_DIR         for accuracy: a finished run; may be repeated
-  --train EXPERIMENT    for accuracy and record: train it; may be repeated"""
+  --train EXPERIMENT    for accuracy and record: train it; may be repeated
+  --seed N              for record: train this seed, in place of --rounds of them; may be repeated"""

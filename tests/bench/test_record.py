@@ -39,16 +39,56 @@ def test_a_record_trains_every_seed_and_compares_their_mean(monkeypatch: pytest.
 
     monkeypatch.setattr(record, "_of_seed", of_seed)
     bench = Bench(compose, rounds=3, quick=False, device=torch.device("cpu"), train=(name,))
-    measured = record.measure(bench)
+    found = record.measure(bench)
     assert asked == [(name, 0), (name, 1), (name, 2)]
-    (row,) = measured["rows"]
+    (row,) = found["rows"]
     assert row["mean"] == pytest.approx(0.975)
     assert (row["mark"], row["reached"], row["seconds"]["median"]) == (0.97, True, 20.0)
-    (table,) = record.tables(measured)
+    (table,) = record.tables(found)
     (cells,) = table.rows
     assert cells[0] == "protonet, glyphs 5-way 1-shot"
     assert cells[3] == "yes"
     assert cells[-1] == f"`{name}`"
+
+
+def measured(name: str, monkeypatch: pytest.MonkeyPatch, *seeds: int, accuracy: float = 0.96) -> dict[str, Any]:
+    """What one call with these --seed measures, as command.run would have it."""
+
+    def of_seed(bench: Bench, experiment: str, seed: int) -> dict[str, Any]:
+        return {"seed": seed, "accuracy": accuracy, "seconds": 10.0, "to_number": 40.0, "steps": 400}
+
+    monkeypatch.setattr(record, "_of_seed", of_seed)
+    bench = Bench(compose, len(seeds), quick=False, device=torch.device("cpu"), train=(name,), seeds=seeds)
+    environment = {"device": "a machine", "cpu_threads": 2, "torch": "2.9"}
+    header = {"date": "2026-01-01", "rounds": len(seeds), "quick": False, "environment": environment}
+    return header | record.measure(bench)
+
+
+GLYPHS, OMNIGLOT = "record/protonet_glyphs_5w1s", "record/protonet_omniglot_5w1s"
+
+
+def test_seeds_of_several_calls_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = measured(GLYPHS, monkeypatch, 3, 0)
+    whole = record.add(before, measured(GLYPHS, monkeypatch, 1, 3, accuracy=0.99))
+    (row,) = whole["rows"]
+    assert [(run["seed"], run["accuracy"]) for run in row["runs"]] == [(0, 0.96), (1, 0.99), (3, 0.99)]
+    assert row["mean"] == pytest.approx(0.98)
+    assert (row["reached"], whole["rounds"]) == (True, 3)
+
+
+def test_records_of_other_experiments_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = record.add(measured(GLYPHS, monkeypatch, 0, 1), measured(OMNIGLOT, monkeypatch, 0))
+    assert [row["label"] for row in both["rows"]] == [GLYPHS, OMNIGLOT]
+    assert both["rounds"] == 2
+
+
+def test_seeds_of_other_settings_or_another_machine_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, now = measured(GLYPHS, monkeypatch, 0), measured(GLYPHS, monkeypatch, 1)
+    assert len(record.add(before, now)["rows"][0]["runs"]) == 2
+    elsewhere = {**before, "environment": {**before["environment"], "device": "another machine"}}
+    assert record.add(elsewhere, now) == now
+    before["rows"][0]["protocol"] = "of a longer schedule"
+    assert [run["seed"] for run in record.add(before, now)["rows"][0]["runs"]] == [1]
 
 
 def test_a_seed_is_a_training_of_its_own() -> None:
