@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metalearn import kinds
-from metalearn.algorithms.base import Algorithm, MetaLoss
+from metalearn.algorithms.base import Algorithm, MetaLoss, TwoSteps
+from metalearn.algorithms.embedding import two_steps
 from metalearn.backbones import Backbone, embed_tasks
 from metalearn.errors import UserError
 from metalearn.nn.addressing import LRUA, NTM, Addressing, Memory
@@ -183,6 +184,9 @@ class MANN(Algorithm):
     @property
     def transductive(self) -> bool:
         return self.backbone.uses_batch_statistics
+
+    def in_two_steps(self) -> TwoSteps | None:
+        return None if self.backbone.uses_batch_statistics else two_steps(self, self.backbone)
 
     def _sequence_logits(self, tasks: TaskBatch) -> tuple[Tensor, Tensor]:
         """Logits [T, S, N] and labels [T, S] of the whole task as one sequence."""

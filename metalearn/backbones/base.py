@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn.errors import UserError
-from metalearn.nn.memory_format import channels_last
+from metalearn.nn.inference import infer
 from metalearn.nn.task_batched import refuse_running_statistics
 
 
@@ -98,8 +98,8 @@ def embed_tasks(backbone: nn.Module, x: Tensor, training: bool, mask: Tensor | N
         return padded.masked_scatter(mask.unsqueeze(-1), torch.cat(features))
     if training or backbone.uses_batch_statistics:
         # Task by task: each is normalised with its own statistics, so the outcome does not depend on which tasks come together.
-        return torch.stack([backbone(channels_last(task)) for task in x])
-    embedded: Tensor = backbone(channels_last(x.flatten(0, 1)))
+        return torch.stack([infer(backbone, task) for task in x])
+    embedded = infer(backbone, x.flatten(0, 1))
     return embedded.view(*x.shape[:2], -1)
 
 

@@ -7,7 +7,6 @@ into one row, which the optimizer then goes through as a whole.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -26,6 +25,7 @@ from metalearn.nn.chain_layers import (
     Relu,
 )
 from metalearn.nn.convolution import Conv2d
+from metalearn.nn.followed import followed
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs [G, n, ...], y [G, n, ...]) -> [G]
 
@@ -78,7 +78,8 @@ class Chain:
 def chain_of(network: nn.Module) -> Chain | None:
     """The layers of `network` in their order, by following a symbolic example through it; None where it does anything but pass from layer to layer,
     or has a layer that is not known here."""
-    nodes = _nodes(network)
+    # Modules of these types and of no subclass, whose forward method may do more.
+    nodes = followed(network, lambda module: type(module) in _KNOWN)
     if nodes is None:
         return None
     steps = [(node, network.get_submodule(str(node.target)) if node.op == "call_module" else None) for node in nodes]
@@ -93,23 +94,6 @@ def chain_of(network: nn.Module) -> Chain | None:
     if None in layers or known != {name for name, _ in network.named_parameters()}:
         return None
     return Chain([layer for layer in layers if layer is not None])
-
-
-def _nodes(network: nn.Module) -> list[fx.Node] | None:
-    """What `network` does with an example, if each step takes what the one before returns and nothing else."""
-    try:
-        nodes = list(_Tracer().trace(network).nodes)
-    except Exception:  # whatever a forward method does that a symbolic input cannot follow
-        return None
-    for before, node in itertools.pairwise(nodes):
-        if node.all_input_nodes != [before]:
-            return None
-    return nodes[1:-1] if nodes[0].op == "placeholder" and nodes[-1].op == "output" else None
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in _KNOWN  # and no subclass, whose forward method may do more
 
 
 def _layer(node: fx.Node, module: nn.Module | None, norm: nn.Module | None, first: bool) -> Layer | None:

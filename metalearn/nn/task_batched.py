@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from metalearn.errors import UserError
+from metalearn.nn.inference import infer
 from metalearn.nn.memory_format import channels_last
 
 _MANY = 10  # images of a task: from there on, tasks go one after another on a CPU
@@ -65,8 +66,7 @@ def forward_batched(module: nn.Module, parameters: dict[str, Tensor], x: Tensor)
     """`module` on x [T, n, ...] with parameters [T, ...] -> [T, n, ...]."""
     if better_task_by_task(x):
         outputs = [
-            functional_call(module, of_task, (channels_last(task),))
-            for of_task, task in zip(_by_task(parameters, x.shape[0]), x, strict=True)
+            infer(module, task, of_task) for of_task, task in zip(_by_task(parameters, x.shape[0]), x, strict=True)
         ]
         return torch.stack(outputs)
 

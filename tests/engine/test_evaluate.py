@@ -92,7 +92,7 @@ def test_what_else_the_paper_reports_is_scored_for_every_task(
     assert torch.equal(asked.further["first_label"], expected)
 
 
-@pytest.mark.parametrize("name", ["protonet", "matching", "siamese", "relation", "pretrain", "baseline"])
+@pytest.mark.parametrize("name", ["protonet", "matching", "siamese", "relation", "pretrain", "baseline", "mann"])
 def test_each_example_is_embedded_once_where_learners_embed_it_by_itself(name: str, easy: ImageClasses) -> None:
     algorithm = build_algorithm(compose(f"algorithm={name}", *SMALL), easy)
     source, shape = easy.source("test", 0, torch.device("cpu")), TaskShape(3, 1, 5)
