@@ -5,6 +5,7 @@ T tasks, N ways, K shots, Q queries per class, D features.
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from metalearn.algorithms.base import Algorithm, MetaLoss
 from metalearn.backbones import Backbone
 from metalearn.kinds import CLASSIFICATION, REGRESSION, Kind
+from metalearn.nn.chain import Chain, chain_of
 from metalearn.nn.task_batched import (
     BesideSupport,
     better_task_by_task,
@@ -87,8 +89,18 @@ class InnerLoopLearner(Algorithm):
         query = tasks.query
         if not (self.adapts_backbone and better_task_by_task(query.x) and torch.is_grad_enabled()):
             return self.query_loss(self.predict(adapted, query.x), tasks)
-        loss, outputs = loss_task_by_task(self.classifier(), adapted.parameters, query.x, query.y, self.kind.loss)
+        images = query.x.device.type == "cpu" and query.x.dim() == 5
+        chain = self._chain_of_queries if images and not torch.is_autocast_enabled("cpu") else None
+        loss, outputs = loss_task_by_task(
+            self.classifier(), adapted.parameters, query.x, query.y, self.kind.loss, chain
+        )
         return MetaLoss(loss, self.scored(outputs, query.y))
+
+    @functools.cached_property
+    def _chain_of_queries(self) -> Chain | None:
+        network = self.classifier()
+        convolves = any(isinstance(module, nn.Conv2d) for module in network.modules())
+        return chain_of(network, direct=True) if convolves else None  # others gain nothing by it
 
     @property
     def transductive(self) -> bool:

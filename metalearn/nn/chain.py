@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from metalearn.nn.chain_layers import (
     BatchNorm,
     Convolution,
+    DirectConvolution,
     Flatten,
     Layer,
     Linear,
@@ -57,27 +58,38 @@ class Chain:
         return x
 
     @torch.no_grad()
-    def gradient(self, parameters: Parameters, x: Tensor, y: Tensor, loss: Loss, into: Parameters) -> None:
+    def gradient(
+        self, parameters: Parameters, x: Tensor, y: Tensor, loss: Loss, into: Parameters
+    ) -> tuple[Tensor, Tensor]:
         """Writes each task's gradient of its loss into `into`, in the place of what is there.
 
         Args:
-            parameters: name -> [G, ...], of G tasks; convolution kernels with their channels last in memory.
+            parameters: name -> [G, ...], of G tasks; convolution kernels with their channels last in memory, unless convolutions are direct.
             x: [G, n, ...].
             y: [G, n, ...].
             into: tensors of the names, shapes and order in memory that the parameters have.
+
+        Returns:
+            The losses [G] and the outputs [G, n, ...].
         """
         with torch.enable_grad():
             outputs = self.outputs(parameters, x).requires_grad_()
-            (found,) = torch.autograd.grad(loss(outputs, y).sum(), outputs)
+            losses = loss(outputs, y)
+            (found,) = torch.autograd.grad(losses.sum(), outputs)
         gradient: Tensor | None = found
         for place in reversed(range(len(self._layers))):
             assert gradient is not None
             gradient = self._layers[place].backward(gradient, parameters, into, needed=place > 0)
+        return losses.detach(), outputs.detach()
 
 
-def chain_of(network: nn.Module) -> Chain | None:
+def chain_of(network: nn.Module, direct: bool = False) -> Chain | None:
     """The layers of `network` in their order, by following a symbolic example through it; None where it does anything but pass from layer to layer,
-    or has a layer that is not known here."""
+    or has a layer that is not known here.
+
+    Args:
+        direct: convolutions behind the first are torch's own instead of products of matrices: for tasks of many images.
+    """
     # Modules of these types and of no subclass, whose forward method may do more.
     nodes = followed(network, lambda module: type(module) in _KNOWN)
     if nodes is None:
@@ -89,14 +101,14 @@ def chain_of(network: nn.Module) -> Chain | None:
         if layers and isinstance(layers[-1], NormalisedConvolution) and layers[-1].of(module):
             continue  # the convolution does it as well
         norm = following if isinstance(following, nn.BatchNorm1d | nn.BatchNorm2d) else None
-        layers.append(_layer(node, module, norm, first=not layers))
+        layers.append(_layer(node, module, norm, not layers, direct))
     known = {f"{node.target}.{name}" for node, module in steps if module for name, _ in module.named_parameters()}
     if None in layers or known != {name for name, _ in network.named_parameters()}:
         return None
     return Chain([layer for layer in layers if layer is not None])
 
 
-def _layer(node: fx.Node, module: nn.Module | None, norm: nn.Module | None, first: bool) -> Layer | None:
+def _layer(node: fx.Node, module: nn.Module | None, norm: nn.Module | None, first: bool, direct: bool) -> Layer | None:
     """What a step of the network stands for, or None if that is not known; `norm` is the batch normalisation behind it, if there is one."""
     name, before_norm = str(node.target), norm is not None
     if isinstance(module, nn.Conv2d):
@@ -110,7 +122,7 @@ def _layer(node: fx.Node, module: nn.Module | None, norm: nn.Module | None, firs
             and module.weight[0].numel() <= len(module.weight)
         ):
             return NormalisedConvolution(module, name, norm, str(node.next.target))
-        return Convolution(module, name, before_norm)
+        return (DirectConvolution if direct else Convolution)(module, name, before_norm)
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         return BatchNorm(module, name) if _plain(module) else None
     if isinstance(module, nn.Linear):

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Parameters = Mapping[str, Tensor]
 
@@ -114,7 +115,7 @@ class NormalisedConvolution(Convolution):
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
         self._cut(x)
         m = self._rows.shape[1]
-        kernels = _matrix(parameters[self._weight])  # [G, o, K]
+        kernels = _rows_of(parameters[self._weight])  # [G, o, K]
         self._mean = self._rows.mean(1, keepdim=True)  # [G, 1, K]
         moments = torch.bmm(self._rows.transpose(1, 2), self._rows) / m
         self._covariance = moments - self._mean.transpose(1, 2) * self._mean  # [G, K, K]
@@ -128,7 +129,7 @@ class NormalisedConvolution(Convolution):
         return out.view(*self._patches.shape[:4], -1)
 
     def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> None:
-        kernels = _matrix(parameters[self._weight])
+        kernels = _rows_of(parameters[self._weight])
         rows = gradient.reshape(len(kernels), -1, kernels.shape[1])
         by_patches = torch.bmm(self._rows.transpose(1, 2), rows).transpose(1, 2)  # [G, o, K]
         total = rows.sum(1).unsqueeze(2)  # [G, o, 1]
@@ -136,16 +137,71 @@ class NormalisedConvolution(Convolution):
         # The sum of the gradient times what was normalised.
         along = (centred * kernels).sum(2, keepdim=True) * self._inverse
         of_kernels = self._scale * (centred - along * self._inverse * self._by_covariance)
-        _matrix(into[self._weight]).copy_(of_kernels)
+        into_rows = into[self._weight].permute(0, 1, 3, 4, 2)  # in whatever order they lie
+        into_rows.copy_(of_kernels.view(into_rows.shape))
         into[f"{self._norm}.bias"].copy_(total.squeeze(2))
         into[f"{self._norm}.weight"].copy_(along.squeeze(2))
         if self._bias is not None:
             into[self._bias].zero_()
 
 
+class DirectConvolution:
+    """By torch's convolution, one task after another: for tasks of many images, where patches would not stay in the cache."""
+
+    def __init__(self, module: nn.Conv2d, name: str, before_norm: bool) -> None:
+        self._weight, self._bias = f"{name}.weight", None if module.bias is None else f"{name}.bias"
+        assert not isinstance(module.padding, str)
+        self._how = (module.stride, module.padding, module.dilation)
+        self._before_norm = before_norm  # as for Convolution
+
+    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
+        self._x = x
+        out = _together(
+            [
+                functional.conv2d(images.permute(0, 3, 1, 2), kernels, None, *self._how).permute(0, 2, 3, 1)
+                for images, kernels in zip(x, parameters[self._weight], strict=True)
+            ]
+        )
+        if self._bias is not None and not self._before_norm:
+            out += parameters[self._bias].view(len(out), 1, 1, 1, -1)
+        return out
+
+    def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:
+        by_x = []
+        for task, kernels in enumerate(parameters[self._weight]):
+            by_images, by_kernels, _ = torch.ops.aten.convolution_backward(
+                gradient[task].permute(0, 3, 1, 2),
+                self._x[task].permute(0, 3, 1, 2),
+                kernels,
+                None,
+                *self._how,
+                False,
+                (0, 0),
+                1,
+                (needed, True, False),
+            )
+            into[self._weight][task] = by_kernels
+            if needed:
+                by_x.append(by_images.permute(0, 2, 3, 1))
+        if self._bias is not None:
+            into[self._bias].copy_(torch.zeros(()) if self._before_norm else gradient.sum((1, 2, 3)))
+        del self._x
+        return _together(by_x) if needed else None
+
+
+def _together(tasks: list[Tensor]) -> Tensor:
+    """[G, ...], without a copy of one task."""
+    return torch.stack(tasks) if len(tasks) > 1 else tasks[0].unsqueeze(0)
+
+
 def _matrix(kernels: Tensor) -> Tensor:
     """Kernels [G, o, c, k, k] with channels last in memory, seen as [G, o, k * k * c]."""
     return kernels.permute(0, 1, 3, 4, 2).view(*kernels.shape[:2], -1)  # the same memory, or an error
+
+
+def _rows_of(kernels: Tensor) -> Tensor:
+    """Kernels [G, o, c, k, k] as [G, o, k * k * c], a copy where their channels are not last in memory."""
+    return kernels.permute(0, 1, 3, 4, 2).flatten(2)
 
 
 class BatchNorm:

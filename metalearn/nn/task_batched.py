@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from metalearn.errors import UserError
+from metalearn.nn.chain import Chain
 from metalearn.nn.inference import infer
 from metalearn.nn.memory_format import channels_last
 
@@ -93,15 +94,23 @@ def _by_task(parameters: dict[str, Tensor], tasks: int) -> list[dict[str, Tensor
 
 
 def loss_task_by_task(
-    module: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor, loss_of: Loss
+    module: nn.Module,
+    parameters: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    loss_of: Loss,
+    chain: Chain | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`loss_of` [T] of `module` on x [T, n, ...] with parameters [T, ...], and the outputs [T, n, ...], detached.
 
     Each task is differentiated as soon as its loss is known, while what its forward pass left is still in the processor's cache and before the next
     task needs the memory. So the loss can be differentiated once only, by the parameters alone.
+
+    Args:
+        chain: the layers of `module` (`chain_of`), which then make its passes without autograd.
     """
     outcome: tuple[Tensor, Tensor] = _LossTaskByTask.apply(
-        module, tuple(parameters), x, y, loss_of, *parameters.values()
+        chain or module, tuple(parameters), x, y, loss_of, *parameters.values()
     )
     return outcome
 
@@ -109,22 +118,27 @@ def loss_task_by_task(
 class _LossTaskByTask(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, module: nn.Module, names: tuple[str, ...], x: Tensor, y: Tensor, loss_of: Loss, *parameters: Tensor
+        ctx: Any,
+        network: nn.Module | Chain,
+        names: tuple[str, ...],
+        x: Tensor,
+        y: Tensor,
+        loss_of: Loss,
+        *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        gradient_of = network.gradient if isinstance(network, Chain) else functools.partial(_gradient, network)
         gradients = [torch.empty_like(parameter) for parameter in parameters]
         losses, outputs = [], []
         for task in range(x.shape[0]):
-            leaves = [parameter[task].detach().requires_grad_() for parameter in parameters]
-            with torch.enable_grad():
-                logits = functional_call(module, dict(zip(names, leaves, strict=True)), (channels_last(x[task]),))
-                loss = loss_of(logits.unsqueeze(0), y[task : task + 1])  # [1]
-                of_task = torch.autograd.grad(loss, leaves)
-            for gradient, part in zip(gradients, of_task, strict=True):
-                gradient[task] = part
-            losses.append(loss.detach())
-            outputs.append(logits.detach())
+            of_task, into = (
+                {name: part[task : task + 1] for name, part in zip(names, parts, strict=True)}
+                for parts in (parameters, gradients)
+            )
+            loss, logits = gradient_of(of_task, x[task : task + 1], y[task : task + 1], loss_of, into)
+            losses.append(loss)
+            outputs.append(logits)
         ctx.save_for_backward(*gradients)
-        loss, logits = torch.cat(losses), torch.stack(outputs)
+        loss, logits = torch.cat(losses), torch.cat(outputs)
         ctx.mark_non_differentiable(logits)
         return loss, logits
 
@@ -136,6 +150,20 @@ class _LossTaskByTask(torch.autograd.Function):
             for gradient in ctx.saved_tensors
         ]
         return (None, None, None, None, None, *scaled)
+
+
+def _gradient(
+    module: nn.Module, parameters: dict[str, Tensor], x: Tensor, y: Tensor, loss_of: Loss, into: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """As `Chain.gradient`, of one task, by autograd."""
+    leaves = {name: parameter[0].detach().requires_grad_() for name, parameter in parameters.items()}
+    with torch.enable_grad():
+        logits = functional_call(module, leaves, (channels_last(x[0]),)).unsqueeze(0)
+        loss = loss_of(logits, y)  # [1]
+        found = torch.autograd.grad(loss, list(leaves.values()))
+    for part, gradient in zip(into.values(), found, strict=True):
+        part[0] = gradient
+    return loss.detach(), logits.detach()
 
 
 def with_parameters(module: nn.Module, parameters: Sequence[Tensor]) -> None:

@@ -66,21 +66,24 @@ def _ordered(parameter: Tensor) -> Tensor:
     return parameter.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
 
 
+@pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_gradient_is_that_of_autograd(name: str) -> None:
+def test_the_gradient_is_that_of_autograd(name: str, direct: bool) -> None:
     torch.manual_seed(0)
     network = NETWORKS[name]().double()
     parameters, x, y = case(network, channels=3 if "more numbers" in name else 1)
-    chain = chain_of(network)
+    chain = chain_of(network, direct)
     assert chain is not None
     for examples in (slice(0, 4), slice(0, EXAMPLES), slice(2, EXAMPLES)):  # the chain keeps memory from call to call
         into = {name: torch.full_like(parameter, torch.nan) for name, parameter in parameters.items()}
-        chain.gradient(parameters, x[:, examples], y[:, examples], cross_entropy, into)
+        losses, found_outputs = chain.gradient(parameters, x[:, examples], y[:, examples], cross_entropy, into)
         for task in range(TASKS):
             leaves = {name: parameter[task].detach().requires_grad_() for name, parameter in parameters.items()}
             outputs = functional_call(network, leaves, (x[task, examples],))
             loss = cross_entropy(outputs.unsqueeze(0), y[task : task + 1, examples]).sum()
             expected = torch.autograd.grad(loss, list(leaves.values()))
+            torch.testing.assert_close(losses[task], loss.detach())
+            torch.testing.assert_close(found_outputs[task], outputs.detach())
             for (parameter, found), gradient in zip(into.items(), expected, strict=True):
                 torch.testing.assert_close(found[task], gradient, atol=1e-10, rtol=1e-8, msg=parameter)
                 if gradient.abs().max() > 1e-12:  # not a bias before a norm

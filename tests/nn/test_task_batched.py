@@ -10,6 +10,7 @@ from metalearn import kinds
 from metalearn.algorithms.inner_loop import linear_classifier
 from metalearn.backbones import MLP, Backbone, Conv4
 from metalearn.nn import task_batched
+from metalearn.nn.chain import chain_of
 
 TASKS, WAYS, EXAMPLES, SHAPE = 3, 2, 12, (1, 16, 16)
 
@@ -56,13 +57,16 @@ def test_outputs_and_second_derivatives_are_those_of_all_tasks_together(
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-7)
 
 
+@pytest.mark.parametrize("by_chain", [True, False])
 @pytest.mark.parametrize("kind", ["max_pool", "stride", "mlp"])
-def test_the_loss_differentiated_task_by_task_has_the_gradient_of_the_loss(kind: str) -> None:
+def test_the_loss_differentiated_task_by_task_has_the_gradient_of_the_loss(kind: str, by_chain: bool) -> None:
     module, (x, y) = network(kind), images()
+    chain = chain_of(module, direct=True) if by_chain else None
+    assert (chain is not None) == by_chain
     weights = torch.tensor([0.5, 2.0, -1.0], dtype=torch.float64)  # of the tasks in what is differentiated
     plain = kinds.cross_entropy(task_batched.forward_batched(module, parameters_of(module), x), y)
     expected = torch.autograd.grad((weights * plain).sum(), list(module.parameters()))
-    loss, logits = task_batched.loss_task_by_task(module, parameters_of(module), x, y, kinds.cross_entropy)
+    loss, logits = task_batched.loss_task_by_task(module, parameters_of(module), x, y, kinds.cross_entropy, chain)
     torch.testing.assert_close(loss, plain)
     assert not logits.requires_grad
     torch.testing.assert_close(kinds.cross_entropy(logits, y), plain.detach())
