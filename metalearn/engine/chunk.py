@@ -26,6 +26,7 @@ details = logging.getLogger(
 
 _ROUNDS = 3  # timed passes for each size, at most; the fastest counts, as noise only ever adds
 _SECONDS = 1.5  # in which the passes have to be begun
+_WORTH = 1.05  # times the fastest: a size that takes up to so long, and less memory, is as good
 _HOPELESS = 1.3  # times the fastest: still larger chunks will not be faster
 
 MetaGradient = Callable[[Algorithm, TaskBatch, int, str], object]
@@ -34,7 +35,7 @@ MetaGradient = Callable[[Algorithm, TaskBatch, int, str], object]
 def choose_task_chunk(
     config: dict[str, Any], algorithm: Algorithm, tasks: TaskBatch, meta_gradient: MetaGradient
 ) -> int:
-    """`train.task_chunk`, or, where it is auto, the fastest of a few sizes for this setting on this machine.
+    """`train.task_chunk`, or, where it is auto, the smallest of those sizes that are about as fast as any, for this setting on this machine.
 
     A measured choice is remembered in the cache directory and taken again: sums of another grouping differ in rounding, so two runs with one
     seed are equal to the bit only if they cut their batches alike.
@@ -51,9 +52,10 @@ def choose_task_chunk(
     if (remembered := _read(file, tasks.tasks)) is not None:
         return remembered
     log.info("measuring train.task_chunk: how many of %d tasks share a backward pass", tasks.tasks)
-    sizes = sorted({size for size in (1, 4, 16, most) if size <= most})
+    sizes = sorted({size for size in (1, 4, 8, 16, most) if size <= most})
     seconds = _measure(algorithm, tasks, sizes, config["precision"], meta_gradient)
-    best = min(seconds, key=lambda size: seconds[size])
+    worth = _WORTH * min(seconds.values())
+    best = min(size for size in seconds if seconds[size] <= worth)  # a larger one would take more memory
     details.info(
         "task_chunk: %d of %d tasks per backward pass (ms per task: %s)",
         best,

@@ -43,15 +43,15 @@ def test_a_number_is_taken_as_it_is(easy: ImageClasses, source: Source, empty_ca
 def test_slow_steps_are_measured_once(
     easy: ImageClasses, source: Source, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import time
-
     config = compose("algorithm=protonet", *SMALL)
     algorithm, tasks, tried = build_algorithm(config, easy), source().tasks(0, 6, TaskShape(5, 1, 5)), []
+    clock = [0.0]  # seconds
 
     def slow(_: object, batch: TaskBatch, size: int, precision: str) -> None:
         tried.append((batch.tasks, size))
-        time.sleep(batch.tasks * (0.01 if size == 4 else 0.02))
+        clock[0] += batch.tasks * (0.01 if size == 4 else 0.02)
 
+    monkeypatch.setattr("metalearn.engine.chunk.time.perf_counter", lambda: clock[0])
     monkeypatch.setattr(task_chunk, "_SECONDS", 0.17)
     with caplog.at_level("INFO", "metalearn"):
         assert choose_task_chunk(config, algorithm, tasks, slow) == 4
@@ -111,7 +111,7 @@ def test_sizes_that_run_out_of_memory_are_left_out(easy: ImageClasses, source: S
         time.sleep(0.0 if size == 4 else 0.01 * batch.tasks)
 
     assert choose_task_chunk(config, algorithm, tasks, small_memory) == 4
-    assert tried.count(16) == 1, "once was enough"
+    assert (tried.count(8), tried.count(16)) == (1, 0), "once was enough, and larger ones need more"
 
 
 def test_a_size_that_is_much_slower_ends_the_search(easy: ImageClasses, source: Source) -> None:
@@ -151,3 +151,20 @@ def test_what_a_task_takes_is_told_and_bounds_the_choice(
         choose_task_chunk(config, algorithm, tasks, lambda _, batch, size, precision: tried.add(size))
     assert tried == {1, 3}
     assert "memory: 30.0 MiB per task, 100 MiB free: 3 tasks at a time fit" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [({1: 1.3, 4: 1.04, 6: 1.0}, 4), ({1: 1.3, 4: 1.06, 6: 1.0}, 6), ({1: 1.0, 4: 1.0}, 1)],
+)
+def test_of_sizes_about_as_fast_the_one_that_needs_least_memory_is_taken(
+    easy: ImageClasses,
+    source: Source,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: dict[int, float],
+    chosen: int,
+) -> None:
+    config = compose("algorithm=protonet", *SMALL)
+    algorithm, tasks = build_algorithm(config, easy), source().tasks(0, 6, TaskShape(5, 1, 5))
+    monkeypatch.setattr(task_chunk, "_measure", lambda *_: seconds)
+    assert choose_task_chunk(config, algorithm, tasks, meta_gradient) == chosen
