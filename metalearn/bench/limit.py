@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from metalearn.engine.gradient import meta_gradient
 _MATRIX = 2048  # side
 _TRIAD_BYTES = 2**28  # of each of three arrays: far more than any cache
 _REPEATS = 7  # of a peak rate: the fastest counts, as noise only ever takes away
+_CALLS = 9  # of a dense operator by itself; the first warms up
 _SHOWN = 8  # operators
 _SUBJECTS = (
     "MAML, fully connected, 15 queries, second order",
@@ -39,7 +42,10 @@ def measure(bench: Bench) -> Record:
         bench.say(label)
         ours = Ours(bench.config(*data, *cases[label].overrides))
         seconds = spread(interleave({"ours": ours.step}, bench.rounds, bench.device)["ours"])["median"]
-        rows.append({"label": label, "seconds": seconds, **counted(ours), "operators": profiled(ours)})
+        alone = dense_alone(ours)
+        rows.append(
+            {"label": label, "seconds": seconds, **counted(ours), "dense_seconds": alone, "operators": profiled(ours)}
+        )
     return {"peaks": peaks, "rows": rows}
 
 
@@ -76,6 +82,79 @@ def counted(ours: Ours) -> Record:
             meta_gradient(ours.algorithm, batch, 1, "fp32")
         ours.optimizer.zero_grad(set_to_none=True)
     return {"flops": flops.get_total_flops(), "bytes": moved.total}
+
+
+def dense_alone(ours: Ours) -> float:
+    """Seconds that the convolutions, their gradients and the matrix products of one batch take, done one task at a time, where each is called by
+    itself over and over, with what it reads in the cache: what the library reaches at these shapes, and what a step of nothing else would take."""
+    calls = DenseCalls()
+    with calls:
+        meta_gradient(ours.algorithm, ours.tasks(0), 1, "fp32")
+    ours.optimizer.zero_grad(set_to_none=True)
+    return sum(count * _repeated(call, ours.device) for call, count in calls.counts.items())
+
+
+class Call(NamedTuple):
+    """A dense operator with the shapes, strides and types of the tensors that it is given."""
+
+    operator: Any
+    arguments: tuple[Any, ...]
+
+    def operands(self, device: torch.device) -> tuple[Any, ...]:
+        """Random numbers of those shapes, in that order in memory."""
+        return tuple(
+            torch.empty_strided(each.shape, each.stride, dtype=each.dtype, device=device).uniform_()
+            if isinstance(each, _Form)
+            else list(each)
+            if isinstance(each, tuple)
+            else each
+            for each in self.arguments
+        )
+
+
+class _Form(NamedTuple):
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class DenseCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the calls of dense operators, equal ones together."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: Counter[Call] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _DENSE:
+            self.counts[Call(func, tuple(map(_form, args)))] += 1
+        return func(*args, **(kwargs or {}))
+
+
+_ATEN = torch.ops.aten
+_DENSE = {
+    *(_ATEN.convolution.default, _ATEN.convolution_backward.default),
+    *(_ATEN.mm.default, _ATEN.bmm.default, _ATEN.addmm.default, _ATEN.baddbmm.default),
+}
+
+
+def _form(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        return _Form(tuple(argument.shape), argument.stride(), argument.dtype)
+    return tuple(argument) if isinstance(argument, list) else argument
+
+
+def _repeated(call: Call, device: torch.device) -> float:
+    """Seconds of one call: the median of enough to fill a moment."""
+    operands = call.operands(device)
+    taken: list[float] = []
+    while len(taken) < _CALLS:
+        wait(device)
+        started = time.perf_counter()
+        call.operator(*operands)
+        wait(device)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:])
 
 
 class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -124,6 +203,7 @@ def tables(record: Record) -> list[Table]:
                 milliseconds(memory),
                 milliseconds(row["seconds"]),
                 f"{100 * compute / row['seconds']:.0f} %",
+                *_against_dense(row),
             )
         )
         names = (
@@ -134,12 +214,21 @@ def tables(record: Record) -> list[Table]:
         f"Distance to the limit; measured peaks: {peaks['flops'] / 1e9:,.0f} GFLOP/s (fp32 matrix product), "
         f"{peaks['bytes'] / 1e9:,.1f} GB/s (triad)"
     )
-    columns = ("", "GFLOP", "at peak, ms", "GB", "at peak, ms", "measured, ms", "FLOP/s of peak")
+    columns = (
+        *("", "GFLOP", "at peak, ms", "GB", "at peak, ms", "measured, ms", "FLOP/s of peak"),
+        *("convolutions and products alone, ms", "of measured"),
+    )
     note = (
         "Counted one task at a time. GB: every operator's inputs and outputs once; more than memory sees where a task's "
-        "activations stay in the cache."
+        "activations stay in the cache. Convolutions and products alone: each call by itself, over and over."
     )
     return [
         Table(title, columns, rows, note),
         Table("Where a step's time goes: operators' own shares (calls)", ("", "operators"), operators),
     ]
+
+
+def _against_dense(row: Record) -> tuple[str, str]:
+    if "dense_seconds" not in row:  # measured before this was
+        return "", ""
+    return milliseconds(row["dense_seconds"]), f"{100 * row['dense_seconds'] / row['seconds']:.0f} %"
