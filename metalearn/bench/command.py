@@ -22,7 +22,14 @@ from metalearn.runs.directory import write_json
 from metalearn.runs.environment import environment
 
 _ROUNDS, _QUICK_ROUNDS = 9, 5
-_BESIDE_LEARN2LEARN = {"tasks", "steps"}  # what cannot be measured without it
+_BESIDE_LEARN2LEARN = {"tasks", "steps", "rivals"}  # what cannot be measured without it
+_IN_PARTS = ("steps", "rivals", "scaling", "growth", "limit")  # what can measure some rows and leave the others
+# What runs only where it is named, and why.
+_BY_NAME = {
+    "record": "it trains for many minutes",
+    "rivals": "it takes ten minutes",
+    "scaling": "it takes ten minutes",
+}
 _WIDTH = 170  # columns
 _TOLERANCE = 1.1  # a ratio that is less than this many times another is the same
 
@@ -40,26 +47,28 @@ def run(
     runs: tuple[Path, ...] = (),
     train: tuple[str, ...] = (),
     seeds: tuple[int, ...] = (),
+    cases: tuple[str, ...] = (),
 ) -> dict[str, Record]:
     """Runs the benchmarks of these names, or all of them; returns their records.
 
     Args:
         json_file: what to add the records to; those of other benchmarks in it stay, and of record those of other seeds.
         against: such a file, to compare ratios with.
+        cases: parts of rows' labels: only these rows are measured; the others in `json_file` stay.
 
     Raises:
-        UserError: there is no such device, or a file is none of ours.
+        UserError: there is no such device, a file is none of ours, or a benchmark has no row of these cases.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here")
-    _check_needs(names, runs, train)
+    _check_needs(names, runs, train, cases)
     before = {} if against is None else read_records(against)
     kept = read_records(json_file) if json_file is not None and json_file.exists() else {}
     if threads is not None:
         torch.set_num_threads(threads)
     keep_freed_memory()  # as metalearn train does; in this process it speeds up both sides
     turns = len(seeds) or rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
-    bench = Bench(compose, turns, quick, torch.device(device), runs, train, seeds)
+    bench = Bench(compose, turns, quick, torch.device(device), runs, train, seeds, cases)
     console = _console()
     records: dict[str, Record] = {}
     with fresh_choices():
@@ -67,14 +76,18 @@ def run(
             if name == "accuracy" and not (runs or train):
                 bench.say("accuracy: skipped, it needs --run RUN_DIR of finished runs or --train EXPERIMENT")
                 continue
-            if name == "record" and not names:
-                bench.say("record: skipped, it trains for many minutes (metalearn bench record)")
+            if name in _BY_NAME and not names:
+                bench.say(f"{name}: skipped, {_BY_NAME[name]} (metalearn bench {name})")
                 continue
             bench.say(f"{name}: {BENCHMARKS[name]}")
             module = module_of(name)
             records[name] = _header(bench) | module.measure(bench)
             if name in kept and hasattr(module, "add"):
                 records[name] = module.add(kept[name], records[name])
+            if cases and not records[name]["rows"]:
+                raise UserError(f"--case {', '.join(cases)}: no row of bench {name} has this in its label")
+            if cases and name in kept:
+                records[name] |= {"rows": with_new(kept[name]["rows"], records[name]["rows"])}
             for table in module.tables(records[name]):
                 console.print(table.rich())
             if json_file is not None:  # at once: a later one may fail
@@ -84,8 +97,10 @@ def run(
     return records
 
 
-def _check_needs(names: list[str], runs: tuple[Path, ...], train: tuple[str, ...]) -> None:
+def _check_needs(names: list[str], runs: tuple[Path, ...], train: tuple[str, ...], cases: tuple[str, ...]) -> None:
     """Raises UserError, before anything is printed, where a benchmark cannot run here."""
+    if cases and not (names and set(names) <= set(_IN_PARTS)):
+        raise UserError(f"--case {cases[0]}: allowed with bench {', '.join(_IN_PARTS)}, named")
     if "accuracy" in names and not (runs or train):
         raise UserError("bench accuracy needs --run RUN_DIR of finished runs or --train EXPERIMENT")
     if not names or set(names) & _BESIDE_LEARN2LEARN:
@@ -126,6 +141,16 @@ def read_records(path: Path) -> dict[str, Record]:
     return found
 
 
+def with_new(rows: list[Record], new: list[Record]) -> list[Record]:
+    """Stored rows, those of a case that was measured anew in their place; further ones follow."""
+
+    def key(row: Record) -> tuple[Any, ...]:
+        return row["label"], row.get("axis")  # growth has a row for each axis
+
+    measured = {key(row): row for row in new}
+    return [measured.pop(key(row), row) for row in rows] + list(measured.values())
+
+
 def verdict(before: dict[str, float], now: dict[str, float]) -> str:
     """Of two spreads of a ratio to the peer: what a change of the machine's speed moves on both sides leaves it alone."""
     if now["median"] > _TOLERANCE * before["median"] and now["lower"] > before["median"]:
@@ -145,4 +170,4 @@ def comparison(before: dict[str, Record], now: dict[str, Record]) -> Table:
             old = stored.get(row["label"])
             cells = ("not stored", "") if old is None else (times(old["ratio"]), verdict(old["ratio"], row["ratio"]))
             rows.append((f"{name}: {row['label']}", times(row["ratio"]), *cells))
-    return Table("Ratio to learn2learn, now and stored", ("", "now", "stored", ""), rows)
+    return Table("Ratio of theirs to ours, now and stored", ("", "now", "stored", ""), rows)

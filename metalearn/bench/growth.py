@@ -53,6 +53,8 @@ def measure(bench: Bench) -> Record:
     data = images(bench)
     rows = []
     for subject in SUBJECTS[:1] if bench.quick else SUBJECTS:
+        if not bench.wants(subject.label):
+            continue
         for axis in subject.axes[:1] if bench.quick else subject.axes:
             bench.say(f"{subject.label.partition(';')[0]}: {axis.name}")
             rows.append(_measure(bench, data, subject, axis))

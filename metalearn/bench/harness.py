@@ -39,6 +39,11 @@ class Bench:
     runs: tuple[Path, ...] = ()
     train: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()  # of record: none for those from 0 on, `rounds` of them
+    cases: tuple[str, ...] = ()  # parts of labels; empty: all rows
+
+    def wants(self, label: str) -> bool:
+        """Whether the row of this label was asked for."""
+        return not self.cases or any(case in label for case in self.cases)
 
     def config(self, *overrides: str) -> Config:
         """As `metalearn train` would have it, on this bench's device."""

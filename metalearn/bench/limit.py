@@ -38,7 +38,7 @@ def measure(bench: Bench) -> Record:
     data = images(bench)
     cases = {case.label: case for case in CASES}
     rows = []
-    for label in _SUBJECTS[:1] if bench.quick else _SUBJECTS:
+    for label in filter(bench.wants, _SUBJECTS[:1] if bench.quick else _SUBJECTS):
         bench.say(label)
         ours = Ours(bench.config(*data, *cases[label].overrides))
         seconds = spread(interleave({"ours": ours.step}, bench.rounds, bench.device)["ours"])["median"]

@@ -28,7 +28,7 @@ _MAML = ("algorithm=maml", "algorithm.inner_lr=0.5", "algorithm.inner_steps=1", 
 _NETWORKS = {"mlp": "fully connected", "conv4_stride": "strided conv", "conv4": "max-pool conv"}
 
 
-def _maml(backbone: str, queries: int, second_order: bool) -> Case:
+def maml_case(backbone: str, queries: int, second_order: bool) -> Case:
     order = "second" if second_order else "first"
     return Case(
         f"MAML, {_NETWORKS[backbone]}, {queries} {'query' if queries == 1 else 'queries'}, {order} order",
@@ -44,9 +44,9 @@ def _maml(backbone: str, queries: int, second_order: bool) -> Case:
 
 
 CASES = (
-    *(_maml("mlp", queries, order) for queries in (1, 15) for order in (True, False)),
-    *(_maml("conv4_stride", queries, order) for queries in (1, 15) for order in (True, False)),
-    _maml("conv4", 15, True),
+    *(maml_case("mlp", queries, order) for queries in (1, 15) for order in (True, False)),
+    *(maml_case("conv4_stride", queries, order) for queries in (1, 15) for order in (True, False)),
+    maml_case("conv4", 15, True),
     Case(
         "ANIL, strided conv, 15 queries",
         "ANILLoop",
@@ -64,7 +64,7 @@ CASES = (
 
 
 def measure(bench: Bench) -> Record:
-    chosen = [case for case in CASES if case.quick or not bench.quick]
+    chosen = [case for case in CASES if (case.quick or not bench.quick) and bench.wants(case.label)]
     data = images(bench)
     files = image_files(bench.config(*data))
     rows = []
@@ -88,9 +88,9 @@ def _measure(bench: Bench, case: Case, data: tuple[str, ...], files: peer.ImageF
     theirs: peer.Loop = getattr(peer, case.loop)(
         config, build_algorithm(config, dataset).to(bench.device), sample, bench.device
     )
-    without_data: dict[str, list[float]] = {"ours": [], "theirs": []}
+    making: dict[str, list[float]] = {"ours": [], "theirs": []}
     seconds = interleave(
-        {"ours": _counted(ours, without_data["ours"]), "theirs": _counted(theirs, without_data["theirs"])},
+        {"ours": counted(ours, making["ours"]), "theirs": counted(theirs, making["theirs"])},
         bench.rounds,
         bench.device,
     )
@@ -99,14 +99,14 @@ def _measure(bench: Bench, case: Case, data: tuple[str, ...], files: peer.ImageF
         "overrides": [*data, *case.overrides],
         **compared(seconds["ours"], seconds["theirs"]),
         # Data alone, over all calls, the warm-up's too.
-        "data": {side: statistics.median(values) for side, values in without_data.items()},
+        "data": {side: statistics.median(values) for side, values in making.items()},
         "task_chunk": ours.task_chunk,
         "choice_seconds": ours.choice_seconds,
         "parameters": sum(parameter.numel() for parameter in theirs.parameters),
     }
 
 
-def _counted(side: Any, data: list[float]) -> Any:
+def counted(side: Any, data: list[float]) -> Any:
     """The side's step, which also puts down how long its tasks took to make."""
 
     def step() -> None:
@@ -126,7 +126,7 @@ def tables(record: Record) -> list[Table]:
             milliseconds(row["theirs"]["median"]),
             times(row["ratio"]),
             milliseconds(row["data"]["theirs"]),
-            f"{_without_data(row):.1f}",
+            f"{without_data(row):.1f}",
             f"{row['task_chunk']}",
             f"{row['choice_seconds']:.1f}",
         )
@@ -160,7 +160,7 @@ def tables(record: Record) -> list[Table]:
     return found
 
 
-def _without_data(row: Record) -> float:
+def without_data(row: Record) -> float:
     ours, theirs = (row[side]["median"] - row["data"][side] for side in ("ours", "theirs"))
     return float(theirs / ours)
 

@@ -33,6 +33,7 @@ def bench(argv: list[str]) -> None:
         runs=tuple(args.run),
         train=tuple(args.train),
         seeds=tuple(args.seed),
+        cases=tuple(args.case),
     )
 
 
@@ -48,4 +49,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", type=Path, action="append", default=[])
     parser.add_argument("--train", action="append", default=[])
     parser.add_argument("--seed", type=natural, action="append", default=[])
+    parser.add_argument("--case", action="append", default=[])
     return parser

@@ -131,6 +131,7 @@ runs all of:
   metalearn bench accuracy --run RUN_DIR --run RUN_DIR --json FILE
   metalearn bench record --rounds 5 --train record/protonet_omniglot_5w1s
   metalearn bench tasks steps --quick --against FILE     better, same or worse than the ratios in FILE
+  metalearn bench rivals --case "max-pool" --json FILE   some rows, in a process of their own
 
 flags:
   --json FILE           add the records to FILE; records of other benchmarks in it stay, and of record other seeds
@@ -139,6 +140,7 @@ flags:
   --threads N           torch's threads (default: all cores)
   --device cpu|cuda     device (default: cpu)
   --quick               few cases, on characters that the program draws
+  --case TEXT           only rows with TEXT in their label; other rows in the file of --json stay; may be repeated
   --run RUN_DIR         for accuracy: a finished run; may be repeated
   --train EXPERIMENT    for accuracy and record: train it; may be repeated
   --seed N              for record: train this seed, in place of --rounds of them; may be repeated"""

@@ -138,6 +138,12 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "keep_freed_memory", lambda: True)
 
 
+def test_rows_measured_anew_take_the_places_of_the_stored_ones() -> None:
+    stored = [{"label": "a", "n": 1}, {"label": "b", "axis": "x", "n": 1}, {"label": "b", "axis": "y", "n": 1}]
+    new = [{"label": "c", "n": 2}, {"label": "b", "axis": "x", "n": 2}]
+    assert command.with_new(stored, new) == [stored[0], new[1], stored[2], new[0]]
+
+
 def compose(*overrides: str) -> dict[str, Any]:
     raise AssertionError("nothing is composed here")
 
@@ -156,6 +162,34 @@ def test_json_keeps_what_was_measured_before(tmp_path: Path, capsys: pytest.Capt
     out = capsys.readouterr().out
     assert "Stub" in out
     assert "not stored" in out
+
+
+@pytest.mark.usefixtures("stub")
+def test_some_cases_leave_the_other_rows_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    file.write_text(json.dumps({"steps": {"rows": [{"label": "case", "old": 1}, {"label": "other", "old": 1}]}}))
+    records = command.run(["steps"], compose, json_file=file, cases=("case",))
+    assert [(row["label"], "old" in row) for row in records["steps"]["rows"]] == [("case", False), ("other", True)]
+    assert json.loads(file.read_text())["steps"] == records["steps"]
+
+
+@pytest.mark.usefixtures("stub")
+@pytest.mark.parametrize("names", [[], ["tasks"], ["steps", "tasks"]])
+def test_cases_of_a_benchmark_that_measures_all_its_rows_together_are_refused(names: list[str]) -> None:
+    with pytest.raises(UserError, match="--case some: allowed with bench steps, rivals, scaling, growth, limit, named"):
+        command.run(names, compose, cases=("some",))
+
+
+def test_a_case_that_no_row_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nothing:
+        @staticmethod
+        def measure(bench: harness.Bench) -> dict[str, Any]:
+            return {"rows": []}
+
+    monkeypatch.setattr(command, "module_of", lambda name: Nothing)
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: True)
+    with pytest.raises(UserError, match="--case max-pol: no row of bench steps has this in its label"):
+        command.run(["steps"], compose, cases=("max-pol",))
 
 
 @pytest.mark.usefixtures("stub")
