@@ -13,6 +13,8 @@ from metalearn.errors import UserError, nearest
 BENCHMARKS = {
     "tasks": "few-shot tasks per second, beside learn2learn's tasksets",
     "steps": "meta-training steps, data included, beside learn2learn's example loops; peak memory of both",
+    "rivals": "MAML steps beside learn2learn, functorch's example and parallel-metalearn, in one table",
+    "scaling": "MAML's time per task over tasks per step: chosen, all at once, one by one; parallel-metalearn's",
     "accuracy": "time until validation reaches 95 % and the paper's band, of finished runs (--run) or a fresh one (--train)",
     "record": "seconds until the mean test accuracy of --rounds seeds is a stated one: experiment=record/..., or --train",
     "eval": "seconds for 1,000 test tasks, for each algorithm",

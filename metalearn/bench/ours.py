@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
+from metalearn.algorithms.base import Algorithm
 from metalearn.bench.harness import Bench, Config, wait
 from metalearn.engine.build import assemble, build_dataset
 from metalearn.engine.loop import OuterLoop
@@ -13,10 +15,16 @@ from metalearn.errors import UserError
 
 
 class Ours:
-    """The outer loop of one configuration, stopped between steps."""
+    """The outer loop of one configuration, stopped between steps.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        change: what is done to the algorithm before its optimizer is made.
+    """
+
+    def __init__(self, config: Config, change: Callable[[Algorithm], None] | None = None) -> None:
         parts = assemble(config)
+        if change is not None:
+            change(parts.algorithm)
         self.config, self.device, self.algorithm = config, parts.device, parts.algorithm
         self.loop = OuterLoop(config, parts.algorithm, parts.source("train"), parts.source("val"))
         self.optimizer = self.loop.optimizer
