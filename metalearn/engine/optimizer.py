@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from metalearn.engine.muon import MuonWithAdamW
 from metalearn.engine.settings import TrainSettings
 from metalearn.errors import UserError
 
@@ -23,6 +24,9 @@ def make_optimizer(algorithm: nn.Module, settings: TrainSettings) -> torch.optim
         return _uncompiled(torch.optim.SGD)(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay)
     if settings.optimizer == "adamw":
         return _uncompiled(torch.optim.AdamW)(parameters, lr=rate, weight_decay=decay)
+    if settings.optimizer == "muon":
+        muon, adamw = _uncompiled(torch.optim.Muon), _uncompiled(torch.optim.AdamW)
+        return MuonWithAdamW(parameters, rate, decay, muon, adamw)
     return _uncompiled(torch.optim.Adam)(parameters, lr=rate, weight_decay=decay)
 
 
@@ -39,7 +43,9 @@ def _uncompiled(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.o
 
 
 def check_schedule(settings: TrainSettings) -> None:
-    """Raises UserError where `train.schedule` would raise the rate, or a setting would have no effect."""
+    """Raises UserError where `train.schedule` would raise the rate, a setting would have no effect, or torch lacks the optimizer."""
+    if settings.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+        raise UserError(f"train.optimizer=muon needs torch 2.9 or later, not {torch.__version__}")
     if settings.momentum and settings.optimizer != "sgd":
         raise UserError(f"train.momentum={settings.momentum} goes with train.optimizer=sgd, not {settings.optimizer}")
     if settings.warmup and settings.warmup >= settings.steps:
