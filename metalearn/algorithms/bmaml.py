@@ -121,7 +121,7 @@ class BayesianMAML(InnerLoopLearner):
             return self.query_loss(self.predict(adapted, tasks.query.x), tasks)
         with torch.no_grad():
             outcome = self.query_loss(self.predict(adapted, tasks.query.x), tasks)
-        return MetaLoss(self._chased(adapted.parameters, tasks), outcome.metrics)
+        return MetaLoss(self._chased(dict(adapted.parameters), tasks), outcome.metrics)
 
     def deployed(self, adapted: Adapted) -> nn.Module:
         """The adapted networks, each with the support set where queries are normalised together with that, and their average."""

@@ -98,7 +98,7 @@ class ImplicitMAML(InnerLoopLearner):
             yield Adapted(phi, support.x)
 
     def meta_loss(self, tasks: TaskBatch) -> MetaLoss:
-        phi = self.adapt(tasks.support).parameters
+        phi = dict(self.adapt(tasks.support).parameters)
         after: list[MetaLoss] = []
 
         def query_loss(leaves: Parameters) -> Tensor:

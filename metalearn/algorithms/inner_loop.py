@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -33,7 +33,7 @@ from metalearn.tasks import Examples, TaskBatch
 
 
 class Adapted(NamedTuple):
-    parameters: dict[str, Tensor]  # of the classifier: name -> [T, ...]
+    parameters: Mapping[str, Tensor]  # of the classifier: name -> [T, ...]
     support_x: Tensor  # [T, N*K, ...], for evaluation that is not transductive
 
 

@@ -7,6 +7,9 @@ order) unless `first_order` (section 5.2). MAML++, section 4: the multi-step los
 is `first_order_until`; the learned rates, one per parameter tensor and inner step, are `rates`, applied by `take_step`; the gains and shifts of
 normalisation layers for each inner step are `norm_parameters="per_step"`, set by `begin_step`.
 
+learn2learn's module holds the parameters and the step size; steps are taken on its clone. On a CPU, the plain steps of a fully connected network
+are computed without one (`metalearn/nn/low_rank_steps.py`): the same numbers but for rounding.
+
 BOIL, body only update in the inner loop (Oh, Yoo, Kim and Yun 2021, https://arxiv.org/abs/2008.08882), is `head_parameters="shared"`: the inner
 loop's step size is 0 for the head, so that features have to move towards the rows of a head that is the same for all tasks.
 
@@ -25,17 +28,19 @@ tasks.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metalearn.algorithms.base import MetaLoss
-from metalearn.algorithms.inner_loop import MetaModuleLearner, linear_classifier, resize_head
+from metalearn.algorithms.inner_loop import Adapted, MetaModuleLearner, linear_classifier, resize_head, start_for
 from metalearn.backbones import Backbone
 from metalearn.nn.l2l import learn2learn_module
+from metalearn.nn.low_rank_steps import FullyConnected, LowRank, fully_connected
 from metalearn.nn.task_batched import TaskBatched, resized_head, rows_of_head, with_parameters
-from metalearn.tasks import TaskBatch
+from metalearn.tasks import Examples, TaskBatch
 
 
 class MAML(MetaModuleLearner):
@@ -98,6 +103,9 @@ class MAML(MetaModuleLearner):
         self.rates = nn.Parameter(torch.full((inner_steps, tensors), float(inner_lr))) if learn_rates else None
         self.multi_step_loss_until = multi_step_loss_until
         self.first_order_until = first_order_until
+        plain = not (learn_rates or self.shared or checkpoint_inner)
+        plain &= type(self) is MAML  # a subclass may do more in a step
+        self._layers = fully_connected(self.classifier()) if plain else None
 
     @property
     def repeats(self) -> bool:
@@ -105,6 +113,47 @@ class MAML(MetaModuleLearner):
 
     def leaves_out_second_derivatives(self) -> bool:
         return super().leaves_out_second_derivatives() or self.outer_step < self.first_order_until
+
+    def descend(self, x: Tensor, support: Examples) -> Iterator[Adapted]:
+        steps = self.inner_steps if self.training else self.test_inner_steps
+        layers = self._in_low_rank(x, steps)
+        if layers is None:
+            yield from super().descend(x, support)
+            return
+        start = start_for(dict(self.classifier().named_parameters()), support.ways)
+        if not self.training:
+            start = {name: parameter.detach() for name, parameter in start.items()}
+        second_order = self.training and not self.leaves_out_second_derivatives()
+        parameters = LowRank(layers, start, x, second_order)
+        yield Adapted(parameters, support.x)
+        for _ in range(steps):
+            parameters = parameters.stepped(support.y, self.learner.lr, self.kind.loss)
+            yield Adapted(parameters, support.x)
+
+    def _in_low_rank(self, x: Tensor, steps: int) -> FullyConnected | None:
+        """The layers, where steps on x [T, n, ...] are taken without weights for each task: on a CPU, and where that costs less."""
+        if self._layers is None or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return None
+        return self._layers if self._layers.pays(steps * x.shape[1]) else None
+
+    def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
+        (outputs,) = self.predict_each([adapted], query_x)
+        return outputs
+
+    def predict_each(self, states: Iterable[Adapted], query_x: Tensor) -> Iterator[Tensor]:
+        arrived = None  # behind the first layer, the same in every state
+        for adapted in states:
+            parameters = adapted.parameters
+            if not isinstance(parameters, LowRank) or (self._support_statistics and not self.training):
+                yield super().predict(adapted, query_x)
+            else:
+                arrived = arrived or parameters.arrive(query_x)
+                yield parameters.outputs(arrived)
+
+    def queries_loss(self, adapted: Adapted, tasks: TaskBatch) -> MetaLoss:
+        if isinstance(adapted.parameters, LowRank):
+            return self.query_loss(self.predict(adapted, tasks.query.x), tasks)
+        return super().queries_loss(adapted, tasks)
 
     def begin_step(self, learner: Any, step: int) -> None:
         if step == 0 or not self.later_norms:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,7 +63,7 @@ def _expanded(parameter: Tensor, tasks: int) -> Tensor:
     return parameter.expand(tasks, *parameter.shape)
 
 
-def forward_batched(module: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+def forward_batched(module: nn.Module, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """`module` on x [T, n, ...] with parameters [T, ...] -> [T, n, ...]."""
     if better_task_by_task(x):
         outputs = [
@@ -75,7 +75,7 @@ def forward_batched(module: nn.Module, parameters: dict[str, Tensor], x: Tensor)
         batched: Tensor = functional_call(module, parameters, (x,))
         return batched
 
-    return vmap(on_one_task)(parameters, x)
+    return vmap(on_one_task)(dict(parameters), x)
 
 
 def better_task_by_task(x: Tensor) -> bool:
@@ -87,7 +87,7 @@ def better_task_by_task(x: Tensor) -> bool:
     return x.shape[0] == 1 or (x.device.type == "cpu" and x.dim() == 5 and x.shape[1] >= _MANY)
 
 
-def _by_task(parameters: dict[str, Tensor], tasks: int) -> list[dict[str, Tensor]]:
+def _by_task(parameters: Mapping[str, Tensor], tasks: int) -> list[dict[str, Tensor]]:
     """Parameters [T, ...] of T tasks -> those of each. By unbind: its backward pass stacks once, where indexing fills T tensors of zeros."""
     parts = {name: parameter.unbind() for name, parameter in parameters.items()}
     return [{name: part[task] for name, part in parts.items()} for task in range(tasks)]
@@ -95,7 +95,7 @@ def _by_task(parameters: dict[str, Tensor], tasks: int) -> list[dict[str, Tensor
 
 def loss_task_by_task(
     module: nn.Module,
-    parameters: dict[str, Tensor],
+    parameters: Mapping[str, Tensor],
     x: Tensor,
     y: Tensor,
     loss_of: Loss,
@@ -210,7 +210,9 @@ class _Recomputed(torch.autograd.Function):
         return (None, None, *inputs)
 
 
-def forward_one_by_one(module: nn.Module, parameters: dict[str, Tensor], support_x: Tensor, query_x: Tensor) -> Tensor:
+def forward_one_by_one(
+    module: nn.Module, parameters: Mapping[str, Tensor], support_x: Tensor, query_x: Tensor
+) -> Tensor:
     """Like `forward_batched` on query_x, but each query is normalised together with its task's support set only.
 
     Nichol et al. 2018, section 6: prediction without transduction for a network that normalises with the statistics of its batch. Every
@@ -261,7 +263,7 @@ class BesideSupport(nn.Module):
         return beside_support(self.network, self.support, queries)
 
 
-def with_parameters_of_first(module: nn.Module, parameters: dict[str, Tensor]) -> nn.Module:
+def with_parameters_of_first(module: nn.Module, parameters: Mapping[str, Tensor]) -> nn.Module:
     """A copy of `module` whose own parameters are the first task's of `parameters`, name -> [T, ...]; what is not named there stays."""
     copied = copy.deepcopy(module).requires_grad_(False)
     for path, parameter in parameters.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def plain(value: Any, modules: set[str]) -> Any:
         return value.detach().cpu().clone()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {"dict": {key: plain(item, modules) for key, item in value.items()}}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         kind = type(value)
