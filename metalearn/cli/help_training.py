@@ -20,7 +20,7 @@ choices:
 {choices_help(argv, "algorithm", "backbone", "dataset", "task", "experiment", "sweep")}
 
 settings (metalearn train --cfg job shows all of them for your choices):
-  seed device precision images      device=auto|cpu|cuda, precision=fp32|tf32|bf16, images=auto|device|mapped
+  seed device precision images      device=auto|cpu|cuda, precision=fp32|tf32|bf16|auto, images=auto|device|mapped
   task.ways task.shots task.queries the test tasks; task.train.ways ... for other training tasks
   train.steps train.meta_batch_size train.lr train.val_every train.checkpoint_every
   eval.tasks eval.transductive

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +13,7 @@ import torch
 from metalearn.algorithms.base import Algorithm
 from metalearn.config.identity import config_hash
 from metalearn.engine.memory import MIB, bytes_taken, fitting_tasks, free_bytes, is_out_of_memory
-from metalearn.places import cache_dir
+from metalearn.engine.remembered import Remembered
 from metalearn.tasks import TaskBatch
 
 log = logging.getLogger("metalearn")
@@ -48,9 +45,11 @@ def choose_task_chunk(
     ):  # a task of uneven size is a batch by itself, and the next one is of another size
         return 1
     most = min(tasks.tasks, _fitting(algorithm, tasks, config["precision"], meta_gradient))
-    file = cache_dir() / "task_chunk" / f"{_setting(config, tasks)}.json"
-    if (remembered := _read(file, tasks.tasks)) is not None:
-        return remembered
+    kept = Remembered(
+        "task_chunk", measured_setting(config, tasks), lambda size: isinstance(size, int) and 1 <= size <= tasks.tasks
+    )
+    if (remembered := kept.read()) is not None:
+        return int(remembered)
     log.info("measuring train.task_chunk: how many of %d tasks share a backward pass", tasks.tasks)
     sizes = sorted({size for size in (1, 4, 8, 16, most) if size <= most})
     seconds = _measure(algorithm, tasks, sizes, config["precision"], meta_gradient)
@@ -62,7 +61,7 @@ def choose_task_chunk(
         tasks.tasks,
         ", ".join(f"{size}: {1000 * s:.1f}" for size, s in seconds.items()),
     )
-    return _remember(file, best, tasks.tasks)
+    return int(kept.write(best))
 
 
 def _fitting(algorithm: Algorithm, tasks: TaskBatch, precision: str, meta_gradient: MetaGradient) -> int:
@@ -104,7 +103,7 @@ def _measure(
                 break  # each size that is begun warms up once and is timed once
             try:
                 meta_gradient(trial, part, size, precision)
-                _wait(device)
+                wait(device)
             except RuntimeError as error:
                 if size == sizes[0] or not is_out_of_memory(error):
                     raise
@@ -119,13 +118,14 @@ def _measure(
     return seconds
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _setting(config: dict[str, Any], tasks: TaskBatch) -> str:
-    """Names everything that the measurement depends on."""
+def measured_setting(config: dict[str, Any], tasks: TaskBatch) -> str:
+    """Names everything that a measurement of these tasks on this machine depends on."""
     device = tasks.classes.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu-{torch.get_num_threads()}"
     parts = {key: config[key] for key in ("algorithm", "backbone", "precision")} | {
@@ -136,30 +136,3 @@ def _setting(config: dict[str, Any], tasks: TaskBatch) -> str:
         "torch": torch.__version__,
     }
     return config_hash(parts)
-
-
-def _read(file: Path, tasks: int) -> int | None:
-    try:
-        size = json.loads(file.read_text())["task_chunk"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # not measured yet, or damaged: measure
-    return size if isinstance(size, int) and 1 <= size <= tasks else None
-
-
-def _remember(file: Path, size: int, tasks: int) -> int:
-    """Writes the choice unless another run was first: then that one's is taken, so that both cut alike."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"task_chunk": size}))
-        try:
-            os.link(temporary, file)  # fails where the file exists, atomically
-        except FileExistsError:
-            if (theirs := _read(file, tasks)) is not None:
-                return theirs
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("cannot remember task_chunk=%d in %s: %s", size, file.parent, error)
-    return size

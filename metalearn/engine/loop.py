@@ -21,6 +21,7 @@ from metalearn.engine.evaluate import evaluate
 from metalearn.engine.gradient import affordable_meta_gradient, meta_gradient, outer_gradient
 from metalearn.engine.interrupts import Interrupts
 from metalearn.engine.optimizer import make_optimizer, make_schedule
+from metalearn.engine.precision import PRECISIONS, choose_precision, for_measuring
 from metalearn.engine.progress import Outcome, Reported, Score, Window
 from metalearn.engine.ranks import Ranks
 from metalearn.engine.settings import Config, Settings
@@ -110,10 +111,18 @@ class OuterLoop:
         return stopped_early or self.outcome.reported >= settings.steps
 
     def choose_task_chunk(self) -> None:
-        """Settles how many tasks share a backward pass, unless that is settled already."""
-        if self.settings.train.steps and not self.outcome.task_chunk:
-            chosen = choose_task_chunk(self.config, self._learner, self.tasks(0), meta_gradient)
+        """Settles how many tasks share a backward pass, and the precision, unless that is settled already."""
+        if not self.settings.train.steps:
+            return
+        if not self.outcome.task_chunk:
+            config = self.config | {"precision": for_measuring(self.settings.precision, self.device)}
+            chosen = choose_task_chunk(config, self._learner, self.tasks(0), meta_gradient)
             self.outcome.task_chunk = int(self._ranks.broadcast([chosen], self.device)[0])
+        if not self.outcome.precision:
+            size = self.outcome.task_chunk
+            precision = choose_precision(self.config, self._learner, self.tasks(0), size, meta_gradient)
+            number = self._ranks.broadcast([PRECISIONS.index(precision)], self.device)[0]
+            self.outcome.precision = PRECISIONS[int(number)]
 
     def tasks(self, step: int) -> TaskBatch:
         """This process's share of the tasks of outer step `step`, counted from 0."""
@@ -128,7 +137,7 @@ class OuterLoop:
             self._learner,
             tasks,
             self.outcome.task_chunk,
-            self.settings.precision,
+            self.outcome.precision or for_measuring(self.settings.precision, self.device),
             self.settings.train.meta_batch_size,
         )
         parameters = self.algorithm.parameters()

@@ -27,6 +27,20 @@ def usable_cores(root: Path = Path("/")) -> int:
     return cores
 
 
+def bf16_instructions(root: Path = Path("/")) -> str | None:
+    """The processor's instructions for products of bf16 numbers, by Linux' name of them; None where it has none or the system does not tell.
+
+    Args:
+        root: of the file system that is read.
+    """
+    try:
+        lines = (root / "proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return next((name for name in ("amx_bf16", "avx512_bf16") if name in flags), None)
+
+
 def available_memory(root: Path = Path("/")) -> int | None:
     """Bytes of main memory that can be taken without swapping; None where the system does not tell.
 

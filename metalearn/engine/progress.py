@@ -25,6 +25,7 @@ class Outcome:
     data_seconds: float = 0.0  # of these, making tasks
     validation_seconds: float = 0.0
     task_chunk: int = 0
+    precision: str = ""  # what `precision` came to; empty before that is settled
     best: dict[str, float] = field(default_factory=dict)  # score by its name, ci95, step of the best validation
     validations_without_gain: int = 0
 

@@ -50,6 +50,7 @@ def train_record(outcome: Outcome, config: dict[str, Any], device: torch.device)
         data_wait_fraction=outcome.data_seconds / outcome.seconds if outcome.seconds else 0.0,
         task_chunk=outcome.task_chunk,
         peak_memory_mib=peak_memory_mib(device),
+        precision=(outcome.precision or None) if config["precision"] == "auto" else None,
     )
 
 

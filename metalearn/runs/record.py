@@ -198,6 +198,11 @@ class TrainRecord:
     data_wait_fraction: float  # of `seconds`, spent making tasks
     task_chunk: int
     peak_memory_mib: float
+    precision: str | None = None  # what precision=auto came to; None: the configuration says it
+
+    def to_json(self) -> dict[str, Any]:
+        """What the file holds, keys in their order."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("precision", None)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +259,7 @@ class RunResults(Results):
             "config_hash": self.config_hash,
             **self._tested(),
             "val": self.val,
-            "train": self.train and asdict(self.train),
+            "train": self.train and self.train.to_json(),
             "environment": self.environment,
             **({} if self.step is None else {"step": self.step}),
         }

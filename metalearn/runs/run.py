@@ -20,6 +20,7 @@ from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.engine.interrupts import Interrupts
 from metalearn.engine.loop import OuterLoop
 from metalearn.engine.placement import Placement
+from metalearn.engine.precision import on_device
 from metalearn.engine.progress import Outcome
 from metalearn.engine.ranks import Ranks, joined, launched
 from metalearn.engine.settings import Settings
@@ -255,7 +256,7 @@ def _trained_classes(attempt: _Attempt, parts: Parts, classes: tuple[str, ...]) 
 
 
 def _assembled(config: dict[str, Any]) -> Parts:
-    _set_precision(config["precision"])
+    _set_precision(on_device(config["precision"], choose_device(config)))
     return assemble(config)
 
 

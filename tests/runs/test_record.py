@@ -145,3 +145,11 @@ def test_tasks_without_a_score_are_not_averaged_away() -> None:
     found.score[0, 1] = torch.nan
     with pytest.raises(NotFinite, match="1 of 2 test tasks"):
         record.TestRecord.of(found, transductive=True, checkpoint="best", step=20)
+
+
+def test_what_auto_came_to_is_written_down(tmp_path: Path) -> None:
+    results = run_results(4)
+    assert results.train is not None
+    train = replace(results.train, precision="bf16")
+    record.write_results(tmp_path, replace(results, train=train))
+    assert json.loads((tmp_path / "results.json").read_text())["train"]["precision"] == "bf16"
