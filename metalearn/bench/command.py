@@ -23,7 +23,7 @@ from metalearn.runs.environment import environment
 
 _ROUNDS, _QUICK_ROUNDS = 9, 5
 _BESIDE_LEARN2LEARN = {"tasks", "steps", "rivals"}  # what cannot be measured without it
-_IN_PARTS = ("steps", "rivals", "scaling", "growth", "limit")  # what can measure some rows and leave the others
+_IN_PARTS = ("steps", "rivals", "scaling", "eval", "growth", "limit")  # what can measure some rows and leave the others
 # What runs only where it is named, and why.
 _BY_NAME = {
     "record": "it trains for many minutes",

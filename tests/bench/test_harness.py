@@ -176,7 +176,9 @@ def test_some_cases_leave_the_other_rows_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("stub")
 @pytest.mark.parametrize("names", [[], ["tasks"], ["steps", "tasks"]])
 def test_cases_of_a_benchmark_that_measures_all_its_rows_together_are_refused(names: list[str]) -> None:
-    with pytest.raises(UserError, match="--case some: allowed with bench steps, rivals, scaling, growth, limit, named"):
+    with pytest.raises(
+        UserError, match="--case some: allowed with bench steps, rivals, scaling, eval, growth, limit, named"
+    ):
         command.run(names, compose, cases=("some",))
 
 
