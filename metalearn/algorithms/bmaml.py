@@ -41,6 +41,7 @@ from metalearn.nn.task_batched import (
     resized_head,
     with_parameters_of_first,
 )
+from metalearn.nn.task_gradients import TaskGradients
 from metalearn.tasks import Examples, TaskBatch
 
 Parameters = dict[str, Tensor]  # of the network: name -> [T * M, ...], a task's particles one after another
@@ -83,6 +84,7 @@ class BayesianMAML(InnerLoopLearner):
         super().__init__(backbone, ways)
         first = linear_classifier(backbone, ways)
         self.networks = nn.ModuleList([first, *(shuffled_copy(first) for _ in range(particles - 1))])
+        self._gradients = TaskGradients(first)
         self.inner_lr = inner_lr
         self.inner_steps, self.test_inner_steps = inner_steps, test_inner_steps
         self.loss, self.leader_steps = loss, leader_steps
@@ -145,9 +147,13 @@ class BayesianMAML(InnerLoopLearner):
 
     def _moved(self, parameters: Parameters, x: Tensor, y: Tensor, within_graph: bool) -> Parameters:
         """The particles after a step of Stein variational gradient descent on examples x [T, n, ...], y [T, n, ...]."""
-        with torch.enable_grad():  # evaluation turns gradients off, the inner loop lives on them
+        if not within_graph:
+            _, found = self._gradients(parameters, self._for_each(x), self._for_each(y), self.kind.loss)
+            with torch.no_grad():
+                return self._along(parameters, found, y.shape[1])
+        with torch.enable_grad():
             leaves = {
-                name: part if within_graph and part.requires_grad else part.detach().requires_grad_()
+                name: part if part.requires_grad else part.detach().requires_grad_()
                 for name, part in parameters.items()
             }
             losses = self.kind.loss(forward_batched(self.classifier(), leaves, self._for_each(x)), self._for_each(y))
@@ -155,15 +161,17 @@ class BayesianMAML(InnerLoopLearner):
                 # The SUM over tasks and particles, so each gets only its own gradient.
                 losses.sum(),
                 list(leaves.values()),
-                create_graph=within_graph and not self.first_order,
+                create_graph=not self.first_order,
             )
-            rows, examples = self._by_task(in_rows(leaves)), y.shape[1]
-            upwards = -self._by_task(in_rows(dict(zip(leaves, slopes, strict=True))))
-            if self.prior:
-                upwards = upwards - self.prior / examples * rows
-            moved = rows + self.inner_lr * stein_direction(rows, upwards, self.temperature / examples)
-        after = out_of_rows(moved.flatten(0, 1), leaves)
-        return after if within_graph else {name: part.detach() for name, part in after.items()}
+            return self._along(leaves, dict(zip(leaves, slopes, strict=True)), y.shape[1])
+
+    def _along(self, parameters: Parameters, slopes: Parameters, examples: int) -> Parameters:
+        """The particles after a step along the Stein direction of the losses' gradients, `slopes`, of so many examples."""
+        rows, upwards = self._by_task(in_rows(parameters)), -self._by_task(in_rows(slopes))
+        if self.prior:
+            upwards = upwards - self.prior / examples * rows
+        moved = rows + self.inner_lr * stein_direction(rows, upwards, self.temperature / examples)
+        return out_of_rows(moved.flatten(0, 1), parameters)
 
     def _chased(self, parameters: Parameters, tasks: TaskBatch) -> Tensor:
         """The chaser loss of each task, [T] (eq. 5)."""

@@ -36,6 +36,7 @@ from metalearn.algorithms.inner_loop import (
 from metalearn.backbones import Backbone
 from metalearn.nn.conjugate_gradients import Solution, conjugate_gradients
 from metalearn.nn.task_batched import forward_batched
+from metalearn.nn.task_gradients import TaskGradients
 from metalearn.tasks import Examples, TaskBatch
 
 Parameters = dict[str, Tensor]  # of the network: name -> [T, ...]
@@ -73,6 +74,7 @@ class ImplicitMAML(InnerLoopLearner):
     ) -> None:
         super().__init__(backbone, ways)
         self.network = linear_classifier(backbone, ways)
+        self._gradients = TaskGradients(self.network)
         self.inner_lr = inner_lr
         self.inner_steps, self.test_inner_steps = inner_steps, test_inner_steps
         self.proximal, self.test_proximal = proximal, test_proximal
@@ -90,7 +92,7 @@ class ImplicitMAML(InnerLoopLearner):
             steps, proximal = self.test_inner_steps, self.test_proximal
         yield Adapted(phi, support.x)
         for _ in range(steps):
-            gradient = self._gradient(phi, lambda leaves: self._support_loss(leaves, support))
+            _, gradient = self._gradients(phi, support.x, support.y, self.kind.loss)
             phi = {
                 name: part - self.inner_lr * (gradient[name] + proximal * (part - theta[name]))  # of eq. 4
                 for name, part in phi.items()

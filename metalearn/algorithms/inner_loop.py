@@ -29,6 +29,7 @@ from metalearn.nn.task_batched import (
     with_parameters,
     with_parameters_of_first,
 )
+from metalearn.nn.task_gradients import TaskGradients, in_rows_of_memory, loss_with_gradients
 from metalearn.tasks import Examples, TaskBatch
 
 
@@ -119,6 +120,7 @@ class MetaModuleLearner(InnerLoopLearner):
     Args:
         learner: has `clone()`, `adapt(loss, first_order)`, `first_order` and, as `module`, a TaskBatched of a network with a `head`.
         checkpoint_inner: keep each inner step's parameters alone and compute the rest again in the backward pass.
+        like: a network of known layers with the same names and outputs, where the learner's has others; None: its own.
     """
 
     def __init__(
@@ -129,9 +131,11 @@ class MetaModuleLearner(InnerLoopLearner):
         inner_steps: int,
         test_inner_steps: int,
         checkpoint_inner: bool = False,
+        like: nn.Module | None = None,
     ) -> None:
         super().__init__(backbone, ways)
         self.learner = learner
+        self._gradients = TaskGradients(learner.module.module if like is None else like)
         self.checkpoint_inner = checkpoint_inner
         self.inner_steps, self.test_inner_steps = inner_steps, test_inner_steps
 
@@ -148,6 +152,10 @@ class MetaModuleLearner(InnerLoopLearner):
             learner = self.learner.clone()
             learner.module.expand(x.shape[0])
             self.begin(learner, x, support)
+        # Evaluation needs no second derivatives.
+        by_hand = not self.training and self._gradients.by_hand(x)
+        if by_hand:
+            in_rows_of_memory(learner.module.module)
         yield self._adapted(learner, support)
         for step in range(self.inner_steps if self.training else self.test_inner_steps):
             first_order = not self.training or self.leaves_out_second_derivatives()
@@ -155,6 +163,8 @@ class MetaModuleLearner(InnerLoopLearner):
                 self.begin_step(learner, step)
                 if self.checkpoint_inner and not first_order:
                     self._checkpointed_step(learner, x, support, step)
+                elif by_hand:
+                    self._step_by_hand(learner, x, support, step)
                 else:
                     self._step(learner, x, support, step, first_order)
             yield self._adapted(learner, support)
@@ -184,6 +194,11 @@ class MetaModuleLearner(InnerLoopLearner):
         # The SUM over tasks: each task's parameters receive just that task's gradient.
         loss = self.kind.loss(learner(x), support.y).sum()
         self.take_step(learner, loss, step, first_order)
+
+    def _step_by_hand(self, learner: Any, x: Tensor, support: Examples, step: int) -> None:
+        parameters = dict(learner.module.module.named_parameters())
+        losses, gradients = self._gradients(parameters, x, support.y, self.kind.loss)
+        self.take_step(learner, loss_with_gradients(losses, parameters, gradients), step, first_order=True)
 
     def _checkpointed_step(self, learner: Any, x: Tensor, support: Examples, step: int) -> None:
         """Takes the inner step without keeping its graph; the backward pass computes the step again."""

@@ -41,7 +41,7 @@ from metalearn.algorithms.inner_loop import (
 from metalearn.algorithms.mann import lstm_step
 from metalearn.algorithms.reptile import mini_batches
 from metalearn.backbones import Backbone
-from metalearn.nn.task_batched import forward_batched
+from metalearn.nn.task_gradients import TaskGradients
 from metalearn.tasks import Examples
 
 _P = math.exp(10)  # e^p of the preprocessing, p = 10
@@ -87,6 +87,7 @@ class MetaLSTM(InnerLoopLearner):
     ) -> None:
         super().__init__(backbone, ways)
         self.network = linear_classifier(backbone, ways)  # its parameters are the initial cell state
+        self._gradients = TaskGradients(self.network)
         self.gates = Gates(hidden, inner_lr, keep)
         self.inner_steps, self.test_inner_steps, self.inner_batch = inner_steps, test_inner_steps, inner_batch
 
@@ -108,9 +109,10 @@ class MetaLSTM(InnerLoopLearner):
         state = self.gates.start(theta if learns else theta.detach())
         yield Adapted(out_of_rows(state.theta, start), support.x)
         for x, y in self._batches(support):
-            losses, gradient = self._gradient(out_of_rows(state.theta, start), x, y)
+            # As constants (section 3.3).
+            losses, gradients = self._gradients(out_of_rows(state.theta, start), x, y, self.kind.loss)
             with torch.set_grad_enabled(learns):
-                state = self.gates(losses, gradient, state)
+                state = self.gates(losses, in_rows(gradients), state)
             yield Adapted(out_of_rows(state.theta, start), support.x)
 
     def _batches(self, support: Examples) -> Iterator[tuple[Tensor, Tensor]]:
@@ -123,15 +125,6 @@ class MetaLSTM(InnerLoopLearner):
         rows = torch.arange(len(places), device=places.device).unsqueeze(1)
         for step in range(steps):
             yield support.x[rows, places[:, step]], support.y[rows, places[:, step]]
-
-    def _gradient(self, theta: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses [T] of parameters, name -> [T, ...], and their gradients [T, P], as constants (section 3.3)."""
-        with torch.enable_grad():
-            leaves = {name: part.detach().requires_grad_() for name, part in theta.items()}
-            losses = self.kind.loss(forward_batched(self.network, leaves, x), y)
-            # Of the SUM over tasks: each task's parameters get just that task's gradient.
-            found = torch.autograd.grad(losses.sum(), list(leaves.values()))
-        return losses.detach(), in_rows(dict(zip(leaves, found, strict=True)))
 
 
 class Gates(nn.Module):

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.embedding import MetricScale, class_means, scale_of_squares
-from metalearn.algorithms.inner_loop import MetaModuleLearner
+from metalearn.algorithms.inner_loop import MetaModuleLearner, linear_classifier
 from metalearn.algorithms.transform import exact
 from metalearn.backbones import Backbone
 from metalearn.kinds import CLASSIFICATION, Kind
@@ -68,7 +68,8 @@ class ProtoMAML(MetaModuleLearner):
         learner = learn2learn_module("algorithms.maml").MAML(
             TaskBatched(network), lr=inner_lr, first_order=first_order, allow_unused=False, allow_nograd=True
         )
-        super().__init__(backbone, 0, learner, inner_steps, test_inner_steps, checkpoint_inner)
+        like = linear_classifier(backbone, 1)  # but for its head
+        super().__init__(backbone, 0, learner, inner_steps, test_inner_steps, checkpoint_inner, like)
         self.scale = MetricScale(scale, learn_scale, scale_of_squares(backbone.feature_dim))
 
     def begin(self, learner: Any, x: Tensor, support: Examples) -> None:

@@ -25,6 +25,7 @@ from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_cl
 from metalearn.backbones import Backbone
 from metalearn.nn.chain import chain_of
 from metalearn.nn.hashed_numbers import content_key, hash_32
+from metalearn.nn.rows import Rows
 from metalearn.nn.task_batched import forward_batched, resized_head
 from metalearn.tasks import Examples, TaskBatch
 
@@ -110,7 +111,7 @@ class Reptile(InnerLoopLearner):
         """Parameters and second moments, both name -> [T, ...], after the last inner step; stepwise, before the first and after each."""
         tasks = support.y.shape[0]
         theta = start_for(dict(self.network.named_parameters()), support.ways)
-        rows, moments = (_Rows(theta, tasks) for _ in range(2))
+        rows, moments = (Rows(theta, tasks) for _ in range(2))
         rows.fill(theta)
         moments.fill(start_for(self._by_name(self.second_moments), support.ways))
         steps = self.inner_steps if self.training else self.test_inner_steps
@@ -137,7 +138,7 @@ class Reptile(InnerLoopLearner):
         return resized_head(part, self.ways) if name.startswith("head.") and part.shape[1] != self.ways else part
 
     def _step_by_hand(
-        self, rows: _Rows, moments: _Rows, support: Examples, batches: Tensor, group: slice, step: int
+        self, rows: Rows, moments: Rows, support: Examples, batches: Tensor, group: slice, step: int
     ) -> None:
         """Inner step number `step`, from 0 on, of a group of tasks, without autograd."""
         assert self._chain is not None
@@ -147,7 +148,7 @@ class Reptile(InnerLoopLearner):
         for task, of_task in enumerate(gradient.all, start=group.start):
             self._update(rows.all[task], moments.all[task], of_task, step)
 
-    def _step(self, rows: _Rows, moments: _Rows, support: Examples, batches: Tensor, group: slice, step: int) -> None:
+    def _step(self, rows: Rows, moments: Rows, support: Examples, batches: Tensor, group: slice, step: int) -> None:
         """The same with autograd."""
         x, y = _taken(support, batches, group, step)
         gradient = rows.scratch(len(x))
@@ -211,56 +212,6 @@ class Reptile(InnerLoopLearner):
             for name, _ in self.network.named_parameters()
         }
         return MetaLoss(after.loss + towards(dict(self.network.named_parameters()), way_back), after.metrics)
-
-
-class _Rows:
-    """A number for every parameter of T tasks, in one row for each task: what an update goes through at once.
-
-    Attributes:
-        all: [T, P].
-        named: the same memory cut into parameters: name -> [T, ...], convolution kernels with their channels last in memory.
-    """
-
-    def __init__(self, like: dict[str, Tensor], tasks: int) -> None:
-        self._shapes = {name: parameter.shape for name, parameter in like.items()}
-        some = next(iter(like.values()))
-        self.all = some.new_empty(tasks, sum(shape.numel() for shape in self._shapes.values()))
-        parts = torch.split(self.all, [shape.numel() for shape in self._shapes.values()], dim=1)
-        self.named = {name: _cut(part, shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
-        self._scratch: _Rows | None = None
-
-    def fill(self, named: dict[str, Tensor]) -> None:
-        """Gives every task the same numbers: name -> [...]."""
-        for name, part in named.items():
-            self.named[name][0].copy_(part)
-        self.all[1:].copy_(self.all[0])
-
-    def of(self, group: slice) -> dict[str, Tensor]:
-        """Those of some tasks, the same memory."""
-        return {name: part[group] for name, part in self.named.items()}
-
-    def empty(self, tasks: int) -> _Rows:
-        """Rows for the same parameters, not yet filled."""
-        return _Rows({name: part[0] for name, part in self.named.items()}, tasks)
-
-    def scratch(self, tasks: int) -> _Rows:
-        """Rows for the same parameters, which the next call may hand out again."""
-        if self._scratch is None or len(self._scratch.all) != tasks:
-            self._scratch = self.empty(tasks)
-        return self._scratch
-
-    def copy(self) -> _Rows:
-        copied = self.empty(len(self.all))
-        copied.all.copy_(self.all)
-        return copied
-
-
-def _cut(part: Tensor, shape: torch.Size) -> Tensor:
-    """Rows [T, o * c * k * k] -> [T, o, c, k, k] with channels last in memory; other parameters -> [T, ...]."""
-    if len(shape) != 4:
-        return part.view(-1, *shape)
-    o, c, height, width = shape
-    return part.view(-1, o, height, width, c).permute(0, 1, 4, 2, 3)
 
 
 def _taken(support: Examples, batches: Tensor, group: slice, step: int) -> tuple[Tensor, Tensor]:

@@ -12,16 +12,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from metalearn.nn.chain_convolutions import ConvolutionBySize, DirectConvolution, NormalisedConvolution
 from metalearn.nn.chain_layers import (
     BatchNorm,
-    Convolution,
-    DirectConvolution,
     Flatten,
     Layer,
     Linear,
     MaxPool,
     Mean,
-    NormalisedConvolution,
     Parameters,
     Relu,
 )
@@ -88,7 +86,7 @@ def chain_of(network: nn.Module, direct: bool = False) -> Chain | None:
     or has a layer that is not known here.
 
     Args:
-        direct: convolutions behind the first are torch's own instead of products of matrices: for tasks of many images.
+        direct: convolutions behind the first are torch's own also where a task has few outputs.
     """
     # Modules of these types and of no subclass, whose forward method may do more.
     nodes = followed(network, lambda module: type(module) in _KNOWN)
@@ -122,7 +120,7 @@ def _layer(node: fx.Node, module: nn.Module | None, norm: nn.Module | None, firs
             and module.weight[0].numel() <= len(module.weight)
         ):
             return NormalisedConvolution(module, name, norm, str(node.next.target))
-        return (DirectConvolution if direct else Convolution)(module, name, before_norm)
+        return (DirectConvolution if direct else ConvolutionBySize)(module, name, before_norm)
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
         return BatchNorm(module, name) if _plain(module) else None
     if isinstance(module, nn.Linear):
