@@ -40,10 +40,10 @@ CASES = (
         for case in [maml_case(backbone, queries, True)]
     ),
     Case(
-        f"{_FUNCTORCH}: 4 tasks, 3 unpadded blocks, 5 shots, 15 queries, 5 inner steps",
+        f"{_FUNCTORCH}: 8 tasks, 3 unpadded blocks, 5 shots, 15 queries, 5 inner steps",
         (
             *("algorithm=maml", "algorithm.inner_lr=0.1", "algorithm.inner_steps=5", "task=5way_5shot"),
-            *("task.train.queries=15", "train.meta_batch_size=4", "train.optimizer=adam", "train.lr=1.0e-3"),
+            *("task.train.queries=15", "train.meta_batch_size=8", "train.optimizer=adam", "train.lr=1.0e-3"),
             "train.schedule=constant",
         ),
         three_blocks=True,
