@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from metalearn.bench import BENCHMARKS
-from metalearn.bench.command import module_of, read_records
+from metalearn.bench.command import conditions, module_of, read_records
 from metalearn.bench.harness import Record
 from metalearn.runs.directory import write_text
 
@@ -34,13 +34,11 @@ def section(name: str, record: Record | None) -> str:
     """One benchmark's tables and what they were measured on."""
     if record is None:
         return NOT_MEASURED
-    environment = record["environment"]
-    quick = ", --quick" if record["quick"] else ""
     parts = [table.markdown() for table in module_of(name).tables(record)]
-    parts.append(
-        f"Measured {record['date']}: {environment['device']}, {environment['cpu_threads']} threads, torch "
-        f"{environment['torch']}, learn2learn {environment['learn2learn']}; {record['rounds']} rounds{quick}."
-    )
+    parts.append(f"Measured {conditions(record)}.")
+    for other in dict.fromkeys(row["conditions"] for row in record["rows"] if "conditions" in row):
+        labels = dict.fromkeys(row["label"] for row in record["rows"] if row.get("conditions") == other)
+        parts.append(f"But {'; '.join(labels)}: measured {other}.")
     return "\n\n".join(parts)
 
 

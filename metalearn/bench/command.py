@@ -87,7 +87,7 @@ def run(
             if cases and not records[name]["rows"]:
                 raise UserError(f"--case {', '.join(cases)}: no row of bench {name} has this in its label")
             if cases and name in kept:
-                records[name] |= {"rows": with_new(kept[name]["rows"], records[name]["rows"])}
+                records[name] |= {"rows": with_new(kept[name], records[name])}
             for table in module.tables(records[name]):
                 console.print(table.rich())
             if json_file is not None:  # at once: a later one may fail
@@ -141,14 +141,27 @@ def read_records(path: Path) -> dict[str, Record]:
     return found
 
 
-def with_new(rows: list[Record], new: list[Record]) -> list[Record]:
-    """Stored rows, those of a case that was measured anew in their place; further ones follow."""
+def conditions(record: Record) -> str:
+    """When and on what a record was measured, in a line."""
+    environment = record["environment"]
+    return (
+        f"{record['date']}: {environment['device']}, {environment['cpu_threads']} threads, torch {environment['torch']}, "
+        f"learn2learn {environment['learn2learn']}; {record['rounds']} rounds{', --quick' if record['quick'] else ''}"
+    )
+
+
+def with_new(before: Record, now: Record) -> list[Record]:
+    """Stored rows, those of a case that was measured anew in their place; further ones follow.
+
+    A stored row keeps the conditions under which it was measured, as `conditions`, where they are not those of `now`.
+    """
 
     def key(row: Record) -> tuple[Any, ...]:
         return row["label"], row.get("axis")  # growth has a row for each axis
 
-    measured = {key(row): row for row in new}
-    return [measured.pop(key(row), row) for row in rows] + list(measured.values())
+    measured = {key(row): row for row in now["rows"]}
+    own = {} if conditions(before) == conditions(now) else {"conditions": conditions(before)}
+    return [measured.pop(key(row), own | row) for row in before["rows"]] + list(measured.values())
 
 
 def verdict(before: dict[str, float], now: dict[str, float]) -> str:

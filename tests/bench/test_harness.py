@@ -138,10 +138,23 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "keep_freed_memory", lambda: True)
 
 
-def test_rows_measured_anew_take_the_places_of_the_stored_ones() -> None:
-    stored = [{"label": "a", "n": 1}, {"label": "b", "axis": "x", "n": 1}, {"label": "b", "axis": "y", "n": 1}]
-    new = [{"label": "c", "n": 2}, {"label": "b", "axis": "x", "n": 2}]
-    assert command.with_new(stored, new) == [stored[0], new[1], stored[2], new[0]]
+def record_of(torch_version: str, *rows: dict[str, Any]) -> dict[str, Any]:
+    environment = {"device": "a CPU", "cpu_threads": 2, "torch": torch_version, "learn2learn": "0.2.0"}
+    return {"date": "2026-01-02", "rounds": 3, "quick": False, "environment": environment, "rows": list(rows)}
+
+
+def test_rows_measured_anew_take_the_places_of_the_stored_ones_which_keep_their_conditions() -> None:
+    first, at_x, at_y = {"label": "a", "n": 1}, {"label": "b", "axis": "x", "n": 1}, {"label": "b", "axis": "y", "n": 1}
+    further, new = {"label": "c", "n": 2}, {"label": "b", "axis": "x", "n": 2}
+    before, now = record_of("1", first, at_x, at_y), record_of("1", further, new)
+    assert command.with_new(before, now) == [first, new, at_y, further]
+    then = {"conditions": "2026-01-02: a CPU, 2 threads, torch 1, learn2learn 0.2.0; 3 rounds"}
+    now = record_of("2", further, new)
+    mixed = command.with_new(before, now)
+    assert mixed == [first | then, new, at_y | then, further]
+    again = command.with_new(record_of("2", *mixed), record_of("3", new))
+    assert again[0] == first | then, "the first ones"
+    assert "torch 2" in again[3]["conditions"]
 
 
 def compose(*overrides: str) -> dict[str, Any]:
@@ -167,7 +180,7 @@ def test_json_keeps_what_was_measured_before(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.usefixtures("stub")
 def test_some_cases_leave_the_other_rows_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
-    file.write_text(json.dumps({"steps": {"rows": [{"label": "case", "old": 1}, {"label": "other", "old": 1}]}}))
+    file.write_text(json.dumps({"steps": record_of("1", {"label": "case", "old": 1}, {"label": "other", "old": 1})}))
     records = command.run(["steps"], compose, json_file=file, cases=("case",))
     assert [(row["label"], "old" in row) for row in records["steps"]["rows"]] == [("case", False), ("other", True)]
     assert json.loads(file.read_text())["steps"] == records["steps"]
