@@ -169,6 +169,17 @@ def test_what_cannot_be_is_refused_in_one_line(settings: dict[str, Any], message
     assert "\n" not in str(raised.value)
 
 
+def test_features_of_a_large_network_are_measured_by_shapes_alone_and_are_as_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = of_torchvision()
+    assert not any(module.num_batches_tracked for module in small.modules() if isinstance(module, nn.BatchNorm2d))
+    monkeypatch.setattr("metalearn.backbones.pretrained._LARGE", 0)
+    large = of_torchvision()
+    assert large.feature_dim == small.feature_dim == 1024
+    assert all(weight.device.type == "cpu" for weight in large.parameters())
+
+
 def test_damaged_weights_are_refused(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match="not a file of weights that can be read"):
