@@ -120,3 +120,14 @@ def test_one_convolution_that_is_called_twice_stays(x: Tensor) -> None:
     assert isinstance(network[1], nn.BatchNorm2d)
     network[1].running_mean = torch.randn(3).double()
     torch.testing.assert_close(FixedLayers(network)(x), copy.deepcopy(network)(x))
+
+
+@pytest.mark.parametrize("edge", [3, 15])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.double])
+def test_convolutions_of_one_pixel_give_the_same_however_they_are_computed(edge: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(6)
+    norm.running_mean = torch.randn(6)
+    network = nn.Sequential(nn.Conv2d(4, 6, 1, stride=2), norm).to(dtype).eval()
+    x = torch.randn(1, 4, edge, edge, dtype=dtype)
+    torch.testing.assert_close(FixedLayers(network)(x), network(x).detach())
