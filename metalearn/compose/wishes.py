@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,14 @@ from metalearn.config.comments import stated
 from metalearn.config.tree import dotted_keys, leaves
 from metalearn.errors import UserError, nearest
 
+FolderState = list[tuple[str, int, int]]  # of each file below a folder: path, time of the last change in ns, bytes
+
 # `train.lr=0.002` -> `algorithm=protonet`: the granted wishes of the compositions since `forget`, for error messages.
 _origins: dict[str, str] = {}
 # Who gave each setting of the last composition its values, in their order.
 _setters: dict[str, list[Setter]] = {}
+# The files that loaders of this process read, by the places where they looked, and how the files were then.
+_read_before: dict[tuple[str, ...], tuple[list[FolderState], dict[str, ConfigResult | None]]] = {}
 
 
 def with_origins(message: str) -> str:
@@ -58,7 +64,8 @@ def forget() -> None:
 
 
 class WishingLoader(ConfigLoaderImpl):
-    """Hydra's loader, which also grants wishes, and reads each file once for all its compositions."""
+    """Hydra's loader, which also grants wishes. It reads each file once for all its compositions, and not again where no file changed since another
+    loader of this process read it: a third of a composition's time would be the reading."""
 
     def _parse_overrides_and_create_caching_repo(
         self, config_name: str | None, overrides: list[str]
@@ -73,8 +80,15 @@ class WishingLoader(ConfigLoaderImpl):
     def _read_from(self, repo: IConfigRepository) -> dict[str, ConfigResult | None]:
         """The files that were read from the places where `repo` looks."""
         places = tuple(source.path for source in repo.get_sources())
-        read: dict[str, ConfigResult | None] = self.__dict__.setdefault("_read", {}).setdefault(places, {})
-        return read
+        own: dict[tuple[str, ...], dict[str, ConfigResult | None]] = self.__dict__.setdefault("_read", {})
+        if places not in own:
+            state = [_state(source.path) for source in repo.get_sources() if source.scheme() == "file"]
+            before = _read_before.get(places)
+            own[places] = before[1] if before is not None and before[0] == state else {}
+            if len(_read_before) >= 8:  # a process that goes through many --config-dir forgets the first
+                _read_before.pop(next(iter(_read_before)))
+            _read_before[places] = state, own[places]
+        return own[places]
 
     def _load_configuration_impl(
         self,
@@ -163,6 +177,19 @@ class WishingLoader(ConfigLoaderImpl):
         if key in self._wishes:
             value, _ = self._wishes.pop(key)
             _origins.pop(_text(key, value), None)
+
+
+def _state(folder: str) -> FolderState:
+    """How the YAML files below a folder are now; with os.walk, as pathlib takes three times as long."""
+    found = []
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith((".yaml", ".yml")):
+                file = os.path.join(inside, name)
+                with suppress(OSError):  # gone since
+                    stat = os.stat(file)
+                    found.append((file, stat.st_mtime_ns, stat.st_size))
+    return sorted(found)
 
 
 def _file(provider: str, path: str) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra._internal.config_repository import ConfigRepository
+from hydra.plugins.config_source import ConfigResult
 
 from metalearn.compose.composer import composer
 from metalearn.compose.mistakes import MISTAKES
@@ -150,3 +152,24 @@ def test_a_place_of_files_that_an_override_adds_is_not_kept_for_others(tmp_path:
         with pytest.raises(MISTAKES):
             composing.compose(choice)
         assert composing.compose([*choice, there]).train.steps == 77
+
+
+def test_files_are_read_once_in_a_process_and_again_when_one_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    load_config = ConfigRepository.load_config
+
+    def counted(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
+        read.append(config_path)
+        return load_config(repository, config_path)
+
+    monkeypatch.setattr(ConfigRepository, "load_config", counted)
+    asked = own(tmp_path, "dataset", "defaults: [glyphs, _self_]\nsize: 20\n")
+    assert job(tmp_path, *asked)["dataset"]["size"] == 20
+    assert read
+    read.clear()
+    assert job(tmp_path, *asked)["dataset"]["size"] == 20
+    assert not read
+    own(tmp_path, "dataset", "defaults: [glyphs, _self_]\nsize: 204\n")
+    assert job(tmp_path, *asked)["dataset"]["size"] == 204
