@@ -42,7 +42,7 @@ def reproduce(
         RunFailed: a run failed.
     """
     from metalearn.runs.reference import read_reference
-    from metalearn.runs.reproduce import reproduce_run
+    from metalearn.runs.reproduce import Paper, reproduce_run
     from metalearn.runs.reproduce_seeds import reproduce_seeds
     from metalearn.sweeps.seeds import common_sweep, finished_runs
 
@@ -62,11 +62,11 @@ def reproduce(
         _check_evaluations(reference, trained)
         folder, directories = _trained(asked, seeds, config_dir, plugins)
         found = [(path, read_config(path)) for path in directories]
-    again = bool(runs and changes)
+    paper = Paper(protocol, reference, changes, again=bool(runs and changes))
     if len(found) == 1 and folder is None:
         ((path, config),) = found
-        return reproduce_run(path, protocol, reference, config, changes, again)
-    return reproduce_seeds(found, protocol, reference, changes, again, folder)
+        return reproduce_run(path, config, paper)
+    return reproduce_seeds(found, paper, folder)
 
 
 def _check_evaluations(reference: Reference, config: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from metalearn.sweeps.seeds import common_sweep, finished_runs
 
 if TYPE_CHECKING:
     from metalearn.compose.composer import Composer
-    from metalearn.runs.reference import Reference
+    from metalearn.runs.reproduce import Paper
 
 
 def reproduce(argv: list[str]) -> None:
@@ -30,7 +30,7 @@ def reproduce(argv: list[str]) -> None:
     experiment, *changes = args.overrides
     overrides = [f"experiment={experiment}", *changes]
     from metalearn.runs.reference import read_reference
-    from metalearn.runs.reproduce import check_start, evaluation_modes
+    from metalearn.runs.reproduce import Paper, check_start, evaluation_modes
 
     wanted: single.SingleRun | sweep.JobSweep | None = None
     with explained(overrides, args.config_dir, None), composer(args.config_dir) as composing:
@@ -42,11 +42,12 @@ def reproduce(argv: list[str]) -> None:
             runs = [(path, composing.evaluation(saved_config(path), changes)) for path in finished_runs(args.run)]
         else:
             wanted = _asked(composing, overrides)
-    paper = (protocol, reference, [text for text in changes if not text.startswith(("sweep.", "sweep_name="))])
+    said = [text for text in changes if not text.startswith(("sweep.", "sweep_name="))]
+    paper = Paper(protocol, reference, said, again=wanted is None and bool(changes))
     if wanted is None:
         if single.is_first_rank():  # of torchrun's processes one is enough
             with terminal.quiet() if args.json == "-" else contextlib.nullcontext():
-                record = _compared(runs, paper, again=bool(changes), folder=common_sweep(args.run))
+                record = _compared(runs, paper, common_sweep(args.run))
             _written(record, args.json)
         return
     # Not after hours of training: a row may ask for an evaluation that the model does not allow.
@@ -56,30 +57,24 @@ def reproduce(argv: list[str]) -> None:
     if isinstance(wanted, single.SingleRun):
         run_dir = single.start(wanted)
         if run_dir is not None:
-            _written(_compared([(run_dir, read_config(run_dir))], paper, again=False), args.json)
+            _written(_compared([(run_dir, read_config(run_dir))], paper), args.json)
         return
     training = Training(overrides, Where(args.config_dir), False, [], argv, command="reproduce")
     done = sweep.run_jobs(wanted, training)
     runs = [(done.run_dir(job.name), read_config(done.run_dir(job.name))) for job in wanted.jobs]
-    _written(_compared(runs, paper, again=False, folder=done.path), args.json)
+    _written(_compared(runs, paper, done.path), args.json)
 
 
-def _compared(
-    runs: list[tuple[Path, dict[str, Any]]],
-    paper: tuple[dict[str, Any], Reference, list[str]],
-    again: bool,
-    folder: Path | None = None,
-) -> dict[str, Any]:
+def _compared(runs: list[tuple[Path, dict[str, Any]]], paper: Paper, folder: Path | None = None) -> dict[str, Any]:
     """One run beside the paper, or the mean of several."""
-    protocol, reference, changes = paper
     if len(runs) == 1 and folder is None:
         from metalearn.runs.reproduce import reproduce_run
 
         (run_dir, config), *_ = runs
-        return reproduce_run(run_dir, protocol, reference, config, changes, again)
+        return reproduce_run(run_dir, config, paper)
     from metalearn.runs.reproduce_seeds import reproduce_seeds
 
-    return reproduce_seeds(runs, protocol, reference, changes, again, folder)
+    return reproduce_seeds(runs, paper, folder)
 
 
 def _asked(composing: Composer, overrides: list[str]) -> single.SingleRun | sweep.JobSweep:

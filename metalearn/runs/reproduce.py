@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metalearn.config.identity import SAME_PROTOCOL, compared, differences
 from metalearn.errors import UserError
@@ -15,6 +15,22 @@ from metalearn.runs.directory import read_config
 from metalearn.runs.reference import Reference, Row
 
 _PLACES = ("hydra.", "dataset.root=", "dataset.file=")  # overrides that say where, not what
+
+
+class Paper(NamedTuple):
+    """An experiment and its published numbers, with which runs of it are compared.
+
+    Attributes:
+        protocol: the experiment's configuration.
+        reference: its published numbers.
+        overrides: what the user changed, for the record.
+        again: evaluate anew, under the run's configuration with these changes, also what results.json holds already.
+    """
+
+    protocol: dict[str, Any]
+    reference: Reference
+    overrides: list[str]
+    again: bool = False
 
 
 def evaluation_modes(reference: Reference, config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -79,21 +95,8 @@ def other_question(protocol: dict[str, Any], config: dict[str, Any]) -> list[str
     return keys
 
 
-def reproduce_run(
-    run_dir: Path,
-    protocol: dict[str, Any],
-    reference: Reference,
-    config: dict[str, Any],
-    overrides: list[str],
-    again: bool,
-) -> dict[str, Any]:
-    """Scores a finished run on every row of `reference`, prints the comparison and writes `reproduction.json` beside it.
-
-    Args:
-        protocol: the experiment's configuration.
-        config: the run's.
-        overrides: what the user changed, for the record.
-        again: evaluate anew under `config` also what results.json holds already.
+def reproduce_run(run_dir: Path, config: dict[str, Any], paper: Paper) -> dict[str, Any]:
+    """Scores a finished run of this configuration on every published row, prints the comparison and writes `reproduction.json` beside it.
 
     Raises:
         UserError: the run is not finished, or cannot be evaluated as a row wants.
@@ -105,23 +108,17 @@ def reproduce_run(
 
     if not launched().first:
         return {}  # the first of torchrun's processes evaluates and writes
-    record = compared_with_paper(run_dir, protocol, reference, config, overrides, again)
+    record = compared_with_paper(run_dir, config, paper)
     shown.reproduction(record)  # before it is written: what cannot be written must not be lost
     write_or_say(run_dir / "reproduction.json", record)
     return record
 
 
-def compared_with_paper(
-    run_dir: Path,
-    protocol: dict[str, Any],
-    reference: Reference,
-    config: dict[str, Any],
-    overrides: list[str],
-    again: bool,
-) -> dict[str, Any]:
+def compared_with_paper(run_dir: Path, config: dict[str, Any], paper: Paper) -> dict[str, Any]:
     """What `reproduce_run` writes, with the same arguments and errors; prints and writes nothing but new evaluations."""
     from metalearn.runs.record import read_results
 
+    protocol, reference, overrides, again = paper
     check_start(reference, config)
     results = read_results(run_dir)
     if results["status"] != "done":

@@ -12,8 +12,8 @@ from typing import Any
 
 from metalearn.errors import UserError
 from metalearn.intervals import interval95
-from metalearn.runs.reference import Reference, Row
-from metalearn.runs.reproduce import compared_with_paper, other_question
+from metalearn.runs.reference import Row
+from metalearn.runs.reproduce import Paper, compared_with_paper, other_question
 
 _OF_THE_PAPER = ("experiment", "paper", "table", "url", "interval_over", "differences")
 FILE = "reproduction.json"
@@ -21,17 +21,13 @@ FILE = "reproduction.json"
 
 def reproduce_seeds(
     runs: Sequence[tuple[Path, dict[str, Any]]],
-    protocol: dict[str, Any],
-    reference: Reference,
-    overrides: list[str],
-    again: bool,
+    paper: Paper,
     folder: Path | None = None,
 ) -> dict[str, Any]:
     """Scores finished runs as the paper does, prints one table of their means, and writes `reproduction.json` beside each run.
 
     Args:
         runs: run directories with their configurations, each with another seed.
-        protocol, overrides, again: as for `reproduce_run`.
         folder: where `reproduction.json` of the whole is written, such as the sweep's directory; None: nowhere.
 
     Returns:
@@ -50,10 +46,10 @@ def reproduce_seeds(
     records = []
     for path, config in runs:
         terminal.say(f"seed {config['seed']}: {path}")
-        record = compared_with_paper(path, protocol, reference, config, overrides, again)
+        record = compared_with_paper(path, config, paper)
         write_or_say(path / FILE, record)
         records.append(record)
-    whole = over_seeds(records, other_question(protocol, runs[0][1]))
+    whole = over_seeds(records, other_question(paper.protocol, runs[0][1]))
     whole["runs"] = [os.path.relpath(path, folder) if folder else str(path) for path, _ in runs]
     shown.over_seeds(whole)
     if folder is not None:
