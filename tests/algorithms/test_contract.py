@@ -67,14 +67,19 @@ def state(algorithm: Algorithm) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in algorithm.state_dict().items()}
 
 
+def fewer(name: str) -> list[str]:
+    """The overrides of `FEWER`."""
+    node = config_of(name)["algorithm"]
+    return [f"algorithm.{key}={min(few, node[key])}" for key, few in FEWER.items() if key in node]
+
+
 def test_keeps_what_ships_for_users_algorithms(name: str) -> None:
-    check_algorithm(name, *("backbone.filters=8",))
+    check_algorithm(name, "backbone.filters=8", *fewer(name))
 
 
 def test_keeps_it_on_images_in_colour(name: str) -> None:
-    check_algorithm(
-        name, "backbone.filters=8", "dataset.channels=3", "dataset.normalize={mean:[.3,.3,.3],std:[.3,.3,.3]}"
-    )
+    of_colour = ("dataset.channels=3", "dataset.normalize={mean:[.3,.3,.3],std:[.3,.3,.3]}")
+    check_algorithm(name, "backbone.filters=8", *of_colour, *fewer(name))
 
 
 def test_keeps_it_on_texts(name: str, texts_file: Path) -> None:
@@ -83,7 +88,7 @@ def test_keeps_it_on_texts(name: str, texts_file: Path) -> None:
             check_algorithm(name, "dataset=text", f"dataset.root={texts_file}")
         return
     small = ("backbone=ngrams", "backbone.buckets=64", "backbone.hidden=[16,8]")
-    check_algorithm(name, "dataset=text", f"dataset.root={texts_file}", *small)
+    check_algorithm(name, "dataset=text", f"dataset.root={texts_file}", *small, *fewer(name))
 
 
 def test_is_reproducible(name: str, easy: ImageClasses, source: Source) -> None:
