@@ -118,10 +118,19 @@ def _numbers(cell: Record) -> list[str]:
         "" if before is None else kind.text(before, digits=1 if kind.percent else None),
         *_of_ensemble(kind, test.get("ensemble")),
         "" if calibration.get("ece") is None else f"{100 * calibration['ece']:.2f} %",
-        *("" if calibration.get(name) is None else f"{calibration[name]:.4f}" for name in ("nll", "brier")),
+        _likelihood(test),
+        "" if calibration.get("brier") is None else f"{calibration['brier']:.4f}",
         "yes" if test["transductive"] else "no",
         duration(cell["seconds"]),
     ]
+
+
+def _likelihood(test: Record) -> str:
+    """The mean log loss of classes, or of numbers that are predicted as distributions with its interval over tasks."""
+    if likelihood := (test.get("further") or {}).get("nll"):
+        return f"{likelihood['mean']:.4f} ± {likelihood['ci95']:.4f}"
+    found = (test.get("calibration") or {}).get("nll")
+    return "" if found is None else f"{found:.4f}"
 
 
 def _of_ensemble(kind: Scale, ensemble: Record | None) -> list[str]:
@@ -197,13 +206,14 @@ def csv_text(record: Record) -> str:
         test, shape = cell.get("test") or {}, cell.get("task") or {}
         score = scale_of(cell).score if test else None
         calibration, of = test.get("calibration") or {}, test.get("ensemble") or {}
+        likelihood = (test.get("further") or {}).get("nll") or {}
         pairs: Sequence[Record] = (of.get("alone") or {}, of.get("difference") or {})
         writer.writerow(
             [cell.get(name) for name in names]
             + [shape.get(name, cell["choices"].get(f"task.{name}")) for name in _SHAPE]
             + [cell["choices"].get(key) for key in others]
             + [score, test.get(score), *(test.get(name) for name in _OF_TEST)]
-            + [calibration.get(name) for name in _OF_CALIBRATION]
+            + [({"nll": likelihood.get("mean")} | calibration).get(name) for name in _OF_CALIBRATION]
             + [one.get(name) for one in pairs for name in ("mean", "ci95")]
             + [cell.get("seconds"), cell["status"], cell["error"], cell["file"]]
         )

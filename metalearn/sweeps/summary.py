@@ -27,7 +27,7 @@ def job_rows(sweep: SweepDir) -> list[dict[str, Any]]:
     """One row for every job, in the order of the sweep, of a search the best trial first.
 
     Accuracies are fractions, ci95 is over test tasks, ci95_classes over tasks and classes.
-    The score stands under its kind's name: `accuracy` and `val_accuracy`, or `mse` and `val_mse`.
+    The score stands under its kind's name: `accuracy` and `val_accuracy`, or `mse` and `val_mse`. `nll` is that of distributions of numbers.
     """
     by_job = sweep.choices() if sweep.search() is not None else _what_varies(sweep)
     results = {name: sweep.results(name) or {} for name in by_job}
@@ -95,7 +95,7 @@ def report(sweep: SweepDir) -> list[dict[str, Any]]:
     sweep_table(
         head,
         [
-            [*columns.cells(row), *_cells(row, searched, best), str(sweep.run_dir(row["job"]))]
+            [*columns.cells(row), *_cells(row, searched, best, _have_likelihood(rows)), str(sweep.run_dir(row["job"]))]
             for row in _shown(sweep, rows)
         ],
         status_column=len(columns.head),
@@ -209,6 +209,7 @@ def _job_row(
         kind.score: test.get(kind.score),
         "ci95": test.get("ci95"),
         "ci95_classes": test.get("ci95_classes"),
+        "nll": ((test.get("further") or {}).get("nll") or {}).get("mean"),
         "transductive": test.get("transductive"),
         "seen_classes": test.get("seen_classes", 0),
         "seen_in_pretraining": test.get("seen_in_pretraining"),
@@ -253,6 +254,7 @@ def _csv(rows: list[dict[str, Any]], over_seeds: list[dict[str, Any]]) -> str:
     varied = list(dict.fromkeys(key for row in rows for key in row["choices"]))
     score = _score_name(rows)
     columns = [score, "ci95", "ci95_classes", "std", "seeds", f"val_{score}", "steps", "seconds", "directory", "error"]
+    columns[3:3] = ["nll"] if any(row.get("nll") is not None for row in rows) else []
     columns += ["transductive"] if any(row["transductive"] for row in rows) else []
     columns += [name for name in ("seen_classes", "seen_in_pretraining") if any(row.get(name) for row in rows)]
     text = io.StringIO()
@@ -272,7 +274,7 @@ def _markdown(sweep: SweepDir, rows: list[dict[str, Any]], over_seeds: list[dict
         [
             f"[{row['job'].partition('-')[0] if searched else 'run'}]({row['directory']})",
             *columns.cells(row),
-            *_cells(row, searched, best),
+            *_cells(row, searched, best, _have_likelihood(rows)),
             row["error"] or "",
         ]
         for row in _shown(sweep, rows)
@@ -291,13 +293,20 @@ def _score_name(rows: list[dict[str, Any]]) -> str:
 
 
 def _head(rows: list[dict[str, Any]], searched: bool) -> list[str]:
-    return ["status", *(["validation"] if searched else []), _score_name(rows), "time"]
+    likelihood = ["nll"] if _have_likelihood(rows) else []
+    return ["status", *(["validation"] if searched else []), _score_name(rows), *likelihood, "time"]
 
 
-def _cells(row: dict[str, Any], searched: bool, best: str | None) -> list[str]:
-    """The cells under `_head`."""
+def _cells(row: dict[str, Any], searched: bool, best: str | None, likelihood: bool) -> list[str]:
+    """The cells under `_head`; `likelihood`: whether one of them is `nll`."""
     score = score_text(row) + (_BEST if row["job"] == best else "")
-    return [row["status"], *([val_text(row)] if searched else []), score, seconds_text(row)]
+    nll = ["" if row["nll"] is None else f"{row['nll']:.4f}"] if likelihood else []
+    return [row["status"], *([val_text(row)] if searched else []), score, *nll, seconds_text(row)]
+
+
+def _have_likelihood(rows: list[dict[str, Any]]) -> bool:
+    """Whether a job predicted distributions of numbers."""
+    return any(row["nll"] is not None for row in rows)
 
 
 def _seed_head(rows: list[dict[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_what_predicts_no_distribution_has_no_likelihood_and_the_loss_of_its_kin
     assert torch.equal(scores.loss, scores.score[-1])
 
 
-def test_results_have_it_beside_the_score_with_its_interval(tmp_path: Path) -> None:
+def test_results_have_it_beside_the_score_with_its_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     steps = ("train.steps=4", "train.val_every=2", "train.val_tasks=5", "train.log_every=2")
     main(["train", "dataset=sinusoid", "algorithm=cnp", *SMALL, *steps, f"hydra.run.dir={run}"])
@@ -68,6 +69,13 @@ def test_results_have_it_beside_the_score_with_its_interval(tmp_path: Path) -> N
     assert {"train/mse", "train/nll", "val/mse", "val/loss", "test/mse", "test/nll"} <= set(head)
     best = results["val"]
     assert set(best) == {"mse", "ci95", "step"}, "the best checkpoint is chosen by the main score"
+    main(["eval", str(run), "task.shots=3,5", "--csv", str(tmp_path / "grid.csv")])
+    shown = capsys.readouterr().out
+    assert "NLL" in shown
+    for cell in csv.DictReader((tmp_path / "grid.csv").read_text().splitlines()):
+        test = json.loads((run / cell["file"]).read_text())["test"]
+        assert float(cell["nll"]) == test["further"]["nll"]["mean"]
+        assert "{mean:.4f} ± {ci95:.4f}".format(**test["further"]["nll"]) in shown
 
 
 def band_pixels(content: bytes) -> int:

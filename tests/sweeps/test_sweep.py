@@ -182,6 +182,14 @@ def test_a_regression_is_summed_up_by_its_error() -> None:
     assert "| [run](seed=0) | 0 | done | 0.5000 ± 0.0100 | 1:01 |  |" in text
     assert text.index("seed=1") < text.index("seed=0"), "the smaller error is the better one"
     assert "mse,ci95,ci95_classes,std,seeds,val_mse" in (sweep.path / "summary.csv").read_text()
+    record["test"]["further"] = {"nll": {"mean": -0.12345, "ci95": 0.01}}  # of one that predicts distributions
+    (sweep.run_dir("seed=1") / "results.json").write_text(json.dumps(record))
+    write_summary(sweep)
+    text = (sweep.path / "summary.md").read_text()
+    assert "| mse | nll | time |" in text
+    assert "| 0.2500 ± 0.0100 | -0.1235 | 1:01 |" in text
+    assert "| 0.5000 ± 0.0100 |  | 1:01 |" in text
+    assert "mse,ci95,ci95_classes,nll,std" in (sweep.path / "summary.csv").read_text()
 
 
 def test_strange_values_give_safe_names_and_arrive_whole(elsewhere: Path) -> None:
