@@ -222,7 +222,7 @@ def _show(args: argparse.Namespace, made: dict[str, Any]) -> None:
 
 
 def _write_page(file: Path, made: dict[str, Any], learned: Learned, found: list[Answer], top: int | None) -> None:
-    from metalearn import atomic
+    from metalearn.cli.pages import write_page
     from metalearn.report.predictions_page import page
 
     support, form = dict[str, list[Any]](), learned.classifier.form
@@ -230,9 +230,4 @@ def _write_page(file: Path, made: dict[str, Any], learned: Learned, found: list[
         for label, image in zip(learned.support.labels.tolist(), learned.support.pixels, strict=True):
             support.setdefault(learned.support.classes[label], []).append(form.shown(image))
     shown = [None if answer.pixels is None else form.shown(answer.pixels) for answer in found]
-    text = page(made, shown, support, top)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write(file, text.encode())
-    except OSError as error:
-        raise UserError(f"--html {file} cannot be written ({error.strerror or error})") from error
+    write_page(file, page(made, shown, support, top))

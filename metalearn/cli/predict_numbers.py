@@ -13,7 +13,7 @@ from metalearn.errors import UserError
 if TYPE_CHECKING:
     from metalearn.runs.predict_numbers import Learned
 
-_OF_CLASSES = ("classes", "html", "top", "coverage", "abstain_below", "invert", "fit", "tasks", "uncalibrated")
+_OF_CLASSES = ("classes", "top", "coverage", "abstain_below", "invert", "fit", "tasks", "uncalibrated")
 
 
 def predict_numbers(args: argparse.Namespace, words: Sequence[str], composed: Callable[[Any], dict[str, Any]]) -> None:
@@ -35,13 +35,21 @@ def predict_numbers(args: argparse.Namespace, words: Sequence[str], composed: Ca
     from metalearn.runs.directory import check_target
     from metalearn.runs.predict_numbers import queries_of, record
 
-    save = None if args.save is None else check_target(args.save, "--save")
+    save, html = (
+        None if path is None else check_target(path, flag)
+        for path, flag in ((args.save, "--save"), (args.html, "--html"))
+    )
     learned = _learned(args, words, composed)
     files = [*(words if args.adapted else words[1:]), *(args.query or [])]
     made = record(learned, queries_of(files, learned.regressor.columns))
     if save is not None:
         learned.regressor.save(save)
     _show(args, made)
+    if html is not None:
+        from metalearn.cli.pages import write_page
+        from metalearn.report.predicted_numbers_page import page
+
+        write_page(html, page(made, learned.support))
     if save is not None and not (args.json or args.csv):
         terminal.say(f"saved: {save} (metalearn predict --adapted {save} QUERY.csv ...)")
 

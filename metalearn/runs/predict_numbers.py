@@ -28,11 +28,13 @@ class Learned:
         regressor: ready to predict.
         checked: support points predicted from the others; None: there is only one, or the regressor was saved by an earlier call.
         notes: what the user has to know.
+        support: inputs and targets of the points that it learned from, in the units of the columns; empty where it was saved by an earlier call.
     """
 
     regressor: Regressor
     checked: Checked | None
     notes: tuple[str, ...]
+    support: tuple[tuple[list[float], list[float]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def learn(run: LoadedRun, support: str) -> Learned:
     table = _table(support, "--support", columns, targets=True)
     x, y = table.matrix(columns.inputs), table.matrix(columns.targets)
     regressor = Regressor.of(run, x, y)
-    return Learned(regressor, check(regressor, x, y), notes_of(regressor))
+    points = tuple(zip(x.tolist(), y.tolist(), strict=True))
+    return Learned(regressor, check(regressor, x, y), notes_of(regressor), points)
 
 
 def notes_of(regressor: Regressor) -> tuple[str, ...]:

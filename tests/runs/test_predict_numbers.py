@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def test_mistakes_are_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -
         (["table", "--support", "bad.csv", *query], "bad.csv, line 3: column 'price' holds 'x', which is no number"),
         (["table", "--support", "two.csv", *query], "has rows of 2 tasks in its column 'city' ('Oslo', 'Bergen')"),
         (["table", *support, *query, "--coverage", "0.9"], "--coverage goes with a run that predicts classes"),
-        (["table", *support, *query, "--html", "page.html"], "--html goes with a run that predicts classes"),
+        (["table", *support, *query, "--top", "2"], "--top goes with a run that predicts classes"),
         (["table", *support, "--text", "1"], "--text is for a run of texts, this one predicts numbers"),
         (["table", *support, *query, "--save", "none.csv/it.pt"], "--save none.csv/it.pt cannot be written"),
         (["table", *support, *query, "--save", "table/best.pt"], "is not overwritten"),
@@ -238,3 +239,31 @@ def test_an_algorithm_that_predicts_distributions_tells_its_deviations(
     assert of_tensors.deviations is not None
     np.testing.assert_allclose(of_tensors.deviations.numpy(), said, rtol=1e-5)
     assert metalearn.load("waves").predict([[0.0]], [0.0], [[0.5]]).deviations is None, "MAML predicts none"
+
+
+def test_a_page_has_the_table_and_of_one_input_the_curve(capsys: pytest.CaptureFixture[str]) -> None:
+    made = predicted(capsys, "table", "--support", "support.csv", "--query", "known.csv", "--html", "pages/table.html")
+    text = Path("pages/table.html").read_text()
+    assert "predicts price, rent from age, area, learned from 5 points" in text
+    for row in made["predictions"]:
+        assert f"<td>{row['predicted']['price']:.6g}</td>" in text
+    assert "<svg" not in text, "a curve has one input"
+    write("points.csv", "x,y", [(x, math.sin(x)) for x in (-3.0, 0.0, 2.0)])
+    write("rows.csv", "y,x", [(0.5, 1.5), (0.25, -2.0), (0.0, 0.25), (1.0, 3.0)])
+    main(["predict", "waves", "--support", "points.csv", "--query", "rows.csv", "--html", "waves.html"])
+    text = Path("waves.html").read_text()
+    assert text.count("<svg") == 1
+    assert text.count("<title>support: ") == 3
+    assert text.count("<title>target: ") == 4
+    (line,) = re.findall(r'<polyline class="line c0" points="([^"]+)"', text)
+    across = [float(point.partition(",")[0]) for point in line.split()]
+    assert across == sorted(across), "from left to right, whatever the order of the rows"
+    assert "band" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL), "this one is not sure of anything"
+
+
+def test_a_page_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    with pytest.raises(SystemExit) as leaving:
+        main(["predict", "table", "--support", "support.csv", "--query", "known.csv", "--html", "file/page.html"])
+    assert leaving.value.code == 2
+    assert "--html" in capsys.readouterr().err
