@@ -78,7 +78,7 @@ LEARNERS = {
             *("algorithm.prototypes=learned", "algorithm.entropy=1", "algorithm.augment=0"),
             *("algorithm.steps=25", "algorithm.lr=5.0e-5"),
         ),
-        (50, 50),
+        (50, 20),
         each=True,
     ),
 }
