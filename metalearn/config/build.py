@@ -22,13 +22,32 @@ def build(
     check: Callable[[Any], None] = lambda made: None,
     **extra: Any,
 ) -> Any:
-    """Calls what `node["_target_"]` names, a subclass of `made_of` or a function annotated to return one, with the node's other keys, `extra`,
-    and those of `optional` it has parameters for. A parameter whose type is a NamedTuple takes the keys that are its fields.
-    `check` may refuse the class or function before it is called.
+    """Calls what `node["_target_"]` names (see `named`) with the node's other keys, `extra`, and those of `optional` it has parameters for.
+
+    A parameter whose type is a NamedTuple takes the keys that are its fields. `check` may refuse the class or function before it is called.
+    """
+    made = named(node, kind, made_of, within)
+    check(made)
+    signature = inspect.signature(made)
+    extra |= {key: value for key, value in (optional or {}).items() if key in signature.parameters}
+    arguments = {key: value for key, value in with_added(node).items() if key != "_target_"}
+    try:
+        arguments = _gathered(made, arguments)
+        signature.bind(**arguments, **extra)
+    except TypeError as error:
+        raise UserError(f"{kind}: {present_name(str(node['_target_']))}: {error}") from error
+    return made(**arguments, **extra)
+
+
+def named(node: dict[str, Any], kind: str, made_of: type, within: str) -> Any:
+    """What `node["_target_"]` names: a subclass of `made_of` or a function annotated to return one.
 
     A configuration may come from a stranger's run directory, so only definitions of the module or package `within`, or of a plug-in that the user
     trusts (metalearn.config.plugins), can be named: not what its
     modules merely import, and nothing that does something else, such as writing a file.
+
+    Raises:
+        UserError: it names nothing of the kind.
     """
     target = present_name(str(node.get("_target_")))
     module_name, _, name = target.rpartition(".")
@@ -54,16 +73,7 @@ def build(
     comes_back = made if inspect.isclass(made) else get_type_hints(made).get("return")
     if not (inspect.isclass(comes_back) and issubclass(comes_back, made_of)) or inspect.isabstract(made):
         raise refused
-    check(made)
-    signature = inspect.signature(made)
-    extra |= {key: value for key, value in (optional or {}).items() if key in signature.parameters}
-    arguments = {key: value for key, value in with_added(node).items() if key != "_target_"}
-    try:
-        arguments = _gathered(made, arguments)
-        signature.bind(**arguments, **extra)
-    except TypeError as error:
-        raise UserError(f"{kind}: {target}: {error}") from error
-    return made(**arguments, **extra)
+    return made
 
 
 def _gathered(made: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from metalearn.algorithms.base import Algorithm
 from metalearn.backbones import Backbone
 from metalearn.backbones.base import PretrainedOn
-from metalearn.config.build import build
+from metalearn.config.build import build, named
 from metalearn.data.base import Dataset, TaskSource, TrainedOn
 from metalearn.engine.able import able, learners, taken
 from metalearn.engine.class_encoder import class_encoder_of, refuse_untrained, zero_shot_key
@@ -117,6 +117,8 @@ def build_algorithm(config: Config, dataset: Dataset, trained_on: TrainedOn | No
         UserError: there are outer steps and nothing that they could change, or one of the two cannot deal with the data set's tasks.
     """
     known = trained_on or dataset.trained_on
+    # Before the backbone, which takes examples of any task: another backbone is no cure for a task that the algorithm does not learn.
+    _refuse_other_tasks(config, dataset, named(config["algorithm"], "algorithm", Algorithm, "metalearn.algorithms"))
     # torch's initialisers know only the global generator: seed a copy of it and leave the original as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
@@ -146,7 +148,6 @@ def build_algorithm(config: Config, dataset: Dataset, trained_on: TrainedOn | No
                 "ways": known.outputs or most_ways(config, known.classes),
                 "train_classes": known.classes,
             },
-            check=functools.partial(_refuse_other_tasks, config, dataset),
         )
     assert isinstance(algorithm, Algorithm)
     algorithm.kind = dataset.kind

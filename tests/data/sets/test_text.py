@@ -12,6 +12,7 @@ import torch
 
 from metalearn.data.sets.text import load
 from metalearn.data.text_classes import TextClasses
+from metalearn.engine.build import build_algorithm
 from metalearn.errors import UserError
 from metalearn.nn.texts import texts_of
 from tests.compose import compose
@@ -139,3 +140,14 @@ def test_pictures_cannot_be_asked_of_texts(texts_file: Path) -> None:
     dataset = read(texts_file)
     with pytest.raises(UserError, match=r"train\.augment\.flip=0\.5: text has no images that could be changed"):
         dataset.check_augment({"degrees": 0.0, "flip": 0.5})
+
+
+def test_an_algorithm_that_cannot_learn_classes_is_refused_before_a_backbone_of_images_is(texts_file: Path) -> None:
+    config = compose("algorithm=cnp", "backbone=conv4", "dataset=text")
+    with pytest.raises(
+        UserError, match=r"^algorithm=cnp cannot learn classification tasks.*those that can: .*protonet"
+    ):
+        build_algorithm(config, read(texts_file))
+    config = compose("algorithm=protonet", "backbone=conv4", "dataset=text")
+    with pytest.raises(UserError, match=r"^backbone=conv4 needs images; .*those that take them: .*ngrams"):
+        build_algorithm(config, read(texts_file))
