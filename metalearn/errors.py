@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
 
@@ -50,6 +51,22 @@ class RunFailed(RuntimeError):
 def one_line(error: BaseException) -> str:
     """The error's message without line breaks."""
     return " ".join(str(error).split())
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, where it has more than `most` characters up to the end of its last whole sentence, or of its last whole word and ` ...`.
+
+    A text whose first word alone is longer is cut inside it.
+    """
+    if len(text) <= most:
+        return text
+    ends = [end.end() for end in re.finditer(r"[.!?](?= )", text[: most + 1])]
+    if ends and ends[-1] >= most // 2:  # a sentence that leaves out most of what could be said says too little
+        return text[: ends[-1]]
+    room = text[
+        : most - 3
+    ]  # one character more than there is room for: a space there says that the word before it is whole
+    return f"{room.rpartition(' ')[0].rstrip(' ,;:(') or room[:-1]} ..."
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:

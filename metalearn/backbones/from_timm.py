@@ -7,7 +7,7 @@ from typing import Any
 from metalearn.backbones.base import PretrainedOn
 from metalearn.backbones.pretrained import UNKNOWN, Asked, Pretrained, Recipe, imagenet1k
 from metalearn.backbones.weights import check_sha256, load_into, read_weights
-from metalearn.errors import UserError, nearest, one_line
+from metalearn.errors import UserError, nearest, one_line, shortened
 
 _KNOWN = ("in1k", "in12k", "in21k", "in22k")  # in a tag: sets that hold the classes of ImageNet-1k
 
@@ -39,7 +39,7 @@ class TimmModel(Pretrained):
         except (OSError, RuntimeError, ValueError) as error:
             wanted = f"backbone.weights={weights}" if fetched else f"backbone.name={name}"
             cure = "; a file that is there: backbone.weights=FILE" if fetched else ""
-            raise UserError(f"{wanted}: {name} cannot be had: {one_line(error)[:200]}{cure}") from error
+            raise UserError(f"{wanted}: {name} cannot be had: {shortened(one_line(error), 200)}{cure}") from error
         seen: PretrainedOn | None = None
         if fetched:
             seen = _seen(str(body.pretrained_cfg.get("tag") or ""))

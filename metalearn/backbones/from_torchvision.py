@@ -17,7 +17,7 @@ with without_compiler():
 
 from metalearn.backbones.pretrained import UNKNOWN, Asked, Pretrained, Recipe, imagenet1k
 from metalearn.backbones.weights import Weights, check_sha256, load_into, read_weights, weights_folder
-from metalearn.errors import UserError, one_line
+from metalearn.errors import UserError, one_line, shortened
 
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads on earlier layers, for training alone
 
@@ -116,7 +116,7 @@ def _given(weights: str, entries: Any) -> tuple[Weights, str]:
             if (folder / Path(one.url).name).is_file()
         ]
         raise UserError(
-            f"backbone.weights={weights}: {entry.url} cannot be fetched ({one_line(error)[:120]}); put the file into {folders[0]}, or name "
+            f"backbone.weights={weights}: {entry.url} cannot be fetched ({shortened(one_line(error), 120)}); put the file into {folders[0]}, or name "
             + (f"what is there: {', '.join(others)}" if others else "a file: backbone.weights=FILE")
         ) from error
     return read_weights(folders[1] / file, "backbone.weights"), str(folders[1] / file)

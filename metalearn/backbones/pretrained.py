@@ -22,7 +22,7 @@ from torch.nn import functional
 from metalearn.backbones.base import Backbone, PretrainedOn, TwoParts
 from metalearn.backbones.last_block import choose_changing
 from metalearn.backbones.low_rank import add_adapters
-from metalearn.errors import UserError, one_line
+from metalearn.errors import UserError, one_line, shortened
 from metalearn.nn.division import Division, FixedLayers, divided
 from metalearn.nn.memory_format import channels_last
 
@@ -270,7 +270,7 @@ def _feature_dim(name: str, body: nn.Module, size: int) -> int:
             features: Tensor = layers.eval()(torch.zeros(2, 3, size, size, device=device))
     except Exception as error:  # each network has words of its own for a size that it cannot take
         raise UserError(
-            f"backbone.size={size}: {name} cannot take images of {size}x{size} pixels: {one_line(error)[:200]}"
+            f"backbone.size={size}: {name} cannot take images of {size}x{size} pixels: {shortened(one_line(error), 200)}"
         ) from error
     if features.dim() != 2:
         raise UserError(f"backbone.name={name} returns {list(features.shape)}, not one vector for each image")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metalearn.backbones.weights import read_weights, weights_folder
-from metalearn.errors import UserError, one_line
+from metalearn.errors import UserError, one_line, shortened
 
 KEY = "backbone.name"
 # Models that a package of the package index carries: name -> the package to install, its module, the folder in it.
@@ -133,7 +133,9 @@ class SentenceEncoder:
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(self._base), local_files_only=True)
             model = transformers.AutoModel.from_pretrained(str(self._base), local_files_only=True)
         except Exception as error:  # whatever a library stumbles over in a folder
-            raise UserError(f"{KEY}={self.name}: {self._base} cannot be loaded: {one_line(error)[:200]}") from error
+            raise UserError(
+                f"{KEY}={self.name}: {self._base} cannot be loaded: {shortened(one_line(error), 200)}"
+            ) from error
         steps = [_step(module, self.folder) for module in self._modules[1:] if module.kind != "Pooling"]
         return tokenizer, model.eval().requires_grad_(False).float(), steps
 
@@ -171,8 +173,8 @@ def folder_of_model(name: str) -> Path:
         except Exception as error:  # no entry in the cache; no network, no such model, no access
             fault = error
     raise UserError(
-        f"{KEY}={name} is not here, and {owned} cannot be fetched from the Hugging Face hub ({one_line(fault)[:120]}): {way}name a folder with "
-        f"its files, which may lie in {weights_folder()}"
+        f"{KEY}={name} is not here, and {owned} cannot be fetched from the Hugging Face hub ({shortened(one_line(fault), 120)}): "
+        f"{way}name a folder with its files, which may lie in {weights_folder()}"
     ) from fault
 
 
@@ -204,7 +206,7 @@ def _json(folder: Path, name: str) -> Any:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UserError(f"{KEY}: {folder / name} cannot be read: {one_line(error)[:120]}") from error
+        raise UserError(f"{KEY}: {folder / name} cannot be read: {shortened(one_line(error), 120)}") from error
 
 
 def _most_tokens(base: Path, config: dict[str, Any]) -> int:

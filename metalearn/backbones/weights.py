@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metalearn.errors import UserError, one_line
+from metalearn.errors import UserError, one_line, shortened
 from metalearn.places import data_dir, expanded
 
 _WRAPPERS = (
@@ -65,7 +65,9 @@ def _read(file: Path, key: str, state: tuple[int, int]) -> Weights:
     except UserError:
         raise
     except Exception as error:  # whatever a reader stumbles over in a damaged file
-        raise UserError(f"{key}={file}: not a file of weights that can be read: {one_line(error)[:200]}") from error
+        raise UserError(
+            f"{key}={file}: not a file of weights that can be read: {shortened(one_line(error), 200)}"
+        ) from error
     tensors = _flat(content)
     if not tensors:
         raise UserError(f"{key}={file}: holds no tensors by name")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metalearn.algorithms.base import Algorithm, keep_buffers
-from metalearn.errors import one_line
+from metalearn.errors import one_line, shortened
 from metalearn.tasks import Examples, TaskBatch
 
 log = logging.getLogger("metalearn")
@@ -100,7 +100,7 @@ class GraphedGradient:
         try:
             replay, written = self._record(recorded)
         except RuntimeError as error:
-            self._give_up(f"cannot be recorded: {one_line(error)[:200]}")
+            self._give_up(f"cannot be recorded: {shortened(one_line(error), 200)}")
         else:
             filled = iter(written)
             gradients = [next(filled) if has_one else None for has_one in which]

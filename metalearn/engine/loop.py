@@ -25,7 +25,7 @@ from metalearn.engine.precision import PRECISIONS, choose_precision, for_measuri
 from metalearn.engine.progress import Outcome, Reported, Score, Window
 from metalearn.engine.ranks import Ranks
 from metalearn.engine.settings import Config, Settings
-from metalearn.errors import Diverged, Interrupted, UserError, one_line
+from metalearn.errors import Diverged, Interrupted, UserError, one_line, shortened
 from metalearn.tasks import TaskBatch
 
 log = logging.getLogger("metalearn")
@@ -232,7 +232,7 @@ class OuterLoop:
             self._window.restore(state["window"], self.device)
             _set_generators(state["generators"], self.device)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            what = one_line(error)[:300]
+            what = shortened(one_line(error), 300)
             raise UserError(f"the checkpoint cannot be resumed: {type(error).__name__}: {what}") from error
         self.algorithm.outer_step = self._learner.outer_step = max(self.outcome.steps - 1, 0)
 

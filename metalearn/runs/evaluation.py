@@ -25,7 +25,7 @@ from metalearn.engine.ensemble import Pool
 from metalearn.engine.evaluate import Scores, evaluate
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.engine.ranks import launched
-from metalearn.errors import NotFinite, RunFailed, UserError, one_line
+from metalearn.errors import NotFinite, RunFailed, UserError, one_line, shortened
 from metalearn.report import results as shown
 from metalearn.report import terminal
 from metalearn.report.progress import TaskProgress
@@ -250,7 +250,7 @@ def _load(algorithm: Algorithm, model: dict[str, Any], run_dir: Path) -> None:
         algorithm.load_state_dict(model)
     except RuntimeError as error:
         raise UserError(
-            f"{run_dir}: the checkpoint does not fit this configuration: {one_line(error)[:300]}"
+            f"{run_dir}: the checkpoint does not fit this configuration: {shortened(one_line(error), 300)}"
         ) from error
 
 

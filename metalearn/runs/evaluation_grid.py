@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metalearn.errors import UserError, one_line
+from metalearn.errors import UserError, one_line, shortened
 from metalearn.report import terminal
 from metalearn.report.progress import TaskProgress
 from metalearn.runs import directory as files
@@ -118,7 +118,10 @@ class _Grid:
                 entry |= {"status": str(Status.FAILED), "error": one_line(error)}
             except Exception as error:  # such as memory that does not suffice for this cell
                 log.debug("%s", cell, exc_info=error)
-                entry |= {"status": str(Status.FAILED), "error": f"{type(error).__name__}: {one_line(error)[:300]}"}
+                entry |= {
+                    "status": str(Status.FAILED),
+                    "error": f"{type(error).__name__}: {shortened(one_line(error), 300)}",
+                }
         self.finished += 1
         if entry["status"] == Status.DONE and not entry["earlier"]:
             self._done += self._tasks[place]

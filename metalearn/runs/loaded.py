@@ -17,7 +17,7 @@ from metalearn.engine.build import build_algorithm, build_dataset
 from metalearn.engine.device import choose_device
 from metalearn.engine.placement import placed
 from metalearn.engine.settings import Settings
-from metalearn.errors import UserError, one_line
+from metalearn.errors import UserError, one_line, shortened
 from metalearn.kinds import CLASSIFICATION, REGRESSION, Kind, scale_of
 from metalearn.runs import checkpoint
 from metalearn.runs.directory import read_config
@@ -152,7 +152,9 @@ def algorithm_of(
     try:
         algorithm.load_state_dict(dict(model))
     except RuntimeError as error:
-        raise UserError(f"{where}: the checkpoint does not fit this configuration: {one_line(error)[:300]}") from error
+        raise UserError(
+            f"{where}: the checkpoint does not fit this configuration: {shortened(one_line(error), 300)}"
+        ) from error
     asked = config["eval"]["transductive"]
     try:
         algorithm.set_transductive(bool(asked))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from metalearn.data.own.given import Form
-from metalearn.errors import UserError, one_line
+from metalearn.errors import UserError, one_line, shortened
 from metalearn.runs.calibration import probabilities
 
 PT2, ONNX, SAFETENSORS = FORMATS = ("pt2", "onnx", "safetensors")
@@ -321,4 +321,4 @@ def _silent() -> Iterator[None]:
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {one_line(error)[:300]}"
+    return f"{type(error).__name__}: {shortened(one_line(error), 300)}"

@@ -223,6 +223,21 @@ def test_a_model_that_is_not_there_is_one_line(name: str, message: str, monkeypa
     assert "\n" not in str(raised.value)
 
 
+def test_a_long_message_of_the_hub_is_not_cut_inside_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    said = "Nothing is stored of this model and outgoing traffic is switched off, " + "whatever " * 30
+
+    def away(*_: object, **__: object) -> str:
+        raise OSError(said)
+
+    monkeypatch.setattr(hub, "snapshot_download", away)
+    with pytest.raises(UserError) as raised:
+        folder_of_model("no-such-model")
+    shown = str(raised.value).partition("hub (")[2].partition(")")[0]
+    assert shown.startswith("Nothing is stored of this model and")
+    assert shown.endswith("whatever ...")
+
+
 def test_a_model_of_another_kind_is_one_line(tmp_path: Path) -> None:
     folder = tmp_path / "other"
     folder.mkdir()
