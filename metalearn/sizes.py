@@ -1,4 +1,4 @@
-"""How a number of bytes is written, in every message and table."""
+"""How a number of bytes, and of anything else, is written in every message and table."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def bytes_text(size: int) -> str:
         if size < 999.95 * 1000**power or unit == "GB":
             return f"{size / 1000**power:.1f} {unit}"
     raise AssertionError(size)
+
+
+def count_text(count: int, one: str, many: str | None = None) -> str:
+    """`1 text`, `2 texts`, `0 texts`; `many` is the plural where `one` with an s is not: `3 classes`."""
+    return f"{count} {one if count == 1 else many or f'{one}s'}"

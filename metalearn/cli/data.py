@@ -26,7 +26,7 @@ from metalearn.data.files.published import (
     verify,
 )
 from metalearn.errors import RunFailed, UserError, nearest, one_line
-from metalearn.sizes import bytes_text
+from metalearn.sizes import bytes_text, count_text
 
 
 def data(argv: list[str]) -> None:
@@ -177,7 +177,7 @@ def _fetch(words: list[str], config_dir: str | None) -> None:
         else:
             terminal.say(f"{fetched} is fetched and checked")
     if failed:
-        raise RunFailed(f"{failed} files could not be fetched")
+        raise RunFailed(f"{count_text(failed, 'file')} could not be fetched")
 
 
 def _of_another_size(place: Path, file: PublishedFile) -> str:

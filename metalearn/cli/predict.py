@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from metalearn.cli.arguments import parsed, positive, with_quoted_home
 from metalearn.cli.single import is_first_rank
 from metalearn.errors import RunFailed, UserError
+from metalearn.sizes import count_text
 
 if TYPE_CHECKING:
     from metalearn.runs.predict import Answer, Asked, Learned
@@ -61,7 +62,7 @@ def predict(argv: list[str]) -> None:
     for answer in faults:
         terminal.error_line(f"metalearn: error: {answer.fault}")
     if faults:
-        raise RunFailed(f"{len(faults)} files cannot be read")
+        raise RunFailed(f"{count_text(len(faults), 'file')} cannot be read")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from metalearn.data.classes import SPLITS, ClassSplit
 from metalearn.data.container import FlatImages
 from metalearn.data.descriptions import DescriptionForm, Descriptions
 from metalearn.errors import UserError
+from metalearn.sizes import count_text
 from metalearn.tasks import Shape, TaskShape, VaryingShape
 
 
@@ -117,10 +118,12 @@ class Classed(Dataset):
                 f"{key}.shots={shots} + {key}.queries={queries} need {shots + queries} {what} of every class, '{smallest}' has {there}"
             )
         if faults:
-            largest = f"{min(ways, classes)} ways"
+            largest = count_text(min(ways, classes), "way")
             if there >= 2:
                 fitting = min(shots, there - 1)
-                largest += f", {fitting} shots, {min(queries, there - fitting)} queries"
+                largest += (
+                    f", {count_text(fitting, 'shot')}, {count_text(min(queries, there - fitting), 'query', 'queries')}"
+                )
             raise UserError(
                 f"{self.name} cannot serve the {split} tasks: {'; '.join(faults)}; the largest that fits: {largest}"
             )

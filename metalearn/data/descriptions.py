@@ -23,6 +23,7 @@ from torch import Tensor
 from metalearn.data.classes import ClassId, ClassSplit
 from metalearn.data.texts import as_bytes, longest
 from metalearn.errors import UserError, nearest, one_line
+from metalearn.sizes import count_text
 
 NAMES = "names"  # of `dataset.descriptions`: the names of the classes, as words
 _CLASS = ("class", "label", "category")  # what the column of the classes may be called
@@ -50,7 +51,12 @@ class DescriptionForm(NamedTuple):
         return other is not None and self.text == other.text and (self.text or self.shape == other.shape)
 
     def __str__(self) -> str:
-        return "texts" if self.text else f"{self.shape[0]} numbers"
+        return "texts" if self.text else count_text(self.shape[0], "number")
+
+    @property
+    def describing(self) -> str:
+        """`texts describe`, `6 numbers describe`, `1 number describes`: how a message goes on about the classes."""
+        return f"{self} describe{'s' if not self.text and self.shape[0] == 1 else ''}"
 
 
 @dataclass(frozen=True)
@@ -135,13 +141,14 @@ def descriptions(asked: str | None, class_names: Sequence[str], split: ClassSpli
     found, known = read_descriptions(asked, "dataset.descriptions"), set(class_names)
     if strange := [name for name in found.of_class if name not in known]:
         raise UserError(
-            f"dataset.descriptions={asked} describes {_counted(strange)} that the data set does not have, '{strange[0]}'"
+            f"dataset.descriptions={asked} describes {count_text(len(strange), 'class', 'classes')} that the data set does not have, '{strange[0]}'"
             f"{'' if len(strange) == 1 else ' for one'}{nearest(strange[0], known)}"
         )
     used = itertools.chain.from_iterable(split.classes.values())
     if missing := [name for name in used if name not in found.of_class]:
         raise UserError(
-            f"dataset.descriptions={asked} lacks {_counted(missing)}, '{missing[0]}'{'' if len(missing) == 1 else ' for one'}"
+            f"dataset.descriptions={asked} lacks {count_text(len(missing), 'class', 'classes')}, '{missing[0]}'"
+            f"{'' if len(missing) == 1 else ' for one'}"
         )
     return found
 
@@ -220,7 +227,3 @@ def _numbers(cells: list[str], line: str) -> NDArray[np.float32]:
             )
         values.append(value)
     return np.array(values, dtype=np.float32)
-
-
-def _counted(names: Sequence[str]) -> str:
-    return f"{len(names)} class{'' if len(names) == 1 else 'es'}"

@@ -20,6 +20,7 @@ from metalearn.data.source import ClassTasks
 from metalearn.data.store import Mapped, Resident
 from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION, Kind
+from metalearn.sizes import count_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,7 @@ class ImageClasses(Classed):
         channels, shape = self.images.images.shape[1], trained_on.shape
         if len(shape) != 3 or not can_fit(channels, shape[0]):
             raise UserError(
-                f"{self.name} has images of {channels} channels, the model was trained on {trained_on.form} of the shape {list(shape)}"
+                f"{self.name} has images of {count_text(channels, 'channel')}, the model was trained on {trained_on.form} of the shape {list(shape)}"
             )
         return replace(self, shape=shape, normalize=Normalize.of(trained_on.normalize))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metalearn.errors import UserError
+from metalearn.sizes import count_text
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Normalize:
         for key, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels:
                 raise UserError(
-                    f"dataset.normalize.{key} has {len(values)} values, the images have {channels} channels (needed: one for each)"
+                    f"dataset.normalize.{key} has {count_text(len(values), 'value')}, "
+                    f"the images have {count_text(channels, 'channel')} (needed: one for each)"
                 )
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 from metalearn.data.base import Dataset
 from metalearn.data.classed import Classed
 from metalearn.data.classes import SPLITS, TURNED
+from metalearn.sizes import count_text
 
 
 def overview(dataset: Dataset) -> Iterator[str]:
@@ -23,7 +24,8 @@ def overview(dataset: Dataset) -> Iterator[str]:
     turned = sum(name.startswith(TURNED) for name in dataset.class_names)
     copies = f" ({turned} of them turned copies)" if turned else ""
     yield (
-        f"{len(counts)} classes{copies}, {int(counts.sum())} {dataset.examples_are} ({_spread(counts.tolist())} a class), "
+        f"{count_text(len(counts), 'class', 'classes')}{copies}, "
+        f"{count_text(int(counts.sum()), dataset.examples_are.removesuffix('s'))} ({_spread(counts.tolist())} a class), "
         f"{dataset.one_example}"
     )
     yield f"split '{dataset.split.name}', sha256 {dataset.split.sha256}"
@@ -46,7 +48,8 @@ def _of_split(dataset: Classed, split: str) -> str:
         if least < 2
         else "no task: it needs 2 classes"
     )
-    return f"{len(names)} classes{turned}, {int(counts.sum())} {dataset.examples_are}, {_spread(counts.tolist())} a class; {largest}"
+    examples = count_text(int(counts.sum()), dataset.examples_are.removesuffix("s"))
+    return f"{count_text(len(names), 'class', 'classes')}{turned}, {examples}, {_spread(counts.tolist())} a class; {largest}"
 
 
 def _spread(counts: list[int]) -> str:

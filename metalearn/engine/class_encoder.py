@@ -92,7 +92,7 @@ def _made(config: Config, asked: Any, form: DescriptionForm, texts: bool, backbo
     def check(made: Any) -> None:
         if (TEXTS if form.text else NUMBERS) not in taken(made):
             raise UserError(
-                f"algorithm.class_encoder={name} needs {' or '.join(taken(made))}; {form} describe the classes (allowed: {', '.join(_able(form))})"
+                f"algorithm.class_encoder={name} needs {' or '.join(taken(made))}; {form.describing} the classes (allowed: {', '.join(_able(form))})"
             )
 
     given = {"text_length": form.shape[0]} if form.text else {"input_shape": form.shape}

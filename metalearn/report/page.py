@@ -11,6 +11,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from metalearn.kinds import Scale, scale_of
 from metalearn.report.comparison import cells, remarks, setting_text
 from metalearn.report.svg import RELIABILITY, Line, distributions, line_chart, reliability_diagram
+from metalearn.sizes import count_text
 
 _IN_RESULTS = 4  # settings beside the results: all are in a table of their own
 _COLOURS = (
@@ -57,7 +58,7 @@ def html_text(record: Mapping[str, Any], details: Sequence[Mapping[str, Any]], s
     scored = sum(row["score"] is not None for row in rows)
     return template("page.html.j2").render(
         title=_title(rows),
-        subtitle=f"{sum(len(row['runs']) for row in rows)} runs in {len(rows)} row{'s' if len(rows) != 1 else ''}, made by metalearn compare",
+        subtitle=f"{count_text(sum(len(row['runs']) for row in rows), 'run')} in {count_text(len(rows), 'row')}, made by metalearn compare",
         record=record,
         head=head,
         lines=[

@@ -7,6 +7,8 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from metalearn.sizes import count_text
+
 _INPUTS = 4  # columns of the table
 
 Record = Mapping[str, Any]  # what `--json` prints
@@ -27,7 +29,7 @@ def summary(record: Record) -> list[str]:
         lines.append(f"your points: mean squared error of {tried['points']}, each predicted from the others: {each}")
     if error := record["error"]:
         each = ", ".join(f"{name} {mse:.4g} (absolute {error['mae'][name]:.4g})" for name, mse in error["mse"].items())
-        lines.append(f"mean squared error of {error['rows']} rows whose targets are there: {each}")
+        lines.append(f"mean squared error of {count_text(error['rows'], 'row')} whose targets are there: {each}")
         if within := error.get("within_95"):
             each = ", ".join(f"{name} {100 * share:.0f} %" for name, share in within.items())
             lines.append(f"of these, within the predicted 95 % interval, ± 1.96 deviations: {each}")

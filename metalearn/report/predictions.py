@@ -7,6 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from metalearn.sizes import count_text
+
 _TOP = 3  # labels of an image in the table, unless another number is asked for
 _ABSTAINS = "(abstains)"
 _IMAGES = "images"  # what is labelled, in a record that does not say it
@@ -71,7 +73,7 @@ def of_each(count: int, what: str = _IMAGES) -> str:
     """`3 images of each`; without any, descriptions tell the classes."""
     if count == 0:
         return "a description of each"
-    return f"{count} {what if count > 1 else what.removesuffix('s')} of each"
+    return f"{count_text(count, what.removesuffix('s'))} of each"
 
 
 def _list(numbers: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metalearn.report.predictions import Record, percent, set_text, summary
+from metalearn.sizes import count_text
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bar: #3b7dd8; --faint: #757575; }
@@ -62,8 +63,8 @@ def page(
     of_support = f'<h2>Learned from</h2>\n<div class="small">{learned}</div>' if learned else ""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Predictions for {len(record["predictions"])} {what}</title><style>{_STYLE}</style></head>
-<body><h1>Predictions for {len(record["predictions"])} {what}</h1>
+<title>Predictions for {count_text(len(record["predictions"]), what.removesuffix("s"))}</title><style>{_STYLE}</style></head>
+<body><h1>Predictions for {count_text(len(record["predictions"]), what.removesuffix("s"))}</h1>
 <ul>{lines}</ul>
 {of_support}
 <h2>Predictions</h2>

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+from metalearn.sizes import count_text
+
 # How to read a reliability diagram.
 RELIABILITY = (
     "Below the dashed line probabilities are too high, above it too low. Larger dots stand for more queries; bins with less than 0.1 % of "
@@ -95,7 +97,7 @@ def distributions(
                 span = f"{_number(across.first + number * width, percent)} to {_number(across.first + (number + 1) * width, percent)}"
                 parts.append(
                     f'<rect class="bar c{colour}" x="{x:.1f}" y="{base - tall:.1f}" width="{x2 - x - 0.6:.1f}" height="{tall:.1f}">'
-                    f"<title>{span}: {count} tasks</title></rect>"
+                    f"<title>{span}: {count_text(count, 'task')}</title></rect>"
                 )
         mean = math.fsum(of_row) / len(of_row)
         x = across.at(mean)

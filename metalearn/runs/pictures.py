@@ -34,6 +34,7 @@ from metalearn.runs.curves import DEVIATIONS, FunctionTask, is_function
 from metalearn.runs.directory import PROJECTOR
 from metalearn.runs.events import Picture
 from metalearn.runs.tracking import Tracker
+from metalearn.sizes import count_text
 from metalearn.tasks import Shape, TaskBatch
 
 log = logging.getLogger("metalearn")
@@ -204,7 +205,7 @@ def _of_numbers(algorithm: Algorithm, kind: Kind, task: TaskBatch, number: int) 
     found = FunctionTask.of(algorithm, kind, task)
     score = kind.text(found.score)
     lines = [drawing.Line(curve.name, curve.x, curve.y, curve.band) for curve in found.curves]
-    title = f"Test task {number}: {kind.score} {score} over {len(found.query)} queries"
+    title = f"Test task {number}: {kind.score} {score} over {count_text(len(found.query), 'query', 'queries')}"
     chart = drawing.Chart(title, "x", "y", lines, found.support, found.query)
     band = f" The band is ± {DEVIATIONS} predicted standard deviations." if any(one.band for one in lines) else ""
     about = f"The score of this task is {score}. Lines: predictions by inner steps; rings: the queries' targets; dots: support.{band}"
@@ -222,7 +223,7 @@ def _of_rows(algorithm: Algorithm, kind: Kind, task: TaskBatch, number: int) -> 
     outputs = algorithm.predict(states[-1], task.query.x)
     score = kind.text(float(task.query.by_task(kind.score_of, outputs)[0]))
     ends = [min(right), max(right)]
-    title = f"Test task {number}: {kind.score} {score} over {len(right)} queries"
+    title = f"Test task {number}: {kind.score} {score} over {count_text(len(right), 'query', 'queries')}"
     chart = drawing.Chart(
         title,
         "target" if outputs.shape[-1] == 1 else "first target",

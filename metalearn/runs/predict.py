@@ -147,7 +147,9 @@ def described_classes(run: LoadedRun, path: str) -> Descriptions:
         )
     trained = run.trained_on.descriptions
     if not found.form.alike(trained):
-        raise UserError(f"{CLASSES} {path}: {found.form} describe the classes; the run's class encoder takes {trained}")
+        raise UserError(
+            f"{CLASSES} {path}: {found.form.describing} the classes; the run's class encoder takes {trained}"
+        )
     if len(found.of_class) < 2:
         raise UserError(f"{CLASSES} {path} has one class, '{next(iter(found.of_class))}': two or more are needed")
     return found

@@ -177,15 +177,15 @@ def test_classes_may_have_fewer_images_than_the_largest() -> None:
             7,
             1,
             1,
-            "task.train.ways=7 needs 7 classes, the train split has 6; the largest that fits: 6 ways, 1 shots, 1 queries",
+            "task.train.ways=7 needs 7 classes, the train split has 6; the largest that fits: 6 ways, 1 shot, 1 query",
         ),
         (
             5,
             1,
             9,
-            "task.train.shots=1 \\+ task.train.queries=9 need 10 images of every class, 'c00' has 9; .* 5 ways, 1 shots, 8 queries",
+            "task.train.shots=1 \\+ task.train.queries=9 need 10 images of every class, 'c00' has 9; .* 5 ways, 1 shot, 8 queries",
         ),
-        (7, 12, 1, "ways=7 .*shots=12 .*; the largest that fits: 6 ways, 8 shots, 1 queries"),
+        (7, 12, 1, "ways=7 .*shots=12 .*; the largest that fits: 6 ways, 8 shots, 1 query"),
     ],
 )
 def test_impossible_tasks_name_both_numbers_and_what_fits(ways: int, shots: int, queries: int, said: str) -> None:
@@ -252,7 +252,7 @@ def test_what_is_embedded_is_normalised_first() -> None:
 
 
 def test_normalisation_for_another_number_of_channels_is_refused() -> None:
-    with pytest.raises(UserError, match=r"dataset\.normalize\.std has 1 values, the images have 3 channels"):
+    with pytest.raises(UserError, match=r"dataset\.normalize\.std has 1 value, the images have 3 channels"):
         coloured(Normalize((0.5,) * 3, (0.5,)))
 
 

@@ -120,7 +120,7 @@ def test_a_task_fits_the_smallest_class_however_large_the_others_are(
 ) -> None:
     dataset = uneven(monkeypatch, tmp_path, turns=1)
     dataset.check("test", TaskShape(3, 1, 6))
-    with pytest.raises(UserError, match=r"need 8 images of every class, 'f' has 7; .* 3 ways, 1 shots, 6 queries"):
+    with pytest.raises(UserError, match=r"need 8 images of every class, 'f' has 7; .* 3 ways, 1 shot, 6 queries"):
         dataset.check("test", TaskShape(3, 1, 7))
     classes, images = dataset.source("test", 0, CPU).draw(0, 300, 3, 7)
     assert images[classes == 0].max() > 900, "the large class is drawn from as a whole"

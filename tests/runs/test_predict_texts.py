@@ -120,7 +120,7 @@ def test_a_saved_classifier_and_its_page(
     again = json.loads(capsys.readouterr().out)
     assert again["predictions"][0]["label"] == "bill"
     content = page.read_text()
-    assert "Predictions for 1 texts" in content
+    assert "Predictions for 1 text<" in content
     assert "how do i pay my bill &lt;b&gt;now&lt;/b&gt;" in content
     assert "<b>now" not in content
 

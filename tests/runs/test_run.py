@@ -241,7 +241,7 @@ def test_without_learn2learn_one_line_says_how_to_get_it(
     [
         (
             ["task.ways=13"],
-            "task.ways=13 needs 13 classes, the val split has 8; the largest that fits: 8 ways, 1 shots, 5 queries",
+            "task.ways=13 needs 13 classes, the val split has 8; the largest that fits: 8 ways, 1 shot, 5 queries",
         ),
         (["task.shots=18"], "task.train.shots=18 + task.train.queries=3 need 21 images of every class"),
         (["dataset.test_classes=35"], "leave no training class"),

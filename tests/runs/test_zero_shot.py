@@ -109,7 +109,7 @@ def test_a_file_of_classes_takes_the_place_of_support_images(here: Path, capsys:
         ),
         (
             "class,row\na,1\nb,2\n",
-            "--classes new2.csv: 1 numbers describe the classes; the run's class encoder takes 2 numbers",
+            "--classes new2.csv: 1 number describes the classes; the run's class encoder takes 2 numbers",
         ),
         ("class,row,column\na,1,1\n", "--classes new2.csv has one class, 'a': two or more are needed"),
         ("class,row,column\na,1\n", "--classes new2.csv, line 2 has 2 cells"),

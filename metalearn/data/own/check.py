@@ -20,6 +20,7 @@ from metalearn.data.own.layout import Layout, checked_root, layout_of
 from metalearn.data.pictures.pixels import UnreadableImage, header, in_channels, opened_image, resized
 from metalearn.data.pictures.sheet import COLUMNS, ROWS, SIDE, write_sheet
 from metalearn.errors import UserError
+from metalearn.sizes import count_text
 
 _QUERIES, _WAYS = 15, 5  # of the default task
 
@@ -152,7 +153,9 @@ def _digest(content: bytes) -> bytes:
 
 def _facts(layout: Layout, seen: _Seen) -> list[str]:
     classes = {place.class_name for place in layout.images.values()}
-    lines = [f"{layout.root}: {len(layout.images)} images of {len(classes)} classes, {layout.kind}"]
+    lines = [
+        f"{layout.root}: {count_text(len(layout.images), 'image')} of {count_text(len(classes), 'class', 'classes')}, {layout.kind}"
+    ]
     if seen.counts:
         by_area = sorted(seen.sizes, key=lambda size: size[0] * size[1])
         least, middle, most = (f"{w}x{h}" for w, h in (by_area[0], by_area[len(by_area) // 2], by_area[-1]))
@@ -239,9 +242,7 @@ def _tasks(root: str, asked: Asked, seen: _Seen, split: ClassSplit, skip: bool) 
     for part in SPLITS:
         counts = [seen.counts[name] for name in kept[part]]
         if len(counts) < 2 or min(counts) < 2:
-            lines.append(
-                f"  {part:5}  none: {len(counts)} class{'' if len(counts) == 1 else 'es'} of two images or more"
-            )
+            lines.append(f"  {part:5}  none: {count_text(len(counts), 'class', 'classes')} of two images or more")
         else:
             lines.append(f"  {part:5}  {len(counts)} ways, shots + queries = {min(counts)}")
     ways = {part: min(_WAYS, len(names)) for part, names in kept.items()}

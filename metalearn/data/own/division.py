@@ -11,6 +11,7 @@ from metalearn.data.cache import Stored
 from metalearn.data.classes import SPLITS, ClassSplit, random_split
 from metalearn.data.container import FlatImages
 from metalearn.errors import UserError
+from metalearn.sizes import count_text
 
 _MIN = 2  # classes that a task needs
 _USUAL = 5  # ways of the default task: a split gets as many classes where there are enough
@@ -41,8 +42,8 @@ def divided(
     if split == "given" or (split == "auto" and any(any(splits) for splits in given.values())):
         return _given(given, amounts, seed)
     large = [name for name in given if counts[name] >= least]
-    enough = f"classes of {least} images or more" if least > 1 else "classes"
-    chosen = _drawn(large, amounts, seed, f"dataset.root has {len(large)} {enough}")
+    enough = f" of {least} images or more" if least > 1 else ""
+    chosen = _drawn(large, amounts, seed, f"dataset.root has {count_text(len(large), 'class', 'classes')}{enough}")
     return chosen if len(large) == len(given) else replace(chosen, name=f"{chosen.name}-min{least}")
 
 
@@ -61,7 +62,9 @@ def _given(given: Mapping[str, Sequence[str]], amounts: Mapping[str, int | str],
     missing = {split: amounts[split] if not parts[split] else 0 for split in ("val", "test")}
     if not any(missing.values()):
         return ClassSplit("given", {split: tuple(names) for split, names in parts.items()})
-    drawn = _drawn(parts["train"], missing, seed, f"the train split has {len(parts['train'])} classes")
+    drawn = _drawn(
+        parts["train"], missing, seed, f"the train split has {count_text(len(parts['train']), 'class', 'classes')}"
+    )
     chosen = {split: drawn.classes[split] or tuple(parts[split]) for split in SPLITS}
     return ClassSplit(f"given-{drawn.name}", chosen)
 

@@ -18,6 +18,7 @@ from metalearn.data.own.layout import TEXT_FILES, checked_root, is_csv
 from metalearn.data.own.texts import decoded, labelled_texts
 from metalearn.data.texts import as_bytes
 from metalearn.errors import UserError, one_line
+from metalearn.sizes import count_text
 
 _LEAST = 2048  # bytes that are kept of a text, where the model's own texts are shorter
 
@@ -64,7 +65,7 @@ class TextForm:
     def text(self) -> str:
         """One line on what was done to the texts."""
         cut = f"; {self.cut} of more than {self.length} bytes lost their end" if self.cut else ""
-        return f"{self.seen} texts{cut}"
+        return f"{count_text(self.seen, 'text')}{cut}"
 
     def read_support(self, root: str) -> Support:
         """The labelled texts of a CSV file, or of a folder or archive with a folder of .txt files for each class.
@@ -87,9 +88,15 @@ class TextForm:
             raise UserError(f"{SUPPORT} {root} has one class, '{next(iter(by_class))}': two or more are needed")
         classes = tuple(sorted(by_class))
         texts = [text for name in classes for text in by_class[name]]
-        notes = [f"{found.twice} texts that a class has twice are taken once"] if found.twice else []
+        notes = (
+            [
+                f"{count_text(found.twice, 'text')} that a class has twice {'is' if found.twice == 1 else 'are'} taken once"
+            ]
+            if found.twice
+            else []
+        )
         if found.passed_over:
-            notes.append(f"{len(found.passed_over)} files passed over, '{found.passed_over[0]}' for one")
+            notes.append(f"{count_text(len(found.passed_over), 'file')} passed over, '{found.passed_over[0]}' for one")
         counts = tuple(len(by_class[name]) for name in classes)
         return Support(
             classes, self.stored(texts), counts, tuple(one for name in classes for one in names[name]), tuple(notes)

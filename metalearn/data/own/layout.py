@@ -16,6 +16,7 @@ from metalearn.data.files.archives import ARCHIVES, fingerprint, folders, is_arc
 from metalearn.data.own.labels import SPLIT_NAMES, is_labels, read_labels
 from metalearn.errors import UserError, one_line
 from metalearn.places import expanded
+from metalearn.sizes import count_text
 
 # What Pillow reads, and HEIC, which it may read with an addition and whose files are photographs in any case.
 _IMAGES = (
@@ -140,7 +141,10 @@ def layout_of(root: Path, depth: int = 1, outside: bool = False, sought: Sought 
         return _of_table_within(root, table, images, others, outside)
     layout = _of_folders(root, top, images, others, depth, outside)
     if not layout.images:
-        raise UserError(f"dataset.root={root}: its {len(images)} {noun}s lie in no class folder, '{images[0]}' for one")
+        raise UserError(
+            f"dataset.root={root}: its {count_text(len(images), noun)} {'lies' if len(images) == 1 else 'lie'} "
+            f"in no class folder, '{images[0]}' for one"
+        )
     return layout
 
 

@@ -9,6 +9,7 @@ from metalearn.data.files.archives import is_archive
 from metalearn.data.own.labels import read_texts
 from metalearn.data.own.layout import TEXT_FILES, Place, class_name, layout_of
 from metalearn.errors import UserError, one_line
+from metalearn.sizes import count_text
 
 
 @dataclass
@@ -48,12 +49,19 @@ class Labelled:
     def summary(self) -> str:
         """One line on what was found."""
         parts = [
-            f"{sum(map(len, self.texts.values()))} texts of {len({place.class_name for place in self.texts})} classes, {self.kind}"
+            f"{count_text(sum(map(len, self.texts.values())), 'text')} of "
+            f"{count_text(len({place.class_name for place in self.texts}), 'class', 'classes')}, {self.kind}"
         ]
-        parts += [f"{self.twice} that a class has twice are taken once"] if self.twice else []
+        parts += (
+            [f"{self.twice} that a class has twice {'is' if self.twice == 1 else 'are'} taken once"]
+            if self.twice
+            else []
+        )
         parts += [f"no text in {', '.join(self.empty[:3])}"] if self.empty else []
         parts += (
-            [f"passed over: {len(self.passed_over)} files, {self.passed_over[0]} for one"] if self.passed_over else []
+            [f"passed over: {count_text(len(self.passed_over), 'file')}, {self.passed_over[0]} for one"]
+            if self.passed_over
+            else []
         )
         return "; ".join(parts)
 

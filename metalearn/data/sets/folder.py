@@ -20,6 +20,7 @@ from metalearn.data.own.division import divided, merged
 from metalearn.data.own.layout import Layout, checked_root, layout_of, short_name, state_of
 from metalearn.data.pictures.pixels import UnreadableImage, decode, header
 from metalearn.errors import UserError
+from metalearn.sizes import count_text
 
 log = logging.getLogger("metalearn")
 
@@ -115,7 +116,7 @@ class _Way:
         if unreadable or layout.missing:
             self._unread(root, unreadable, layout.missing)
         if not found:
-            raise UserError(f"dataset.root={root}: none of its {len(layout.images)} images can be read")
+            raise UserError(f"dataset.root={root}: none of its {count_text(len(layout.images), 'image')} can be read")
         # What was done to images or passed over is news to the user, and seen before a run has a log.
         unusual = notes or layout.empty or layout.others or layout.stray
         log.log(logging.WARNING if unusual else logging.INFO, "%s", summary(layout, notes))
@@ -136,9 +137,9 @@ class _Way:
         """Says which files could not be read: as an error, or in a warning where the user wants to go on."""
         parts = []
         if unreadable:
-            parts.append(f"{_counted(unreadable, 'file')} cannot be read as images: {unreadable[0]}")
+            parts.append(f"{count_text(len(unreadable), 'file')} cannot be read as images: {unreadable[0]}")
         if missing:
-            parts.append(f"{_counted(missing, 'listed file')} cannot be found, '{missing[0]}' for one")
+            parts.append(f"{count_text(len(missing), 'listed file')} cannot be found, '{missing[0]}' for one")
         if self.skip_unreadable:
             log.warning("%s: %s: left out", root, "; ".join(parts))
             return
@@ -150,11 +151,13 @@ class _Way:
 def summary(layout: Layout, notes: Mapping[str, int]) -> str:
     """One line on what was found: counts, what was out of the ordinary about images, what was passed over."""
     classes = {place.class_name for place in layout.images.values()}
-    parts = [f"{layout.root.name}: {len(layout.images)} images of {len(classes)} classes, {layout.kind}"]
+    parts = [
+        f"{layout.root.name}: {count_text(len(layout.images), 'image')} of {count_text(len(classes), 'class', 'classes')}, {layout.kind}"
+    ]
     if notes:
         parts.append(", ".join(f"{count} {what}" for what, count in sorted(notes.items())))
     passed = [
-        f"{len(names)} {what if len(names) == 1 else many}"
+        count_text(len(names), what, many)
         for what, many, names in (
             ("empty class", "empty classes", layout.empty),
             ("file that is no image", "files that are no images", layout.others),
@@ -163,10 +166,6 @@ def summary(layout: Layout, notes: Mapping[str, int]) -> str:
         if names
     ]
     return "; ".join([*parts, *([f"passed over: {', '.join(passed)}"] if passed else [])])
-
-
-def _counted(names: Sequence[str], what: str) -> str:
-    return f"{len(names)} {what}{'' if len(names) == 1 else 's'}"
 
 
 def _channels(layout: Layout) -> int:

@@ -26,6 +26,7 @@ from metalearn.data.own.table import Labels, Table, checked_file, read_table
 from metalearn.data.source import distinct
 from metalearn.errors import UserError, nearest
 from metalearn.kinds import REGRESSION
+from metalearn.sizes import count_text
 from metalearn.tasks import Examples, Shape, TaskBatch, TaskShape
 
 ABOUT = About("your own table, a CSV file", "", "yours", by_hand="dataset.file=PATH names your table")
@@ -311,7 +312,7 @@ def _divided(table: Table, rows: _Rows, task: str, split: str, seed: int, shares
     names, (val, test) = rows.tasks, (max(1, round(share * len(rows.tasks))) for share in shares)
     if val + test >= len(names):
         raise UserError(
-            f"{table.name} has {len(names)} tasks: {val} for validation and {test} for test leave none for training "
+            f"{table.name} has {count_text(len(names), 'task')}: {val} for validation and {test} for test leave none for training "
             "(dataset.val_share, dataset.test_share; 3 tasks are needed)"
         )
     return random_split(names, val, test, seed)

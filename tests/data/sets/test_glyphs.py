@@ -141,5 +141,5 @@ def test_the_same_characters_are_there_in_colour() -> None:
     shape, cpu = TaskShape(2, 1, 1), torch.device("cpu")
     plain, moved = (dataset.source("val", 0, cpu).tasks(0, 2, shape).query.x for dataset in (colour, normalized))
     torch.testing.assert_close(moved, plain * 2 - 1)
-    with pytest.raises(UserError, match=r"dataset\.normalize\.mean has 1 values, the images have 3 channels"):
+    with pytest.raises(UserError, match=r"dataset\.normalize\.mean has 1 value, the images have 3 channels"):
         load(12, 3, 12, 0, 2, 2, channels=3, normalize={"mean": [0.5], "std": [0.5]})

@@ -139,7 +139,7 @@ def test_all_images_are_normalised_alike() -> None:
     plain = mix().source("test", 0, CPU).tasks(0, 2, SHAPE).query.x
     torch.testing.assert_close(mixed.source("test", 0, CPU).tasks(0, 2, SHAPE).query.x, plain * 2 - 1)
     assert mixed.trained_on.normalize == {"mean": [0.5], "std": [0.5]}
-    with pytest.raises(UserError, match=r"dataset.normalize.mean has 1 values, the images have 3 channels"):
+    with pytest.raises(UserError, match=r"dataset.normalize.mean has 1 value, the images have 3 channels"):
         mix(channels=3, normalize=half)
 
 

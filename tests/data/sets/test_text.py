@@ -106,7 +106,7 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text,label\na,x\n", "dataset.root has 1 classes to be divided: 6 or more are needed"),
+        ("text,label\na,x\n", "dataset.root has 1 class to be divided: 6 or more are needed"),
         ("words,label\na,x\n", "the first line must name the columns text,label"),
         ("text,label\n,x\n", "row 2 has an empty text"),
     ],
@@ -132,7 +132,7 @@ def test_files_that_are_no_texts_are_refused_in_one_line(tmp_path: Path) -> None
         read(tmp_path)
     (tmp_path / "b.txt").write_text("stray")
     (tmp_path / "a" / "1.txt").unlink()
-    with pytest.raises(UserError, match=r"its 1 texts lie in no class folder, 'b\.txt' for one"):
+    with pytest.raises(UserError, match=r"its 1 text lies in no class folder, 'b\.txt' for one"):
         read(tmp_path)
 
 
