@@ -86,10 +86,10 @@ LEARNERS = {
 LARGER = {"emoji": 224}  # data set -> a second size of the network's images
 AT_THE_LARGER = ("nearest_centroid", "ridge", "logistic")
 SCRATCH = {"protonet": "ProtoNet, from scratch", "maml": "MAML, from scratch (transductive)"}
-# Where measure_datasets.py has no row: the experiment that was reproduced, and which of its rows.
+# Where measure_datasets.py has no row: the experiments that were reproduced, one for each of SHOTS, and which of their rows.
 SCRATCH_OMNIGLOT = {
-    "protonet": ("short_protonet_omniglot_5w{shots}s-seed0", "not transductive"),
-    "maml": ("short_maml_omniglot_5w{shots}s-seed1", "transductive"),
+    "protonet": (("short_protonet_omniglot_5w1s-seed0", "short_protonet_omniglot_5w5s-seed0"), "not transductive"),
+    "maml": (("short_maml_omniglot_5w1s-seed1", "short_maml_omniglot_5w5s-seed0"), "transductive"),
 }
 
 
@@ -137,9 +137,9 @@ def from_scratch() -> dict[tuple[str, str, int], Record]:
     """(learner, data set, shots) -> the row of a learner that was trained on the data set's own classes, from random weights."""
     rows = json.loads(FROM_SCRATCH.read_text())["measured"]
     found = {(row["learner"], row["tested"], row["shots"]): row for row in rows if row["trained"] == row["tested"]}
-    for learner, (pattern, name) in SCRATCH_OMNIGLOT.items():
-        for shots in SHOTS:
-            file = REPRODUCED / f"{pattern.format(shots=shots)}.json"
+    for learner, (experiments, name) in SCRATCH_OMNIGLOT.items():
+        for shots, experiment in zip(SHOTS, experiments, strict=True):
+            file = REPRODUCED / f"{experiment}.json"
             if file.exists():
                 (row,) = (row for row in json.loads(file.read_text())["rows"] if row["name"] == name)
                 found[learner, "omniglot", shots] = {
