@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from metalearn.nn.convolution import Conv2d
 from metalearn.nn.followed import followed
@@ -32,7 +33,7 @@ def infer(network: nn.Module, x: Tensor, parameters: Parameters | None = None) -
 
     Without gradients and on a CPU, images pass in less time; everything else as it is, images with their channels last.
     """
-    passes = _suits(x) and not any(_has_to_run(module) for module in network.modules())
+    passes = _suits(x) and not _has_any_global_hook() and not any(_has_to_run(module) for module in network.modules())
     steps = _steps_of(network) if passes else None
     if steps is None:
         x = channels_last(x)

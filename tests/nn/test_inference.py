@@ -143,6 +143,11 @@ def test_gradients_running_statistics_and_hooks_are_left_to_torch() -> None:
         infer(network.eval(), x)
     assert len(seen) == 1
     hook.remove()
+    everywhere = nn.modules.module.register_module_forward_hook(lambda module, args, out: seen.append(out))
+    with torch.no_grad():
+        infer(network.eval(), x)
+    everywhere.remove()
+    assert len(seen) > 2
     with torch.no_grad():
         infer(network.train(), x)
     norm = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
