@@ -71,7 +71,7 @@ texts themselves. --invert and --fit are for images.
 --text "..." ...      texts to label
 --top K               show the K most probable labels (default: 3; --json and --csv: all)
 --json, --csv         print that instead of a table
---html FILE           write a page with the images and what is predicted for them; of numbers, with the table and the curve
+--html FILE           write a page with the images and what is predicted for them; of numbers, with table and curve
 
 how far to trust the probabilities (docs/predict.md). The run's validation tasks with as many classes and images as
 yours fit a temperature, its test tasks measure what comes out; the run directory keeps the numbers for the next call

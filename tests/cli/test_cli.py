@@ -167,7 +167,7 @@ def subprocess_of(code: str, **environment: str) -> subprocess.CompletedProcess[
             "seed=-1 is not allowed (int >= 0 < 9223372036854775808); train.lr=0 is not allowed (float > 0)",
         ),
         ("train train.schedule=linaer", "train.schedule=linaer is not allowed (constant or cosine or linear or step)"),
-        ("train train.optimizer=rmsprop", "train.optimizer=rmsprop is not allowed (adam or adamw or sgd)"),
+        ("train train.optimizer=rmsprop", "train.optimizer=rmsprop is not allowed (adam or adamw or sgd or muon)"),
         ("train train=5", "train=5 is not allowed (a group of settings)"),
         ("train ~train.lr", "train.lr must be set"),
         ("train ~backbone", "names.backbone=null is not allowed (str)"),
