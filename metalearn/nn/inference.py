@@ -33,7 +33,7 @@ def infer(network: nn.Module, x: Tensor, parameters: Parameters | None = None) -
 
     Without gradients and on a CPU, images pass in less time; everything else as it is, images with their channels last.
     """
-    passes = _suits(x) and not _has_any_global_hook() and not any(_has_to_run(module) for module in network.modules())
+    passes = _suits(x) and not any(_has_to_run(module) for module in network.modules())
     steps = _steps_of(network) if passes else None
     if steps is None:
         x = channels_last(x)
@@ -47,9 +47,10 @@ def infer(network: nn.Module, x: Tensor, parameters: Parameters | None = None) -
 
 
 def _suits(x: Tensor) -> bool:
-    """Whether nobody wants gradients, and these are images that go through an ordinary network."""
+    """Whether nobody wants gradients, and these are images that go through an ordinary network, which no hook watches."""
     return not (
         torch.is_grad_enabled()
+        or _has_any_global_hook()  # type: ignore[no-untyped-call]
         or torch.compiler.is_compiling()
         or torch.is_autocast_enabled("cpu")
         or type(x) is not Tensor
