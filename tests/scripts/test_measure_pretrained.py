@@ -67,7 +67,7 @@ def test_a_reproduction_gives_the_row_that_is_asked_for(script: ModuleType, tmp_
     of = {"ci95": 0.1, "ci95_classes": None}
     rows = [{"name": "transductive", "ours": 99.0, **of}, {"name": "not transductive", "ours": 98.0, **of}]
     (tmp_path / "mine_5w1s.json").write_text(json.dumps({"rows": rows}))
-    script.REPRODUCED, script.SCRATCH_OMNIGLOT = tmp_path, {"maml": ("mine_5w{shots}s", "not transductive")}
+    script.REPRODUCED, script.SCRATCH_OMNIGLOT = tmp_path, {"maml": (("mine_5w1s", "mine_5w5s"), "not transductive")}
     found = script.from_scratch()
     assert found["maml", "omniglot", 1]["accuracy"] == pytest.approx(0.98)
     assert ("maml", "omniglot", 5) not in found
