@@ -63,9 +63,8 @@ def shortened(text: str, most: int) -> str:
     ends = [end.end() for end in re.finditer(r"[.!?](?= )", text[: most + 1])]
     if ends and ends[-1] >= most // 2:  # a sentence that leaves out most of what could be said says too little
         return text[: ends[-1]]
-    room = text[
-        : most - 3
-    ]  # one character more than there is room for: a space there says that the word before it is whole
+    # One character more than there is room for: a space there says that the word before it is whole.
+    room = text[: most - 3]
     return f"{room.rpartition(' ')[0].rstrip(' ,;:(') or room[:-1]} ..."
 
 

@@ -15,6 +15,7 @@ from metalearn.backbones.l2l import Learn2LearnConv4
 from metalearn.kinds import cross_entropy, squared_error
 from metalearn.nn.chain import Chain, chain_of
 from metalearn.nn.convolution import Conv2d
+from tests.nn.networks import Residual
 
 TASKS, EXAMPLES, WAYS = 2, 6, 3
 IMAGE = (1, 20, 20)
@@ -104,16 +105,6 @@ def test_any_loss_will_do() -> None:
         torch.testing.assert_close(found[1], expected)
 
 
-class _Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.layer(x) + x
-        return features
-
-
 class _Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -123,13 +114,13 @@ class _Twice(nn.Module):
         return 2.0 * self.layer(x)  # type: ignore[no-any-return]
 
 
-class _Deciding(_Residual):
+class _Deciding(Residual):
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.layer(x if x.sum() > 0 else -x)
         return features
 
 
-class _Unused(_Residual):
+class _Unused(Residual):
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)
 
@@ -142,7 +133,7 @@ class _OtherConv(Conv2d):
 @pytest.mark.parametrize(
     "network",
     [
-        _Residual(),
+        Residual(),
         _Twice(),
         _Deciding(),
         _Unused(),

@@ -11,6 +11,7 @@ from metalearn.algorithms.inner_loop import linear_classifier
 from metalearn.backbones import MLP
 from metalearn.kinds import cross_entropy
 from metalearn.nn.low_rank_steps import LowRank, fully_connected
+from tests.nn.networks import Residual
 
 
 class _Flattening(nn.Module):
@@ -20,16 +21,6 @@ class _Flattening(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.layer(x.flatten(1))
-        return features
-
-
-class _Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.layer(x) + x
         return features
 
 
@@ -85,8 +76,8 @@ SAME = nn.Linear(4, 4)
 @pytest.mark.parametrize(
     "network",
     [
-        _Residual(),
-        nn.Sequential(nn.Flatten(), nn.Linear(4, 4), _Residual()),
+        Residual(),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 4), Residual()),
         nn.Sequential(nn.Flatten(), _OtherLinear(4, 4)),
         nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Tanh()),
         nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(4, 4)),
