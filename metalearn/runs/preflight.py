@@ -40,6 +40,6 @@ def preflight(config: dict[str, Any]) -> None:
         algorithm.set_transductive(settings.eval.transductive)
     if settings.train.init is not None:
         earlier = read_initial(settings.train.init)
-        start_from(algorithm, earlier, settings.train.init)
+        start_from(algorithm, config["algorithm"], earlier, settings.train.init)
         tested = tuple(map(str, dataset.classes("test")))
         refuse_seen_classes(earlier["train_classes"], tested, settings.eval.allow_seen)

@@ -251,7 +251,7 @@ def _trained_classes(attempt: _Attempt, parts: Parts, classes: tuple[str, ...]) 
     if init is None:
         return list(classes)
     earlier = read_initial(init)
-    log.info("%s", start_from(parts.algorithm, earlier, init))
+    log.info("%s", start_from(parts.algorithm, attempt.config["algorithm"], earlier, init))
     return list(dict.fromkeys([*classes, *earlier["train_classes"]]))
 
 

@@ -25,21 +25,23 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-def fresh(*overrides: str) -> Any:
+def fresh(*overrides: str) -> tuple[Any, dict[str, Any]]:
+    """A learner, and its settings."""
     config = compose(*TINY, *overrides)
-    return build_algorithm(config, build_dataset(config))
+    return build_algorithm(config, build_dataset(config)), config["algorithm"]
 
 
 def test_the_same_learner_takes_everything(earlier: Path) -> None:
-    state, algorithm = read_initial(str(earlier)), fresh("seed=5")
-    line = start_from(algorithm, state, "there")
+    state, (algorithm, settings) = read_initial(str(earlier)), fresh("seed=5")
+    line = start_from(algorithm, settings, state, "there")
     assert line == f"train.init: {len(state['model'])} of {len(state['model'])} tensors from there"
     assert all(torch.equal(state["model"][name], value) for name, value in algorithm.state_dict().items())
 
 
 def test_another_learner_takes_the_backbone(earlier: Path) -> None:
-    state, algorithm = read_initial(str(earlier / "last.pt")), fresh("algorithm=maml", "backbone.running_stats=false")
-    line = start_from(algorithm, state, "there")
+    state = read_initial(str(earlier / "last.pt"))
+    algorithm, settings = fresh("algorithm=maml", "backbone.running_stats=false")
+    line = start_from(algorithm, settings, state, "there")
     assert "not found there" in line
     weights = {
         name: value for name, value in algorithm.state_dict().items() if name.endswith("backbone.blocks.0.weight")
@@ -48,11 +50,25 @@ def test_another_learner_takes_the_backbone(earlier: Path) -> None:
         assert torch.equal(value, state["model"][name[name.find("backbone.") :]])
 
 
+def test_a_learned_scale_is_taken_only_of_the_same_distance(earlier: Path) -> None:
+    learned, settings = fresh("algorithm.learn_scale=true")
+    state = read_initial(str(earlier)) | {"config": {"algorithm": settings}}
+    state["model"] = learned.state_dict() | {"scale.log": torch.tensor(-6.0)}
+    same, other = fresh("algorithm.learn_scale=true"), fresh("algorithm=finetune")
+    assert "not found there" not in start_from(*same, state, "there")
+    assert "not found there: chosen, scale.log" in start_from(*other, state, "there")
+    assert same[0].scale.log.item() == -6.0
+    assert other[0].scale.log.exp().item() == pytest.approx(10.0)
+    weights = dict(other[0].named_parameters())
+    assert torch.equal(weights["backbone.blocks.0.weight"], learned.backbone.blocks[0].weight)
+
+
 def test_what_cannot_serve_is_refused(earlier: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.init=.*nothing: no checkpoint"):
         read_initial(str(tmp_path / "nothing"))
     with pytest.raises(UserError, match=r"train\.init=there: no weight there has the name and shape"):
-        start_from(torch.nn.Linear(2, 2), {"model": {"other": torch.zeros(3)}}, "there")
+        state = {"model": {"other": torch.zeros(3)}, "config": {"algorithm": {}}}
+        start_from(torch.nn.Linear(2, 2), {}, state, "there")
     config = compose(*TINY)
     tested = [str(class_) for class_ in build_dataset(config).classes("test")]
     checkpoint.save(tmp_path / "leak.pt", read_initial(str(earlier)) | {"train_classes": tested[:2]})
