@@ -136,6 +136,13 @@ class Algorithm(nn.Module, ABC):
         """
         return None
 
+    def behind_fixed_layers(self) -> TwoSteps | None:
+        """For training tasks: the layers of the backbone that outer steps leave as they are, and this learner with the rest of the backbone.
+
+        None where all of them change, or none, or where what an example becomes depends on anything else.
+        """
+        return None
+
     def embedding(self) -> nn.Module | None:
         """For export: the network that embeds each example by itself, [n, ...] -> [n, D]; None where no such part can be used alone."""
         return None

@@ -22,7 +22,7 @@ from metalearn.tasks import Examples, TaskBatch
 
 
 class EmbeddingLearner(Algorithm):
-    """Base of those learners. A subclass sees examples through `embed` alone, or says None in `in_two_steps`.
+    """Base of those learners. A subclass sees examples through `embed` alone, or says None in `in_two_steps` and `behind_fixed_layers`.
 
     Args:
         backbone: [n, ...] -> [n, D].
@@ -42,6 +42,10 @@ class EmbeddingLearner(Algorithm):
         if self.backbone.uses_batch_statistics:
             return None
         return two_steps(self, self.backbone)
+
+    def behind_fixed_layers(self) -> TwoSteps | None:
+        parts = self.backbone.in_two_parts()
+        return None if parts is None else TwoSteps(parts.fixed, parts.dim, with_backbone(self, parts.behind))
 
     def embedding(self) -> nn.Module | None:
         return None if self.backbone.uses_batch_statistics else self.backbone

@@ -28,7 +28,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from metalearn.algorithms.base import MetaLoss, TwoSteps
-from metalearn.algorithms.embedding import Embedded, EmbeddingLearner, MetricScale, class_means, with_backbone
+from metalearn.algorithms.embedding import Embedded, EmbeddingLearner, MetricScale, class_means
 from metalearn.backbones import Backbone
 from metalearn.backbones.base import TwoParts
 from metalearn.errors import UserError
@@ -175,8 +175,7 @@ class FineTune(EmbeddingLearner):
             return None
         if self.backbone.frozen:
             return super().in_two_steps()
-        parts = self.backbone.in_two_parts()
-        return None if parts is None else TwoSteps(parts.fixed, parts.dim, with_backbone(self, parts.behind))
+        return self.behind_fixed_layers()
 
     @property
     def heavy(self) -> bool:

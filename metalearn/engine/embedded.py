@@ -23,12 +23,13 @@ def embedded_once(
 
     Descriptions of classes, too, pass a network once that stays as it is: their own, or that of the examples.
     The features of a frozen backbone are kept on the disk, for other runs with the same images. Of a backbone with a stem, what that makes of
-    examples is, and any learner takes it.
+    examples is, and any learner takes it. Where training changes the last layers alone, training tasks are of what the layers before them make
+    of images.
 
     Args:
         algorithm: in evaluation mode, or frozen.
         features: "auto"; "memory", where nothing is kept on the disk; or "none", where each task embeds its images anew.
-        training: whether outer steps go on between the tasks: then the backbone has to be frozen.
+        training: whether outer steps go on between the tasks: then the backbone, or the part of it that images pass once, has to be frozen.
         memory: where features that are not kept on the disk are kept for the next call with equal weights and images.
     """
     learner, tasks = _examples_once(algorithm, source, features, training, memory)
@@ -57,9 +58,10 @@ def _examples_once(
             return algorithm, source
         kept = stem.fingerprint if features == "auto" or memory is not None else None
         return algorithm, source.embedded(Embedding(stem.embed, stem.dim, kept, None if features == "auto" else memory))
-    if training and not backbone.frozen:
-        return algorithm, source
-    parts = algorithm.in_two_steps()
+    changes = training and not backbone.frozen
+    if changes and source.split != "train":
+        return algorithm, source  # each validation asks again, in evaluation mode: no outer step goes on in it
+    parts = algorithm.behind_fixed_layers() if changes else algorithm.in_two_steps()
     if parts is None or examples is None or examples * parts.dim > _MOST:
         return algorithm, source
     on_disk = backbone.frozen and features == "auto"

@@ -63,11 +63,13 @@ class OuterLoop:
         self.optimizer = make_optimizer(algorithm, self.settings.train)
         self.schedule = make_schedule(self.optimizer, self.settings.train)
         self._average = average_of(algorithm, self.settings.train.average)
-        # Where the backbone is frozen, tasks are of features from here on, and the learner is the part of the algorithm that takes them.
+        # Where the backbone is frozen, in part or whole, tasks are of features from here on, and the learner is the part that takes them.
         self._learner, self._train_tasks = embedded_once(self.algorithm, train_tasks, self.settings.features, True)
         self._val_learner, self._val_tasks = embedded_once(self.algorithm, val_tasks, self.settings.features, True)
-        if self._learner is not self.algorithm:
+        if self._val_learner is not self.algorithm:
             log.info("features: the backbone is frozen, each image passes it once")
+        elif self._learner is not self.algorithm:
+            log.info("features: each training image passes the layers that stay as they are once")
         self.device = train_tasks.device
         self._ranks, self._interrupts = ranks or Ranks(), interrupts or Interrupts()
         self._before_validating = before_validating

@@ -78,14 +78,54 @@ def test_a_resumed_run_goes_on_with_the_same_features(
 
 
 def test_what_changes_is_not_kept(easy: ImageClasses, frozen: list[str]) -> None:
-    source = easy.source("train", 0, torch.device("cpu"))
+    source, validation = (easy.source(split, 0, torch.device("cpu")) for split in ("train", "val"))
     augmented = easy.source("train", 0, torch.device("cpu"), {"degrees": 5.0})
-    for train, expected in (("last_block", False), ("none", True)):
+    # What each image passes once: nothing, all, or what lies before the last block, of training images alone.
+    for train, of_training, of_validation in (("all", False, False), ("none", True, True), ("last_block", True, False)):
         algorithm = build_algorithm(
             compose("algorithm=protonet", "train.steps=0", *frozen, f"backbone.train={train}"), easy
         )
         learner, tasks = embedded_once(algorithm, source, "auto", training=True)
-        assert (learner is not algorithm) is (tasks is not source) is expected
+        assert (learner is not algorithm) is (tasks is not source) is of_training
+        assert (embedded_once(algorithm, validation, "auto", training=True)[0] is not algorithm) is of_validation
         assert embedded_once(algorithm, augmented, "auto", training=True) == (algorithm, augmented)
         assert embedded_once(algorithm, source, "none") == (algorithm, source)
-        assert embedded_once(learner, tasks, "auto")[0] is learner or not expected
+        assert embedded_once(learner, tasks, "auto")[0] is learner or not of_training
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["algorithm=nearest_centroid", "algorithm.learn_scale=true"],  # which centres by all training images
+        ["algorithm=finetune", "algorithm.lr=0.01", "algorithm.steps=1"],
+    ],
+)
+def test_fixed_layers_before_a_last_block_that_learns_are_passed_once_and_change_no_number(
+    choices: list[str],
+    frozen: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
+    for features in ("none", "auto"):
+        main(
+            [
+                *("train", *choices, *frozen, *RUN, "backbone.train=last_block"),
+                *("train.optimizer=sgd", "train.lr=0.01"),  # Adam would make whole steps of what is rounding
+                *(f"features={features}", f"hydra.run.dir={features}"),
+            ]
+        )
+        said = "each training image passes the layers that stay as they are once" in capsys.readouterr().out
+        assert said is (features == "auto")
+    slow, fast = (json.loads(Path(name, "results.json").read_text()) for name in ("none", "auto"))
+    assert fast["test"]["loss"] == pytest.approx(slow["test"]["loss"], rel=1e-3, abs=1e-4)
+    weights = [torch.load(f"{name}/last.pt", weights_only=True)["model"] for name in ("none", "auto")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-2, atol=1e-4)
+    started = torch.load(frozen[2].partition("=")[2], weights_only=True)
+    last, first = weights[1]["backbone.body.conv5.0.weight"], weights[1]["backbone.body.conv1.0.weight"]
+    assert not torch.equal(last, started["conv5.0.weight"])
+    assert torch.equal(first, started["conv1.0.weight"])
+    assert not Path("cache/features").exists()  # what belongs to weights that change is kept nowhere

@@ -66,8 +66,8 @@ def test_a_learned_scale_is_taken_only_of_the_same_distance(earlier: Path) -> No
 def test_what_cannot_serve_is_refused(earlier: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.init=.*nothing: no checkpoint"):
         read_initial(str(tmp_path / "nothing"))
+    state = {"model": {"other": torch.zeros(3)}, "config": {"algorithm": {}}}
     with pytest.raises(UserError, match=r"train\.init=there: no weight there has the name and shape"):
-        state = {"model": {"other": torch.zeros(3)}, "config": {"algorithm": {}}}
         start_from(torch.nn.Linear(2, 2), {}, state, "there")
     config = compose(*TINY)
     tested = [str(class_) for class_ in build_dataset(config).classes("test")]
