@@ -53,9 +53,9 @@ def measure(bench: Bench) -> Record:
     data = images(bench)
     rows = []
     for subject in SUBJECTS[:1] if bench.quick else SUBJECTS:
-        if not bench.wants(subject.label):
-            continue
         for axis in subject.axes[:1] if bench.quick else subject.axes:
+            if not bench.wants(f"{subject.label}: {axis.name}"):
+                continue
             bench.say(f"{subject.label.partition(';')[0]}: {axis.name}")
             rows.append(_measure(bench, data, subject, axis))
     return {"rows": rows}

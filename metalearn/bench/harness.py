@@ -45,6 +45,11 @@ class Bench:
         """Whether the row of this label was asked for."""
         return not self.cases or any(case in label for case in self.cases)
 
+    def chosen(self, labels: Sequence[str]) -> list[str]:
+        """Those that were asked for; a case that is a whole label means this one alone, whatever other labels it is a part of."""
+        exact, parts = ([case for case in self.cases if (case in labels) == whole] for whole in (True, False))
+        return [label for label in labels if not self.cases or label in exact or any(part in label for part in parts)]
+
     def config(self, *overrides: str) -> Config:
         """As `metalearn train` would have it, on this bench's device."""
         return self.compose(*overrides, f"device={self.device.type}")
