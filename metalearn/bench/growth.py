@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from metalearn.bench import memory
-from metalearn.bench.harness import Bench, Record, Table, exponent, interleave, milliseconds, spread
+from metalearn.bench.harness import Bench, Config, Record, Table, exponent, interleave, milliseconds, spread
 from metalearn.bench.ours import Ours, images
 
 _ROUNDS = 5  # at most: an exponent says less than a ratio
@@ -62,18 +62,18 @@ def measure(bench: Bench) -> Record:
 
 
 def _measure(bench: Bench, data: tuple[str, ...], subject: Subject, axis: Axis) -> Record:
-    configs = {
-        size: bench.config(
-            *data, *(o for o in subject.overrides if not o.startswith(f"{axis.key}=")), f"{axis.key}={size}"
-        )
-        for size in axis.sizes
-    }
-    made = {size: Ours(config) for size, config in configs.items()}
+    others = [override for override in subject.overrides if not override.startswith(f"{axis.key}=")]
+
+    def config(size: int, *further: str) -> Config:
+        return bench.config(*data, *others, f"{axis.key}={size}", *further)
+
+    made = {size: Ours(config(size)) for size in axis.sizes}
     seconds = interleave(
         {str(size): ours.step for size, ours in made.items()}, min(bench.rounds, _ROUNDS), bench.device
     )
     medians = [spread(values)["median"] for values in seconds.values()]
-    peaks = [memory.peak(config, None) for config in configs.values()]
+    # As chosen above: choosing makes steps of its own, and what these hold before the first step would not count.
+    peaks = [memory.peak(config(size, f"train.task_chunk={ours.task_chunk}"), None) for size, ours in made.items()]
     mib = [found["mib"] for found in peaks if found is not None]
     row: Record = {
         "label": subject.label,

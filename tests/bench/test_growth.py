@@ -23,7 +23,7 @@ class Step:
     """The steps of one configuration, whose time is not measured here."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self.ways = int(config["overrides"][-2].partition("=")[2])
+        (self.ways,) = (int(each.partition("=")[2]) for each in config["overrides"] if each.startswith(WAYS.key))
         self.task_chunk = self.ways // 5
 
     def step(self) -> None:
@@ -46,7 +46,10 @@ def measured(monkeypatch: pytest.MonkeyPatch, with_memory: bool) -> dict[str, An
     monkeypatch.setattr(growth, "interleave", interleave)
     monkeypatch.setattr(growth.memory, "peak", peak)
     row = growth._measure(bench(), ("dataset=glyphs",), SUBJECT, WAYS)
-    assert asked[0] == ("dataset=glyphs", "algorithm=maml", "task.train.ways=5", "device=cpu"), "the axis' own value"
+    assert asked[1] == (
+        *("dataset=glyphs", "algorithm=maml", "task.train.ways=10"),
+        *("train.task_chunk=2", "device=cpu"),
+    ), "the axis' own value, and the chunk that was chosen before"
     return row
 
 
