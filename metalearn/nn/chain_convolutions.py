@@ -103,28 +103,38 @@ class NormalisedConvolution(Convolution):
         """Whether `module` is the normalisation that is done here."""
         return module is self._of
 
+    def _make_room(self, x: Tensor) -> None:
+        """As for `Convolution`; a 1 stands behind the numbers of every patch, so that one product has the sums of what it goes through as well."""
+        made = self._key
+        super()._make_room(x)
+        if self._key is made:
+            return
+        tasks, length, numbers = self._rows.shape
+        self._with_one = self._rows.new_ones(tasks, length, numbers + 1)
+        self._rows = self._with_one[..., :numbers]
+        self._patches = self._rows.unflatten(2, self._patches.shape[4:]).unflatten(1, self._patches.shape[1:4])
+
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
         self._cut(x)
-        m = self._rows.shape[1]
         kernels = _rows_of(parameters[self._weight])  # [G, o, K]
-        self._mean = self._rows.mean(1, keepdim=True)  # [G, 1, K]
-        moments = torch.bmm(self._rows.transpose(1, 2), self._rows) / m
-        self._covariance = moments - self._mean.transpose(1, 2) * self._mean  # [G, K, K]
+        moments = torch.bmm(self._with_one.transpose(1, 2), self._with_one) / self._with_one.shape[1]
+        self._mean = moments[:, -1:, :-1]  # [G, 1, K]
+        self._covariance = moments[:, :-1, :-1] - self._mean.transpose(1, 2) * self._mean  # [G, K, K]
         self._by_covariance = torch.bmm(kernels, self._covariance)  # [G, o, K]
         variance = (self._by_covariance * kernels).sum(2, keepdim=True)
         self._inverse = torch.rsqrt(variance.clamp_min(0) + self._eps)  # [G, o, 1]
         self._scale = self._inverse * parameters[f"{self._norm}.weight"].unsqueeze(2)
         scaled = kernels * self._scale
-        shift = parameters[f"{self._norm}.bias"].unsqueeze(1) - torch.bmm(self._mean, scaled.transpose(1, 2))
-        out = torch.baddbmm(shift, self._rows, scaled.transpose(1, 2))
+        shift = parameters[f"{self._norm}.bias"].unsqueeze(2) - torch.bmm(scaled, self._mean.transpose(1, 2))
+        # The shift within the product: added to it, it would first be written out for every pixel.
+        out = torch.bmm(self._with_one, torch.cat([scaled, shift], dim=2).transpose(1, 2))
         return out.view(*self._patches.shape[:4], -1)
 
     def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> None:
         kernels = _rows_of(parameters[self._weight])
         rows = gradient.reshape(len(kernels), -1, kernels.shape[1])
-        by_patches = torch.bmm(self._rows.transpose(1, 2), rows).transpose(1, 2)  # [G, o, K]
-        total = rows.sum(1).unsqueeze(2)  # [G, o, 1]
-        centred = by_patches - total * self._mean
+        by_patches, total = torch.bmm(self._with_one.transpose(1, 2), rows).transpose(1, 2).tensor_split([-1], dim=2)
+        centred = by_patches - total * self._mean  # [G, o, K], of by_patches [G, o, K] and total [G, o, 1]
         # The sum of the gradient times what was normalised.
         along = (centred * kernels).sum(2, keepdim=True) * self._inverse
         of_kernels = self._scale * (centred - along * self._inverse * self._by_covariance)
