@@ -112,7 +112,7 @@ class NormalisedConvolution(Convolution):
         tasks, length, numbers = self._rows.shape
         self._with_one = self._rows.new_ones(tasks, length, numbers + 1)
         self._rows = self._with_one[..., :numbers]
-        self._patches = self._rows.unflatten(2, self._patches.shape[4:]).unflatten(1, self._patches.shape[1:4])
+        self._patches = self._rows.view(self._patches.shape)
 
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
         self._cut(x)
