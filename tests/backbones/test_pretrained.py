@@ -343,6 +343,31 @@ def test_timm_needs_its_package_or_makes_its_network() -> None:
         build(node | {"name": "vit_tinny"}, "backbone", TimmModel, "metalearn.backbones", {"image_shape": (1, 8, 8)})
 
 
+def test_weights_under_timms_names_give_the_features_that_they_give_in_torchvision(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = models.mobilenet_v2(weights=None)
+    for module in network.modules():  # of a network at its start, wrong statistics or another epsilon would hardly show
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.01, 0.1)
+
+    def learned(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+
+    theirs = learned(timm.create_model("mobilenetv2_100").state_dict())
+    ours, renamed = tmp_path / "ours.pth", tmp_path / "renamed.pth"
+    torch.save(network.state_dict(), ours)
+    torch.save(dict(zip(theirs, learned(network.state_dict()).values(), strict=True)), renamed)
+    node = compose("backbone=timm")["backbone"] | {"name": "mobilenetv2_100", "weights": str(renamed), "size": 32}
+    backbone = build(node, "backbone", Pretrained, "metalearn.backbones", {"image_shape": (3, 32, 32)})
+    x = torch.rand(3, 3, 32, 32, dtype=torch.double)  # in single precision, 52 such layers make much of rounding
+    with torch.no_grad():
+        expected = of_torchvision(name="mobilenet_v2", weights=str(ours)).double().eval()(x)
+        torch.testing.assert_close(backbone.double().eval()(x), expected, rtol=1e-4, atol=1e-4)
+    assert backbone.pretrained_on == UNKNOWN
+
+
 def test_the_last_block_behind_fixed_layers_is_the_whole_network_in_training_too() -> None:
     backbone = of_torchvision(train="last_block").double()
     x = torch.rand(4, 3, 32, 32, dtype=torch.double)
