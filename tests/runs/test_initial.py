@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torchvision import models
 
 from metalearn.engine.build import build_algorithm, build_dataset
 from metalearn.errors import UserError
@@ -82,3 +84,25 @@ def test_the_earlier_runs_classes_count_as_trained_on(earlier: Path, tmp_path: P
     before, after = (checkpoint.load(where / "last.pt", CPU) for where in (earlier, tmp_path))
     assert set(before["train_classes"]) <= set(after["train_classes"])
     assert "train.init: " not in str(after["model"].keys())
+
+
+@pytest.mark.parametrize("trained", ["backbone.train=last_block", "backbone.lora_rank=2"])
+def test_what_was_meta_trained_of_a_network_is_fine_tuned_without_its_file(trained: str, tmp_path: Path) -> None:
+    network = ["backbone=torchvision", "backbone.name=shufflenet_v2_x0_5", "backbone.size=32", trained]
+    tiny = [setting for setting in TINY if not setting.startswith("backbone.")]
+    torch.manual_seed(3)
+    file = tmp_path / "weights.pth"
+    torch.save(models.get_model("shufflenet_v2_x0_5", weights=None).state_dict(), file)
+    meta_trained, fine_tuned = tmp_path / "m", tmp_path / "f"
+    of_file = [f"backbone.weights={file}", "backbone.pretrained_on=imagenet1k"]
+    run(compose(*tiny, *network, *of_file, "algorithm.learn_scale=true", "train.steps=2"), meta_trained)
+    file.unlink()
+    fine_tuning = ["algorithm=finetune", "algorithm.steps=1", "algorithm.lr=0.01", "train.steps=0"]
+    run(compose(*tiny, *network, "backbone.weights=none", *fine_tuning, f"train.init={meta_trained}"), fine_tuned)
+    before, after = (checkpoint.load(where / "best.pt", CPU)["model"] for where in (meta_trained, fine_tuned))
+    assert {name for name in after if name not in before} == {"chosen"}
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items() if name.startswith("backbone."))
+    assert after["scale.log"].exp().item() == pytest.approx(10.0)
+    results = json.loads((fine_tuned / "results.json").read_text())
+    assert results["test"]["adapt_steps"] == 1
+    assert results["test"]["seen_in_pretraining"]["data"] == "ImageNet-1k"
