@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,3 +99,20 @@ def test_a_seed_is_a_training_of_its_own() -> None:
     assert (run["steps"], run["tasks"]) == (2, 2)
     assert 0 < run["seconds"] < run["to_number"]
     assert row["ci95_seeds"] is None
+
+
+def test_a_training_that_fails_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record.subprocess, "run", lambda command, **settings: SimpleNamespace(returncode=1))
+    bench = Bench(compose, rounds=1, quick=False, device=torch.device("cpu"), train=(GLYPHS,), seeds=(7,))
+    with pytest.raises(UserError, match=f"experiment={GLYPHS} seed=7 failed"):
+        record.measure(bench)
+
+
+def test_a_mark_that_the_mean_misses_is_not_reached_and_its_interval_is_over_seeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (table,) = record.tables(measured(GLYPHS, monkeypatch, 0, 1))
+    assert table.rows[0][1:5] == ("97 %", "96.00 ± 0.00 %", "no", "10 (10 to 10)")
+    assert table.rows[0][5:8] == ("40 (40 to 40)", "400", "2")
+    (table,) = record.tables(measured(GLYPHS, monkeypatch, 0))
+    assert table.rows[0][2] == "96.00 %", "one seed has no interval"

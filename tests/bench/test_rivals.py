@@ -146,3 +146,68 @@ def test_a_process_that_ends_is_named(tmp_path: Path) -> None:
     interpreter.chmod(0o755)
     with rival.Worker(interpreter) as worker, pytest.raises(UserError, match="parallel-metalearn ended with code 3"):
         worker.ask("vmap", steps=1)
+
+
+class Side:
+    """Steps that take no time; each makes its tasks in a second for every one of them."""
+
+    data_seconds = 0.0
+    task_chunk = 4
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks, self.steps = tasks, 0
+
+    def step(self) -> None:
+        self.data_seconds += self.tasks
+        self.steps += 1
+
+
+def turns(seconds: dict[str, float]) -> Any:
+    """In place of `interleave`: three calls of each side, and so many seconds."""
+
+    def interleave(actions: dict[str, Any], rounds: int, device: torch.device) -> dict[str, list[float]]:
+        for action in actions.values():
+            for _ in range(3):
+                action()
+        return {name: [seconds.get(name, seconds["else"])] * rounds for name in actions}
+
+    return interleave
+
+
+def test_time_per_task_is_without_making_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    def ours_of(case: Case, config: dict[str, Any]) -> Side:
+        made.append(config["train"])
+        return Side(8)
+
+    monkeypatch.setattr(scaling, "ours_of", ours_of)
+    monkeypatch.setattr(scaling, "interleave", turns({"one by one": 80.0, "else": 24.0}))
+    found = scaling._measure(bench(), TINY, (), 8, None, None)
+    assert [(train["task_chunk"], train["meta_batch_size"]) for train in made] == [("auto", 8), (8, 8), (1, 8)]
+    per_task = {name: each["median"] for name, each in found["seconds_per_task"].items()}
+    assert per_task == {"task_chunk=auto": 2.0, "all at once": 2.0, "one by one": 9.0}, "less a second of each task"
+    assert set(found["making_per_task"].values()) == {1.0}
+    (table,) = scaling.tables({"rows": [found]})
+    assert table.rows[0] == ("8", "2000.00", "4", "2000.00", "9000.00", "not measured", "not measured")
+
+
+@pytest.mark.parametrize("fastest", rival.BACKENDS)
+def test_the_faster_backend_in_a_step_before_is_the_one_that_is_measured(
+    fastest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops = {backend: Side(32) for backend in rival.BACKENDS}
+    seconds = {loops[backend].step: 1.0 if backend == fastest else 2.0 for backend in rival.BACKENDS}
+    monkeypatch.setattr(rivals, "ours_of", lambda case, config: Side(32))
+    monkeypatch.setattr(rivals, "learn2learn_loops", lambda *given: {})
+    monkeypatch.setattr(rivals, "functorch_loop", lambda case, ours: Side(0))
+    monkeypatch.setattr(rivals, "rival_loop", lambda worker, case, ours, written, backend: loops[backend])
+    monkeypatch.setattr(rivals, "_seconds", lambda step: seconds[step])
+    monkeypatch.setattr(rivals, "interleave", turns({"ours": 40.0, "else": 60.0}))
+    worker: Any = "a process"
+    example, parallel = rivals._measure(bench(), TINY, (), None, worker, None)
+    assert example["opponent"] == "functorch's example"
+    assert parallel["opponent"] == f"parallel-metalearn, {fastest}"
+    assert [loop.steps for loop in loops.values()] == [3 if backend == fastest else 0 for backend in rival.BACKENDS]
+    assert parallel["ratio"]["median"] == 1.5
+    assert parallel["data"] == {"ours": 32.0, "theirs": 32.0}
