@@ -16,8 +16,13 @@ def row_of(label: str) -> dict[str, Any]:
     ratio = {"median": 3.3, "lower": 3.2, "upper": 3.4}
     data = {"ours": 0.001, "theirs": 0.004}
     return {
-        "label": label, "ours": ours, "theirs": theirs, "ratio": ratio, "data": data,
-        "task_chunk": 8, "choice_seconds": 1.25,
+        "label": label,
+        "ours": ours,
+        "theirs": theirs,
+        "ratio": ratio,
+        "data": data,
+        "task_chunk": 8,
+        "choice_seconds": 1.25,
     }
 
 
