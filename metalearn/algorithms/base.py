@@ -132,7 +132,8 @@ class Algorithm(nn.Module, ABC):
     def in_two_steps(self) -> TwoSteps | None:
         """For evaluation: the embedding of each example by itself, and what this learner does with embeddings.
 
-        None where the embedding of an example depends on anything else, so that it cannot be computed once for all tasks.
+        None where the embedding of an example depends on anything else, so that it cannot be computed once for all tasks. Where predictions are
+        not transductive, what the learner of embeddings adapts serves this one's `predict` as well.
         """
         return None
 

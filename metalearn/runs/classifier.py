@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,23 @@ from metalearn.runs.stored import built, modules_of, save_adapted
 _CHECKED = 60  # support images that `check` holds out at most
 
 
+class Passed(NamedTuple):
+    """Support examples as far as each passes a network by itself, and the learner that takes them so: they pass it once, whatever is adapted to."""
+
+    learner: Algorithm
+    x: Tensor  # [n, ...]
+
+    @classmethod
+    def of(cls, algorithm: Algorithm, x: Tensor) -> Passed:
+        """Of examples as the whole algorithm takes them."""
+        # What learns from queries too keeps support examples until these come: they have to be as the whole algorithm takes them.
+        parts = algorithm.in_two_steps() if len(x) and not algorithm.transductive else None
+        if parts is None:
+            return cls(algorithm, x)
+        with torch.no_grad():
+            return cls(parts.learner, parts.embed(x))
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A trained algorithm, adapted to labelled images.
@@ -42,6 +59,7 @@ class Classifier:
         counts: [N], support images of each class; 0 of each where descriptions tell them.
         form: how files become what the model sees.
         calibration: None where there is none.
+        passed: the support examples, for `check`; None where it was read from a file.
     """
 
     run: str
@@ -54,6 +72,7 @@ class Classifier:
     counts: tuple[int, ...]
     form: Given
     calibration: Calibration | None = None
+    passed: Passed | None = None
 
     @classmethod
     def of(
@@ -72,7 +91,8 @@ class Classifier:
             UserError: the algorithm cannot learn so many classes.
         """
         described = None if descriptions is None else descriptions.to(run.device)
-        adapted = adapted_to(run.algorithm, form.values(pixels).to(run.device), counts, described)
+        passed = Passed.of(run.algorithm, form.values(pixels).to(run.device))
+        adapted = adapted_to(passed.learner, passed.x, counts, described)
         run_text = f"{run.directory}: {run.name}"
         return cls(
             run_text,
@@ -84,6 +104,7 @@ class Classifier:
             tuple(classes),
             tuple(counts),
             form,
+            passed=passed,
         )
 
     def with_calibration(self, calibration: Calibration | None) -> Classifier:
@@ -186,15 +207,12 @@ def adapted_to(algorithm: Algorithm, x: Tensor, counts: Sequence[int], descripti
         return algorithm.adapt(support_of(x, counts, algorithm.uneven, descriptions))
 
 
-def check(classifier: Classifier, pixels: NDArray[np.uint8]) -> tuple[int, int] | None:
-    """Predicts support images from the others: (how many, how many of them right); None where no class has two.
-
-    Args:
-        pixels: those that the classifier was adapted to.
-    """
-    algorithm, counts = classifier.algorithm, list(classifier.counts)
+def check(classifier: Classifier) -> tuple[int, int] | None:
+    """Predicts support images of `Classifier.of` from the others: (how many, how many of them right); None where no class has two."""
+    if classifier.passed is None:
+        return None
+    (algorithm, x), counts = classifier.passed, list(classifier.counts)
     device = choose_device(classifier.config)
-    x = classifier.form.values(pixels).to(device)
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
     held = [i for i, label in enumerate(labels) if counts[label] > 1]
     if not held:
@@ -202,9 +220,6 @@ def check(classifier: Classifier, pixels: NDArray[np.uint8]) -> tuple[int, int] 
     held = [
         held[round(i * (len(held) - 1) / max(1, min(len(held), _CHECKED) - 1))] for i in range(min(len(held), _CHECKED))
     ]
-    if parts := algorithm.in_two_steps():  # each image passes the backbone once, not once for each that is held back
-        with torch.no_grad():
-            algorithm, x = parts.learner, parts.embed(x)
     right = 0
     for i in held:
         left = [count - (label == labels[i]) for label, count in enumerate(counts)]

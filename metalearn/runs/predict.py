@@ -130,7 +130,7 @@ def learn(
             if asked.coverage is not None:
                 raise UserError(f"--coverage needs validation tasks of the run's data set: {error}") from error
             notes.append(why_not(error))
-    return Learned(classifier, images, check(classifier, images.pixels), tuple(notes))
+    return Learned(classifier, images, check(classifier), tuple(notes))
 
 
 def described_classes(run: LoadedRun, path: str) -> Descriptions:

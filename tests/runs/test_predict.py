@@ -23,7 +23,7 @@ from metalearn.engine.build import build_dataset
 from metalearn.kinds import CLASSIFICATION
 from metalearn.runs.calibrate import LikeSupport
 from metalearn.runs.checkpoint import save
-from metalearn.runs.classifier import check, read_saved
+from metalearn.runs.classifier import read_saved
 from metalearn.runs.directory import read_config
 from metalearn.runs.loaded import load_run
 from metalearn.runs.predict import Asked, learn
@@ -140,18 +140,35 @@ def test_the_function_returns_what_the_command_prints(run: Path, capsys: pytest.
     assert json.loads(json.dumps(metalearn.predict("run", "support", "query", coverage=0.9, tasks=10))) == printed
 
 
-def test_each_support_image_is_embedded_once_to_check_all(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_support_image_is_embedded_once_to_learn_and_to_check_all(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = load_run(run, read_config(run), json.loads((run / "results.json").read_text()))
-    classifier = learn(loaded, "support", Asked(calibrated=False)).classifier
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 1, 16, 16), dtype=np.uint8)
     passed: list[int] = []
-    classifier.algorithm.backbone.register_forward_hook(lambda _, given, __: passed.append(len(given[0])))
-    found = check(classifier, pixels)
-    assert sum(passed) == 6
-    monkeypatch.setattr(classifier.algorithm, "in_two_steps", lambda: None)
-    assert check(classifier, pixels) == found
-    assert found is not None
-    assert found[0] == 5  # one class has one image alone
+    loaded.algorithm.backbone.register_forward_hook(lambda _, given, __: passed.append(len(given[0])))
+    learned = learn(loaded, "support", Asked(calibrated=False))
+    assert sum(passed) == sum(learned.classifier.counts) == 6
+    monkeypatch.setattr(loaded.algorithm, "in_two_steps", lambda: None)
+    whole = learn(loaded, "support", Asked(calibrated=False))
+    assert learned.checked == whole.checked
+    assert learned.checked is not None
+    assert learned.checked[0] == 5  # one class has one image alone
+    torch.testing.assert_close(learned.classifier.adapted, whole.classifier.adapted)
+
+
+@pytest.mark.parametrize("name", learners(CLASSIFICATION))
+def test_what_is_adapted_to_embedded_examples_serves_the_whole_algorithm(name: str, trained: Path) -> None:
+    config = compose(f"algorithm={name}", *TINY, steps_of(name, "train.steps=2"))
+    dataset = build_dataset(config)
+    algorithm = engine_build.build_algorithm(config, dataset).eval()
+    batch = dataset.source("test", 0, torch.device("cpu")).tasks(0, 1, TaskShape(5, 2, 3))
+    with torch.no_grad():
+        parts = None if algorithm.transductive else algorithm.in_two_steps()
+        if parts is None:
+            pytest.skip("no two steps, or queries are predicted together")
+        support = batch.support._replace(x=parts.embed(batch.support.x[0])[None])
+        outputs = algorithm.predict(parts.learner.adapt(support), batch.query.x)
+        torch.testing.assert_close(outputs, algorithm.predict(algorithm.adapt(batch.support), batch.query.x))
 
 
 def test_a_saved_classifier_is_tensors_and_plain_values(run: Path) -> None:
