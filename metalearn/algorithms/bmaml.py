@@ -33,14 +33,11 @@ from metalearn.algorithms.inner_loop import (
     out_of_rows,
 )
 from metalearn.backbones import Backbone
+from metalearn.nn.beside_support import BesideSupport
+from metalearn.nn.heads import resized_head
 from metalearn.nn.normals import Normals
 from metalearn.nn.stein import stein_direction
-from metalearn.nn.task_batched import (
-    BesideSupport,
-    forward_batched,
-    resized_head,
-    with_parameters_of_first,
-)
+from metalearn.nn.task_batched import forward_batched, with_parameters_of_first
 from metalearn.nn.task_gradients import TaskGradients
 from metalearn.tasks import Examples, TaskBatch
 

@@ -16,16 +16,15 @@ from torch import Tensor, nn
 from metalearn.algorithms.base import Algorithm, MetaLoss
 from metalearn.backbones import Backbone
 from metalearn.kinds import CLASSIFICATION, REGRESSION, Kind
+from metalearn.nn.beside_support import BesideSupport, forward_one_by_one
 from metalearn.nn.chain import Chain, chain_of
+from metalearn.nn.heads import resized_head
 from metalearn.nn.task_batched import (
-    BesideSupport,
     better_task_by_task,
     forward_batched,
-    forward_one_by_one,
     loss_task_by_task,
     recomputed,
     refuse_dropping,
-    resized_head,
     with_parameters,
     with_parameters_of_first,
 )

@@ -37,9 +37,10 @@ from torch import Tensor, nn
 from metalearn.algorithms.base import MetaLoss
 from metalearn.algorithms.inner_loop import Adapted, MetaModuleLearner, linear_classifier, resize_head, start_for
 from metalearn.backbones import Backbone
+from metalearn.nn.heads import resized_head, rows_of_head
 from metalearn.nn.l2l import learn2learn_module
 from metalearn.nn.low_rank_steps import FullyConnected, LowRank, fully_connected
-from metalearn.nn.task_batched import TaskBatched, resized_head, rows_of_head, with_parameters
+from metalearn.nn.task_batched import TaskBatched, with_parameters
 from metalearn.tasks import Examples, TaskBatch
 
 

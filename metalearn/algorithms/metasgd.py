@@ -13,8 +13,9 @@ from typing import Any
 
 from metalearn.algorithms.inner_loop import MetaModuleLearner, linear_classifier
 from metalearn.backbones import Backbone
+from metalearn.nn.heads import resized_head
 from metalearn.nn.l2l import learn2learn_module
-from metalearn.nn.task_batched import TaskBatched, resized_head
+from metalearn.nn.task_batched import TaskBatched
 
 
 class MetaSGD(MetaModuleLearner):

@@ -25,8 +25,9 @@ from metalearn.algorithms.inner_loop import Adapted, InnerLoopLearner, linear_cl
 from metalearn.backbones import Backbone
 from metalearn.nn.chain import chain_of
 from metalearn.nn.hashed_numbers import content_key, hash_32
+from metalearn.nn.heads import resized_head
 from metalearn.nn.rows import Rows
-from metalearn.nn.task_batched import forward_batched, resized_head
+from metalearn.nn.task_batched import forward_batched
 from metalearn.tasks import Examples, TaskBatch
 
 _IMAGES = 50  # that pass the network together, of several tasks where a task's mini-batches are smaller; measured: docs/performance.md

@@ -1,7 +1,4 @@
-"""A module whose parameters carry a leading task axis: what lets learn2learn's one-task meta-modules adapt many tasks at once.
-
-With it, what every learner that adapts a network's parameters needs: prediction with them, with and without transduction.
-"""
+"""A module whose parameters carry a leading task axis: what lets learn2learn's one-task meta-modules adapt many tasks at once."""
 
 from __future__ import annotations
 
@@ -14,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call, vmap
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from metalearn.errors import UserError
 from metalearn.nn.chain import Chain
@@ -23,9 +18,6 @@ from metalearn.nn.inference import infer
 from metalearn.nn.memory_format import channels_last
 
 _MANY = 10  # images of a task: from there on, tasks go one after another on a CPU
-_IMAGES_AT_ONCE = (
-    250  # when each query passes the network with a copy of the support set: bounds the memory of those copies
-)
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs [T, n, ...], y [T, n, ...]) -> [T]
@@ -67,7 +59,7 @@ def forward_batched(module: nn.Module, parameters: Mapping[str, Tensor], x: Tens
     """`module` on x [T, n, ...] with parameters [T, ...] -> [T, n, ...]."""
     if better_task_by_task(x):
         outputs = [
-            infer(module, task, of_task) for of_task, task in zip(_by_task(parameters, x.shape[0]), x, strict=True)
+            infer(module, task, of_task) for of_task, task in zip(by_task(parameters, x.shape[0]), x, strict=True)
         ]
         return torch.stack(outputs)
 
@@ -87,7 +79,7 @@ def better_task_by_task(x: Tensor) -> bool:
     return x.shape[0] == 1 or (x.device.type == "cpu" and x.dim() == 5 and x.shape[1] >= _MANY)
 
 
-def _by_task(parameters: Mapping[str, Tensor], tasks: int) -> list[dict[str, Tensor]]:
+def by_task(parameters: Mapping[str, Tensor], tasks: int) -> list[dict[str, Tensor]]:
     """Parameters [T, ...] of T tasks -> those of each. By unbind: its backward pass stacks once, where indexing fills T tensors of zeros."""
     parts = {name: parameter.unbind() for name, parameter in parameters.items()}
     return [{name: part[task] for name, part in parts.items()} for task in range(tasks)]
@@ -210,59 +202,6 @@ class _Recomputed(torch.autograd.Function):
         return (None, None, *inputs)
 
 
-def forward_one_by_one(
-    module: nn.Module, parameters: Mapping[str, Tensor], support_x: Tensor, query_x: Tensor
-) -> Tensor:
-    """Like `forward_batched` on query_x, but each query is normalised together with its task's support set only.
-
-    Nichol et al. 2018, section 6: prediction without transduction for a network that normalises with the statistics of its batch. Every
-    layer after the first sees a support set that depends on the query, so each query needs a pass over the whole support set.
-
-    Args:
-        module: [n, ...] -> [n, N]; its batch norms keep no running statistics.
-        parameters: of `module`, name -> [T, ...].
-        support_x: [T, N*K, ...].
-        query_x: [T, N*Q, ...].
-
-    Returns:
-        logits [T, N*Q, N].
-    """
-    at_once = max(1, _IMAGES_AT_ONCE // (support_x.shape[1] + 1))
-    outputs = []
-    for of_task, support, queries in zip(_by_task(parameters, len(query_x)), support_x, query_x, strict=True):
-        with_its_own = functools.partial(functional_call, module, of_task)
-        outputs += [beside_support(with_its_own, support, some) for some in queries.split(at_once)]
-    return torch.cat(outputs).view(*query_x.shape[:2], -1)
-
-
-def beside_support(network: Callable[[Tensor], Tensor], support: Tensor, queries: Tensor) -> Tensor:
-    """What `network` says of each query, normalised together with the support set only: [m, ...], [n, ...] -> [n, N]."""
-    n, m = queries.shape[0], support.shape[0]
-    together = torch.cat([support.expand(n, *support.shape), queries.unsqueeze(1)], dim=1)  # [n, m + 1, ...]
-    with _NormalisedInGroups(n):
-        outputs = network(channels_last(together.flatten(0, 1)))
-    return outputs.view(n, m + 1, -1)[:, -1]
-
-
-class BesideSupport(nn.Module):
-    """A network that has its task's parameters and support set: queries [n, ...] -> [n, N], each by itself.
-
-    Args:
-        network: [n, ...] -> [n, N]; its batch norms keep no running statistics.
-        support: [m, ...].
-    """
-
-    support: Tensor
-
-    def __init__(self, network: nn.Module, support: Tensor) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("support", support)
-
-    def forward(self, queries: Tensor) -> Tensor:
-        return beside_support(self.network, self.support, queries)
-
-
 def with_parameters_of_first(module: nn.Module, parameters: Mapping[str, Tensor]) -> nn.Module:
     """A copy of `module` whose own parameters are the first task's of `parameters`, name -> [T, ...]; what is not named there stays."""
     copied = copy.deepcopy(module).requires_grad_(False)
@@ -271,38 +210,6 @@ def with_parameters_of_first(module: nn.Module, parameters: Mapping[str, Tensor]
         of_task = parameter[0].detach().clone(memory_format=torch.contiguous_format)
         setattr(copied.get_submodule(owner), name, nn.Parameter(of_task, requires_grad=False))
     return copied
-
-
-class _NormalisedInGroups(TorchFunctionMode):
-    """Lets batch normalisation take the statistics of each of `groups` equal parts of its batch by themselves."""
-
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        self._groups = groups
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if func is not functional.batch_norm:
-            return func(*args, **(kwargs or {}))
-        given = dict(zip(_BATCH_NORM_ARGUMENTS, args, strict=False)) | (kwargs or {})
-        return _group_batch_norm(given["input"], self._groups, given.get("weight"), given.get("bias"), given["eps"])
-
-
-_BATCH_NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-
-
-def _group_batch_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Batch normalisation of x [groups * n, C, ...] with statistics of its own for each group of n."""
-    parts = x.view(groups, -1, *x.shape[1:])  # [groups, n, C, ...]
-    over = [1, *range(3, parts.dim())]
-    centred = parts - parts.mean(over, keepdim=True)
-    # By two passes: torch.var_mean takes three times as long on a CPU.
-    variance = centred.square().mean(over, keepdim=True)
-    scale = torch.rsqrt(variance + eps)
-    along = (-1, *[1] * (parts.dim() - 3))
-    if weight is not None:
-        scale = scale * weight.view(along)
-    normalised = centred * scale if bias is None else torch.addcmul(bias.view(along), centred, scale)
-    return normalised.flatten(0, 1)
 
 
 def refuse_running_statistics(backbone: nn.Module) -> None:
@@ -322,25 +229,3 @@ def refuse_dropping(backbone: nn.Module) -> None:
             f"backbone.drop_rate={rate}: an inner loop cannot drop features, as what it drops would depend on train.task_chunk "
             "(0 drops nothing)"
         )
-
-
-def resized_head(parameter: Tensor, ways: int) -> Tensor:
-    """Lets a head trained for another number of ways start on `ways` classes, each from the mean of the trained rows: [T, N, ...] -> [T, ways, ...].
-
-    Labels are permuted in every training task, so the rows' differences carry no meaning (Ye and Chao 2022, "How to Train Your MAML to
-    Excel in Few-Shot Classification", section 5).
-    """
-    return parameter.mean(1, keepdim=True).expand(-1, ways, *parameter.shape[2:])
-
-
-def rows_of_head(parameter: Tensor, ways: int) -> Tensor:
-    """Lets a head that no inner step changes serve another number of ways, by a row of its own for each class: [T, N, ...] -> [T, ways, ...].
-
-    Fewer classes take the first rows. Further ones take rows that are as long and as different from each other as the trained ones: how a trained
-    row differs from the mean row, with its features turned on by one place.
-    """
-    trained, mean = parameter.shape[1], parameter.mean(1, keepdim=True)
-    rows = [parameter]
-    for turn in range(1, (ways - 1) // trained + 1):
-        rows.append(mean + (parameter - mean).roll(turn, dims=-1) if parameter.dim() > 2 else parameter)
-    return torch.cat(rows, dim=1)[:, :ways]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from metalearn.algorithms.maml import MAML
 from metalearn.engine.gradient import meta_gradient
-from metalearn.nn.task_batched import rows_of_head
+from metalearn.nn.heads import rows_of_head
 from metalearn.tasks import TaskBatch
 from tests.algorithms.one_task_at_a_time import TASKS, WAYS, backbone, gradient_of, random_tasks
 

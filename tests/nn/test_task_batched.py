@@ -4,36 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from metalearn import kinds
-from metalearn.algorithms.inner_loop import linear_classifier
-from metalearn.backbones import MLP, Backbone, Conv4
 from metalearn.nn import task_batched
 from metalearn.nn.chain import chain_of
-
-TASKS, WAYS, EXAMPLES, SHAPE = 3, 2, 12, (1, 16, 16)
-
-
-def network(kind: str) -> nn.Module:
-    torch.manual_seed(0)
-    mlp = MLP(SHAPE, [7], "batch", running_stats=False)
-    net: Backbone = mlp if kind == "mlp" else Conv4(SHAPE, 4, kind, "batch", running_stats=False, pool="flatten")
-    return linear_classifier(net, WAYS).double()
-
-
-def parameters_of(module: nn.Module) -> dict[str, Tensor]:
-    """Of each task its own, with a history: [T, ...]."""
-    return {
-        name: (p.expand(TASKS, *p.shape) * torch.linspace(0.9, 1.1, TASKS).view(-1, *[1] * p.dim()))
-        for name, p in module.named_parameters()
-    }
-
-
-def images(examples: int = EXAMPLES) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    x = torch.rand(TASKS, examples, *SHAPE, generator=generator, dtype=torch.float64)
-    return x, torch.randint(WAYS, (TASKS, examples), generator=generator)
+from tests.nn.networks import EXAMPLES, SHAPE, images, network, parameters_of
 
 
 @pytest.mark.parametrize("kind", ["max_pool", "stride", "mlp"])
@@ -91,17 +66,3 @@ def test_few_images_go_together() -> None:
     assert not task_batched.better_task_by_task(torch.zeros(4, 75, 64)), (
         "features of a head alone: products of matrices"
     )
-
-
-@pytest.mark.parametrize("kind", ["max_pool", "stride", "mlp"])
-def test_each_query_is_normalised_with_the_support_set_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_batched, "_IMAGES_AT_ONCE", 20)  # one query a pass for one task, the rest in portions
-    module, (support, _), (queries, _) = network(kind).eval(), images(6), images(5)
-    parameters = {name: value.detach() for name, value in parameters_of(module).items()}
-    found = task_batched.forward_one_by_one(module, parameters, support, queries)
-    for task in range(TASKS):
-        of_task = {name: value[task] for name, value in parameters.items()}
-        for query in range(5):
-            together = torch.cat([support[task], queries[task, query : query + 1]])
-            alone = torch.func.functional_call(module, of_task, (together,))[-1]
-            torch.testing.assert_close(found[task, query], alone)
