@@ -20,6 +20,7 @@ from metalearn.nn.beside_support import BesideSupport, forward_one_by_one
 from metalearn.nn.chain import Chain, chain_of
 from metalearn.nn.heads import resized_head
 from metalearn.nn.task_batched import (
+    WrittenOut,
     better_task_by_task,
     forward_batched,
     loss_task_by_task,
@@ -28,7 +29,8 @@ from metalearn.nn.task_batched import (
     with_parameters,
     with_parameters_of_first,
 )
-from metalearn.nn.task_gradients import TaskGradients, in_rows_of_memory, loss_with_gradients
+from metalearn.nn.task_gradients import IMAGES, TaskGradients, images_on_cpu, in_rows_of_memory, loss_with_gradients
+from metalearn.nn.twice import TwiceDifferentiable, twice_differentiable
 from metalearn.tasks import Examples, TaskBatch
 
 
@@ -87,12 +89,16 @@ class InnerLoopLearner(Algorithm):
     def queries_loss(self, adapted: Adapted, tasks: TaskBatch) -> MetaLoss:
         """The queries' loss of training tasks after adaptation; by the cheaper way where the parameters hold all that the loss depends on."""
         query = tasks.query
-        if not (self.adapts_backbone and better_task_by_task(query.x) and torch.is_grad_enabled()):
+        one_by_one = better_task_by_task(query.x)
+        written_out: WrittenOut | None = None
+        if images_on_cpu(query.x):
+            written_out = self._chain_of_queries if one_by_one else self._twice_of_queries
+        cheaper = one_by_one or written_out is not None
+        if not (self.adapts_backbone and cheaper and torch.is_grad_enabled()):
             return self.query_loss(self.predict(adapted, query.x), tasks)
-        images = query.x.device.type == "cpu" and query.x.dim() == 5
-        chain = self._chain_of_queries if images and not torch.is_autocast_enabled("cpu") else None
+        at_once = 1 if one_by_one else max(1, IMAGES // query.x.shape[1])
         loss, outputs = loss_task_by_task(
-            self.classifier(), adapted.parameters, query.x, query.y, self.kind.loss, chain
+            self.classifier(), adapted.parameters, query.x, query.y, self.kind.loss, written_out, at_once
         )
         return MetaLoss(loss, self.scored(outputs, query.y))
 
@@ -101,6 +107,10 @@ class InnerLoopLearner(Algorithm):
         network = self.classifier()
         convolves = any(isinstance(module, nn.Conv2d) for module in network.modules())
         return chain_of(network, direct=True) if convolves else None  # others gain nothing by it
+
+    @functools.cached_property
+    def _twice_of_queries(self) -> TwiceDifferentiable | None:
+        return twice_differentiable(self.classifier())
 
     @property
     def transductive(self) -> bool:
@@ -190,8 +200,14 @@ class MetaModuleLearner(InnerLoopLearner):
         learner.adapt(loss, first_order=first_order)
 
     def _step(self, learner: Any, x: Tensor, support: Examples, step: int, first_order: bool) -> None:
-        # The SUM over tasks: each task's parameters receive just that task's gradient.
-        loss = self.kind.loss(learner(x), support.y).sum()
+        written_out = None if first_order else self._gradients.differentiable(x)
+        if written_out is not None:
+            parameters = dict(learner.module.module.named_parameters())
+            losses, gradients = written_out(parameters, x, support.y, self.kind.loss)
+            loss = loss_with_gradients(losses, parameters, gradients)
+        else:
+            # The SUM over tasks: each task's parameters receive just that task's gradient.
+            loss = self.kind.loss(learner(x), support.y).sum()
         self.take_step(learner, loss, step, first_order)
 
     def _step_by_hand(self, learner: Any, x: Tensor, support: Examples, step: int) -> None:

@@ -8,6 +8,7 @@ into one row, which the optimizer then goes through as a whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -81,61 +82,102 @@ class Chain:
         return losses.detach(), outputs.detach()
 
 
+class Family(NamedTuple):
+    """What makes each layer that is known here, of the module, the name of its parameters, and whether batch normalisation follows."""
+
+    convolution: Callable[[nn.Conv2d, str, bool], Any]
+    norm: Callable[[nn.BatchNorm1d | nn.BatchNorm2d, str], Any]
+    linear: Callable[[nn.Linear, str, bool], Any]
+    relu: Callable[[], Any]
+    pool: Callable[[nn.MaxPool2d], Any]
+    flatten: Callable[[], Any]
+    mean: Callable[[], Any]
+
+
+class Step(NamedTuple):
+    """One layer that an example passes."""
+
+    node: fx.Node
+    module: nn.Module | None
+    norm: nn.BatchNorm1d | nn.BatchNorm2d | None  # right behind it
+
+
 def chain_of(network: nn.Module, direct: bool = False) -> Chain | None:
-    """The layers of `network` in their order, by following a symbolic example through it; None where it does anything but pass from layer to layer,
-    or has a layer that is not known here.
+    """The layers of `network` in their order; None where `steps_of` finds none, or there is a layer that is not known here.
 
     Args:
         direct: convolutions behind the first are torch's own also where a task has few outputs.
     """
+    convolution = DirectConvolution if direct else ConvolutionBySize
+    family = Family(convolution, BatchNorm, Linear, Relu, MaxPool, Flatten, Mean)
+    layers: list[Layer | None] = []
+    for step in steps_of(network) or ():
+        if layers and isinstance(layers[-1], NormalisedConvolution) and layers[-1].of(step.module):
+            continue  # the convolution does it as well
+        layers.append(_normalised_convolution(step) if not layers else None)
+        layers[-1] = layers[-1] or layer_of(step, family)
+    return None if not layers or None in layers else Chain([layer for layer in layers if layer is not None])
+
+
+def steps_of(network: nn.Module) -> list[Step] | None:
+    """The layers of `network` in their order, by following a symbolic example through it; None where it does anything but pass from layer to layer,
+    or has parameters outside of these layers."""
     # Modules of these types and of no subclass, whose forward method may do more.
     nodes = followed(network, lambda module: type(module) in _KNOWN)
     if nodes is None:
         return None
-    steps = [(node, network.get_submodule(str(node.target)) if node.op == "call_module" else None) for node in nodes]
-    steps = [(node, module) for node, module in steps if not isinstance(module, nn.Identity)]
-    layers: list[Layer | None] = []
-    for (node, module), (_, following) in zip(steps, [*steps[1:], (None, None)], strict=True):
-        if layers and isinstance(layers[-1], NormalisedConvolution) and layers[-1].of(module):
-            continue  # the convolution does it as well
-        norm = following if isinstance(following, nn.BatchNorm1d | nn.BatchNorm2d) else None
-        layers.append(_layer(node, module, norm, not layers, direct))
-    known = {f"{node.target}.{name}" for node, module in steps if module for name, _ in module.named_parameters()}
-    if None in layers or known != {name for name, _ in network.named_parameters()}:
+    found = [(node, network.get_submodule(str(node.target)) if node.op == "call_module" else None) for node in nodes]
+    found = [(node, module) for node, module in found if not isinstance(module, nn.Identity)]
+    known = {f"{node.target}.{name}" for node, module in found if module for name, _ in module.named_parameters()}
+    if known != {name for name, _ in network.named_parameters()}:
         return None
-    return Chain([layer for layer in layers if layer is not None])
+    behind = [*(module for _, module in found[1:]), None]
+    return [
+        Step(node, module, norm if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) else None)
+        for (node, module), norm in zip(found, behind, strict=True)
+    ]
 
 
-def _layer(node: fx.Node, module: nn.Module | None, norm: nn.Module | None, first: bool, direct: bool) -> Layer | None:
-    """What a step of the network stands for, or None if that is not known; `norm` is the batch normalisation behind it, if there is one."""
-    name, before_norm = str(node.target), norm is not None
+def _normalised_convolution(step: Step) -> Layer | None:
+    """The first layer, where it can be one with the normalisation behind it."""
+    module, norm = step.module, step.norm
+    if (
+        not isinstance(module, nn.Conv2d)
+        or not isinstance(norm, nn.BatchNorm2d)
+        or not (_usual(module) and _plain(norm))
+    ):
+        return None
+    if module.weight[0].numel() > len(module.weight):
+        return None
+    return NormalisedConvolution(module, str(step.node.target), norm, str(step.node.next.target))
+
+
+def layer_of(step: Step, family: Family) -> Any | None:
+    """What a step of the network stands for, of that family, or None if that is not known."""
+    node, module = step.node, step.module
+    name, before_norm = str(node.target), step.norm is not None
     if isinstance(module, nn.Conv2d):
-        usual = module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
-        if not usual or isinstance(module.padding, str):
-            return None
-        if (
-            first
-            and isinstance(norm, nn.BatchNorm2d)
-            and _plain(norm)
-            and module.weight[0].numel() <= len(module.weight)
-        ):
-            return NormalisedConvolution(module, name, norm, str(node.next.target))
-        return (DirectConvolution if direct else ConvolutionBySize)(module, name, before_norm)
+        return family.convolution(module, name, before_norm) if _usual(module) else None
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        return BatchNorm(module, name) if _plain(module) else None
+        return family.norm(module, name) if _plain(module) else None
     if isinstance(module, nn.Linear):
-        return Linear(module, name, before_norm)
+        return family.linear(module, name, before_norm)
     if isinstance(module, nn.ReLU):
-        return Relu()
+        return family.relu()
     if isinstance(module, nn.MaxPool2d):
-        return None if module.ceil_mode or module.return_indices else MaxPool(module)
+        return None if module.ceil_mode or module.return_indices else family.pool(module)
     if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
-        return Flatten()
+        return family.flatten()
     if node.op == "call_method" and name == "flatten" and node.args[1:] == (1,) and not node.kwargs:
-        return Flatten()
+        return family.flatten()
     if node.op == "call_method" and name == "mean" and node.args[1:] == ((2, 3),) and not node.kwargs:
-        return Mean()
+        return family.mean()
     return None
+
+
+def _usual(module: nn.Conv2d) -> bool:
+    plain = module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
+    return plain and not isinstance(module.padding, str)
 
 
 def _plain(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> bool:

@@ -84,27 +84,27 @@ class Relu:
 
 class MaxPool:
     def __init__(self, module: nn.MaxPool2d) -> None:
-        self._how = [_pair(part) for part in (module.kernel_size, module.stride, module.padding, module.dilation)]
+        self._how = [pair(part) for part in (module.kernel_size, module.stride, module.padding, module.dilation)]
 
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
-        self._x = _images(x)
+        self._x = images_of(x)
         pooled: Tensor
         pooled, self._places = torch.ops.aten.max_pool2d_with_indices(self._x, *self._how)
         return pooled.permute(0, 2, 3, 1).reshape(*x.shape[:2], *pooled.shape[2:], -1)
 
     def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:
         found: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
-            _images(gradient), self._x, *self._how, False, self._places
+            images_of(gradient), self._x, *self._how, False, self._places
         )
         return found.permute(0, 2, 3, 1).reshape(*gradient.shape[:2], *found.shape[2:], -1)
 
 
-def _images(x: Tensor) -> Tensor:
+def images_of(x: Tensor) -> Tensor:
     """[G, n, h, w, c] -> [G * n, c, h, w], the same memory."""
     return x.flatten(0, 1).permute(0, 3, 1, 2)
 
 
-def _pair(size: int | tuple[int, ...]) -> tuple[int, ...]:
+def pair(size: int | tuple[int, ...]) -> tuple[int, ...]:
     return (size, size) if isinstance(size, int) else size
 
 

@@ -16,11 +16,13 @@ from metalearn.errors import UserError
 from metalearn.nn.chain import Chain
 from metalearn.nn.inference import infer
 from metalearn.nn.memory_format import channels_last
+from metalearn.nn.twice import TwiceDifferentiable
 
 _MANY = 10  # images of a task: from there on, tasks go one after another on a CPU
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs [T, n, ...], y [T, n, ...]) -> [T]
+WrittenOut = Chain | TwiceDifferentiable
 
 
 class TaskBatched(nn.Module):
@@ -91,7 +93,8 @@ def loss_task_by_task(
     x: Tensor,
     y: Tensor,
     loss_of: Loss,
-    chain: Chain | None = None,
+    written_out: WrittenOut | None = None,
+    at_once: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """`loss_of` [T] of `module` on x [T, n, ...] with parameters [T, ...], and the outputs [T, n, ...], detached.
 
@@ -99,10 +102,11 @@ def loss_task_by_task(
     task needs the memory. So the loss can be differentiated once only, by the parameters alone.
 
     Args:
-        chain: the layers of `module` (`chain_of`), which then make its passes without autograd.
+        written_out: the layers of `module` (`chain_of`, `twice_differentiable`), which then make its passes without autograd.
+        at_once: tasks that pass these layers together.
     """
     outcome: tuple[Tensor, Tensor] = _LossTaskByTask.apply(
-        chain or module, tuple(parameters), x, y, loss_of, *parameters.values()
+        written_out or module, at_once, tuple(parameters), x, y, loss_of, *parameters.values()
     )
     return outcome
 
@@ -111,22 +115,24 @@ class _LossTaskByTask(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        network: nn.Module | Chain,
+        network: nn.Module | WrittenOut,
+        at_once: int,
         names: tuple[str, ...],
         x: Tensor,
         y: Tensor,
         loss_of: Loss,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        gradient_of = network.gradient if isinstance(network, Chain) else functools.partial(_gradient, network)
+        gradient_of = functools.partial(_gradient, network) if isinstance(network, nn.Module) else network.gradient
         gradients = [torch.empty_like(parameter) for parameter in parameters]
         losses, outputs = [], []
-        for task in range(x.shape[0]):
-            of_task, into = (
-                {name: part[task : task + 1] for name, part in zip(names, parts, strict=True)}
+        for first in range(0, x.shape[0], at_once):
+            tasks = slice(first, first + at_once)
+            of_tasks, into = (
+                {name: part[tasks] for name, part in zip(names, parts, strict=True)}
                 for parts in (parameters, gradients)
             )
-            loss, logits = gradient_of(of_task, x[task : task + 1], y[task : task + 1], loss_of, into)
+            loss, logits = gradient_of(of_tasks, x[tasks], y[tasks], loss_of, into)
             losses.append(loss)
             outputs.append(logits)
         ctx.save_for_backward(*gradients)
@@ -141,7 +147,7 @@ class _LossTaskByTask(torch.autograd.Function):
             gradient * loss_gradient.view(-1, *[1] * (gradient.dim() - 1)).to(gradient.dtype)
             for gradient in ctx.saved_tensors
         ]
-        return (None, None, None, None, None, *scaled)
+        return (None, None, None, None, None, None, *scaled)
 
 
 def _gradient(

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from metalearn.nn.chain import Loss, chain_of
 from metalearn.nn.rows import Rows
 from metalearn.nn.task_batched import forward_batched, with_parameters
+from metalearn.nn.twice import TwiceDifferentiable, twice_differentiable
 
 IMAGES = 50  # that pass the network together, of several tasks where a task has fewer; measured: docs/performance.md
 
@@ -21,11 +21,15 @@ class TaskGradients:
     def __init__(self, network: nn.Module) -> None:
         self._network = network
         self._chain = chain_of(network)
+        self._twice = twice_differentiable(network)
 
     def by_hand(self, x: Tensor) -> bool:
         """Whether they are written out: of images [T, n, ...] on a CPU, which pass from layer to layer."""
-        autocast = torch.is_autocast_enabled(x.device.type)
-        return self._chain is not None and x.dim() == 5 and x.device.type == "cpu" and not autocast
+        return self._chain is not None and images_on_cpu(x)
+
+    def differentiable(self, x: Tensor) -> TwiceDifferentiable | None:
+        """What finds them, written out, so that they can be differentiated once more; None where autograd must do it."""
+        return self._twice if images_on_cpu(x) else None
 
     def __call__(
         self, parameters: dict[str, Tensor], x: Tensor, y: Tensor, loss: Loss
@@ -58,6 +62,11 @@ class TaskGradients:
         return torch.cat(losses), gradients.named
 
 
+def images_on_cpu(x: Tensor) -> bool:
+    """Whether passes of x [T, n, ...] can be written out."""
+    return x.dim() == 5 and x.device.type == "cpu" and not torch.is_autocast_enabled(x.device.type)
+
+
 def in_rows_of_memory(network: nn.Module) -> None:
     """Gives a clone copies of its parameters [T, ...] as leaves that lie in memory as the gradients do that are written out."""
     parameters = dict(network.named_parameters())
@@ -80,7 +89,6 @@ class _LossWithGradients(torch.autograd.Function):
         return losses.sum()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
         needed = zip(ctx.gradients, ctx.needs_input_grad[2:], strict=True)
         return (None, None, *(factor * gradient if wanted else None for gradient, wanted in needed))
