@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn.backbones.base import PretrainedOn
-from metalearn.backbones.pretrained import UNKNOWN, Asked, Pretrained, Recipe, imagenet1k
+from metalearn.backbones.pretrained import Asked, Pretrained, Recipe
+from metalearn.backbones.pretraining_data import UNKNOWN, imagenet1k
 from metalearn.backbones.weights import check_sha256, load_into, read_weights
 from metalearn.errors import UserError, nearest, one_line, shortened
 

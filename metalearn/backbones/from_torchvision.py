@@ -15,7 +15,8 @@ from metalearn.nn.late_compiler import without_compiler
 with without_compiler():
     from torchvision import models
 
-from metalearn.backbones.pretrained import UNKNOWN, Asked, Pretrained, Recipe, imagenet1k
+from metalearn.backbones.pretrained import Asked, Pretrained, Recipe
+from metalearn.backbones.pretraining_data import UNKNOWN, imagenet1k
 from metalearn.backbones.weights import Weights, check_sha256, load_into, read_weights, weights_folder
 from metalearn.errors import UserError, one_line, shortened
 

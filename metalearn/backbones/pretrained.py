@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +21,7 @@ from torch.nn import functional
 from metalearn.backbones.base import Backbone, PretrainedOn, TwoParts
 from metalearn.backbones.last_block import choose_changing
 from metalearn.backbones.low_rank import add_adapters
+from metalearn.backbones.pretraining_data import UNKNOWN, imagenet1k, stated
 from metalearn.errors import UserError, one_line, shortened
 from metalearn.nn.division import Division, FixedLayers, divided
 from metalearn.nn.memory_format import channels_last
@@ -29,7 +29,6 @@ from metalearn.nn.memory_format import channels_last
 # That a CPU thread takes at a time where no gradient follows, so that what layers hand on stays in its cache. MobileNetV2 on one core of an AMD
 # EPYC, ms per image: 3.4 instead of 9.7 with 256 images of 96x96 at a time, 20 instead of 62 with 64 of 224x224.
 _PIXELS = 200_000
-UNKNOWN = PretrainedOn("data that nobody stated")
 _INTERPOLATIONS = ("bilinear", "bicubic")
 _DROPPING = ("p", "drop_prob")  # of dropout, and of stochastic depth
 # More weights than this, and the length of the features is found from shapes alone. That imports torch's compiler, more than a CPU second: longer
@@ -89,7 +88,7 @@ class Pretrained(Backbone):
     ) -> None:
         super().__init__()
         name, train, lora_rank = asked.name, asked.train, asked.lora_rank
-        pretrained_on = _stated(asked.pretrained_on, seen)
+        pretrained_on = stated(asked.pretrained_on, seen)
         recipe = recipe._replace(mean=_single(recipe.mean), std=_single(recipe.std))  # as a checkpoint gives them back
         if image_shape[0] not in (1, 3):
             raise UserError(f"backbone.name={name} takes grey or colour images, these have {image_shape[0]} channels")
@@ -288,18 +287,3 @@ def _resizing(edge: int, size: int, interpolation: str) -> Tensor:
         antialias=size < edge,
     )
     return columns[0, 0]
-
-
-@functools.cache
-def imagenet1k() -> PretrainedOn:
-    """The 1,000 classes of ILSVRC 2012 by their WordNet identities; names are those of WordNet (https://wordnet.princeton.edu)."""
-    lines = Path(__file__).with_name("imagenet1k.txt").read_text(encoding="utf-8").splitlines()
-    named = dict(line.split("\t") for line in lines)
-    return PretrainedOn(
-        "ImageNet-1k", "imagenet", {identity: tuple(names.split(", ")) for identity, names in named.items()}
-    )
-
-
-def _stated(pretrained_on: str, found: PretrainedOn | None) -> PretrainedOn | None:
-    """What `backbone.pretrained_on` says; "auto": what is known of the weights themselves."""
-    return {"auto": found, "imagenet1k": imagenet1k(), "nothing": None, "unknown": UNKNOWN}[pretrained_on]

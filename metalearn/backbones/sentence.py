@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metalearn.backbones.base import Backbone, Stem
-from metalearn.backbones.pretrained import UNKNOWN
+from metalearn.backbones.pretraining_data import UNKNOWN
 from metalearn.backbones.sentence_encoder import SentenceEncoder
 from metalearn.errors import UserError
 from metalearn.nn.texts import texts_of

@@ -13,7 +13,8 @@ from torchvision import models
 from metalearn.algorithms.anil import ANIL
 from metalearn.backbones.base import Backbone
 from metalearn.backbones.from_torchvision import TorchvisionModel
-from metalearn.backbones.pretrained import UNKNOWN, Asked, Pretrained, Recipe, imagenet1k
+from metalearn.backbones.pretrained import Asked, Pretrained, Recipe
+from metalearn.backbones.pretraining_data import UNKNOWN, imagenet1k
 from metalearn.config.build import build
 from metalearn.errors import UserError
 from metalearn.tasks import Examples, TaskBatch

@@ -10,7 +10,7 @@ import torch
 from torchvision import models
 
 from metalearn.backbones.base import PretrainedOn
-from metalearn.backbones.pretrained import UNKNOWN, imagenet1k
+from metalearn.backbones.pretraining_data import UNKNOWN, imagenet1k
 from metalearn.cli.main import main
 from metalearn.data.classes import read_split
 from metalearn.report.seen import marks, pretraining_text
