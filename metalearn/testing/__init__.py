@@ -62,7 +62,6 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
     asked = [f"algorithm={name}", *((*drawn, *_SMALL) if classes else _FUNCTIONS), *overrides]
     with explained(asked, None, None), composer() as composing:
         config, _ = composing.job(asked, 0)
-        zero_shot = composing.job([*asked, "task.shots=0"], 0)[0] if classes else config
     dataset = build_dataset(config)
     source = dataset.source("train", 0, torch.device("cpu"))
     tasks = source.tasks(0, _TASKS, _SHAPE if classes else _SHAPE._replace(ways=1))
@@ -81,6 +80,8 @@ def check_algorithm(name: str, *overrides: str, plugins: tuple[str, ...] = ()) -
         _check_uneven(first, source.tasks(0, _TASKS, _UNEVEN if classes else _VARYING))
     _check_export(first, tasks)
     if first.zero_shot and isinstance(dataset, ImageClasses):  # to which descriptions can be given
+        with composer() as composing:
+            zero_shot, _ = composing.job([*asked, "task.shots=0"], 0)
         _check_zero_shot(zero_shot, dataset)
 
 

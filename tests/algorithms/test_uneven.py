@@ -20,7 +20,7 @@ from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION
 from metalearn.tasks import Examples, TaskBatch, VaryingShape, shape_of
-from tests.algorithms.test_contract import LEARN_TO_LEARN_SLOWLY
+from tests.algorithms.test_contract import LEARN_TO_LEARN_SLOWLY, fewer
 from tests.compose import compose
 from tests.conftest import easy_classes
 
@@ -127,15 +127,19 @@ def test_what_stands_in_the_padding_is_never_looked_at(name: str, dataset: Image
 def test_it_beats_chance_after_a_few_steps(name: str, dataset: ImageClasses) -> None:
     if name in LEARN_TO_LEARN_SLOWLY:
         pytest.skip("needs hundreds of steps")
-    algorithm = make(name, dataset).train()
+    quicker = [override for override in fewer(name) if "fit_passes" not in override]  # so few passes fit no head
+    algorithm = make(name, dataset, *quicker).train()
     optimizer = torch.optim.Adam(algorithm.parameters(), lr=3e-3)
-    for step in range(14):
-        optimizer.zero_grad(set_to_none=True)
-        meta_gradient(algorithm, source(dataset).tasks(3 * step, 3, SHAPE), 3, "fp32")
-        optimizer.step()
-    scores = evaluate(algorithm, source(dataset, "test"), SHAPE, 30, 8, stepwise=False)
-    assert scores.chance is not None
-    assert scores.mean - scores.ci95 > scores.chance
+    for steps in (range(5), range(5, 14)):  # most need no more than the first
+        for step in steps if algorithm.trains else ():
+            optimizer.zero_grad(set_to_none=True)
+            meta_gradient(algorithm, source(dataset).tasks(3 * step, 3, SHAPE), 3, "fp32")
+            optimizer.step()
+        scores = evaluate(algorithm, source(dataset, "test"), SHAPE, 30, 8, stepwise=False)
+        assert scores.chance is not None
+        if beaten := scores.mean - scores.ci95 > scores.chance:
+            break
+    assert beaten
 
 
 def test_an_algorithm_that_cannot_is_refused_in_one_line(
