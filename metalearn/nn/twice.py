@@ -18,9 +18,9 @@ from torch.autograd.function import once_differentiable
 
 from metalearn.nn.chain import Family, Loss, layer_of, steps_of
 from metalearn.nn.chain_layers import Parameters
+from metalearn.nn.twice_convolutions import ConvolutionBySize
 from metalearn.nn.twice_layers import (
     BatchNorm,
-    ConvolutionBySize,
     Flatten,
     Layer,
     Linear,

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from metalearn.algorithms.inner_loop import linear_classifier
 from metalearn.backbones import MLP
 from metalearn.kinds import cross_entropy, squared_error
-from metalearn.nn import twice_layers
+from metalearn.nn import twice_convolutions
 from metalearn.nn.twice import TwiceDifferentiable, twice_differentiable
 from tests.nn.networks import Residual
 from tests.nn.test_chain import IMAGE, NETWORKS, TASKS, WAYS, case
@@ -47,8 +47,8 @@ def losses_of(network: nn.Module, own: dict[str, Tensor], x: Tensor, y: Tensor) 
 def test_gradients_and_their_derivatives_are_those_of_autograd(
     name: str, many: int, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(twice_layers, "_MANY", many)
-    monkeypatch.setattr(twice_layers, "_FEW", 0)
+    monkeypatch.setattr(twice_convolutions, "_MANY", many)
+    monkeypatch.setattr(twice_convolutions, "_FEW", 0)
     network, written_out, parameters, x, y = made(name)
     leaves, own = leaves_of(parameters, shared)
     plain = losses_of(network, own, x, y)
