@@ -162,7 +162,8 @@ class Relu(WithoutParameters):
         let_through: Tensor = torch.ops.aten.threshold_backward(x, self._out, 0)
         return let_through
 
-    _back = _on
+    def _back(self, gradient: Tensor) -> Tensor:
+        return self._on(gradient)
 
 
 class MaxPool(WithoutParameters):
