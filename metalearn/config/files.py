@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -49,12 +51,20 @@ def choice_file(group: str, name: str) -> Path:
 
 def target_of(group: str, name: str) -> str:
     """The `_target_` of a choice that `choices` lists, its own or that of the file of the group that it is made from."""
-    content = yaml.safe_load(choice_file(group, name).read_text(encoding="utf-8"))
+    file = choice_file(group, name)
+    content = _read(file, file.stat().st_mtime_ns)
     node = content.get(group, content)
     if "_target_" in node:
         return str(node["_target_"])
     bases = [entry for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
     return target_of(group, bases[0])
+
+
+@functools.cache  # a message that lists choices looks into each file of a group
+def _read(file: Path, changed: int) -> dict[str, Any]:
+    """What stands in a YAML file that was last changed at `changed`."""
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return content
 
 
 def slug(text: str) -> str:

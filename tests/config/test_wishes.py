@@ -118,9 +118,9 @@ def complaint(*overrides: str) -> str | None:
 
 @pytest.mark.parametrize("algorithm", choices("algorithm"))
 def test_every_pair_is_built_or_refused_in_one_line(algorithm: str) -> None:
+    drawn = SMALL_GLYPHS if algorithm in learners(CLASSIFICATION) else ("dataset=sinusoid",)
     for backbone in choices("backbone"):
         small = SMALL_BACKBONES.get(backbone, [])
-        drawn = SMALL_GLYPHS if algorithm in learners(CLASSIFICATION) else ("dataset=sinusoid",)
         refused = complaint(f"algorithm={algorithm}", f"backbone={backbone}", *drawn, *small)
         if refused is not None:
             assert "\n" not in refused
