@@ -17,7 +17,7 @@ from metalearn.report import terminal
 from metalearn.report.published import band_text, number, paper_text, unit
 from metalearn.report.seen import marks, pretraining_text
 from metalearn.report.text import age_text
-from metalearn.sizes import bytes_text
+from metalearn.sizes import bytes_text, count_text
 
 _COMPARED = ("paper", "ours", "difference", "band", "verdict")
 _VERDICT_STYLES = {
@@ -210,7 +210,7 @@ def _grouped(kind: Scale, what: str, groups: dict[str, Any], test: dict[str, Any
     parts = []
     for name, group in groups.items():
         chance = f", chance {kind.text(group['chance'], digits=1)}" if group.get("chance") is not None else ""
-        tasks = f"{group['tasks']} task{'' if group['tasks'] == 1 else 's'}"
+        tasks = count_text(group["tasks"], "task")
         parts.append(f"{name} {kind.text(group[kind.score], group['ci95'])} ({tasks}{chance})")
     mean = test.get("mean_of_groups", {}).get(what)
     whole = [] if mean is None else [f"mean {kind.text(mean[kind.score], mean['ci95'])}"]
@@ -246,9 +246,9 @@ def _conditions(kind: Scale, task: dict[str, Any], test: dict[str, Any]) -> str:
     step = f", step {test['step']}" if "step" in test else ""
     drawn = kind.drawn.upper()
     parts = [
-        f"95 % interval over {test['tasks']} tasks"
+        f"95 % interval over {count_text(test['tasks'], 'task')}"
         if test.get("ci95_classes") is None
-        else f"95 % intervals, {test['tasks']} tasks",
+        else f"95 % intervals, {count_text(test['tasks'], 'task')}",
         *([] if chance is None else [f"{'mean ' if varying else ''}chance {kind.text(chance)}"]),
         f"{test['checkpoint']} checkpoint{step}",
         "transductive" if test["transductive"] else "not transductive",
@@ -277,7 +277,7 @@ def _compared(row: dict[str, Any]) -> list[str]:
     ours = difference = "none"
     if row["ours"] is not None:
         classes = "" if row.get("ci95_classes") is None else f", ± {number(row, row['ci95_classes'])} over classes"
-        ours = f"{number(row, row['ours'])} ± {number(row, row['ci95'])}{unit(row)} of {row['tasks']} tasks{classes}"
+        ours = f"{number(row, row['ours'])} ± {number(row, row['ci95'])}{unit(row)} of {count_text(row['tasks'], 'task')}{classes}"
     if row["difference"] is not None:
         difference = number(row, row["difference"], sign=True)
     return [row["name"], paper_text(row), ours, difference, band_text(row), row["verdict"]]

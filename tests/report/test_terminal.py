@@ -478,6 +478,11 @@ def test_the_result_of_a_regression_is_an_error_without_ways_and_chance(tmp_path
     ]
 
 
+def test_a_single_task_is_no_plural(tmp_path: Path) -> None:
+    shown = RESULTS | {"test": RESULTS["test"] | {"tasks": 1}}
+    assert "95 % interval over 1 task;" in on_pipe(f"results.result_panel({shown!r})", tmp_path)
+
+
 def test_a_score_that_is_not_a_number_is_not_shown_as_one(tmp_path: Path) -> None:
     test = {key: value for key, value in RESULTS["test"].items() if key != "per_step"}
     shown = RESULTS | {"test": test | {"accuracy": None, "ci95": None}}
