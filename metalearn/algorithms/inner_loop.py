@@ -200,10 +200,11 @@ class MetaModuleLearner(InnerLoopLearner):
         learner.adapt(loss, first_order=first_order)
 
     def _step(self, learner: Any, x: Tensor, support: Examples, step: int, first_order: bool) -> None:
-        written_out = None if first_order else self._gradients.differentiable(x)
+        written_out = self._gradients.differentiable(x)
         if written_out is not None:
             parameters = dict(learner.module.module.named_parameters())
-            losses, gradients = written_out(parameters, x, support.y, self.kind.loss)
+            with torch.set_grad_enabled(not first_order):
+                losses, gradients = written_out(parameters, x, support.y, self.kind.loss)
             loss = loss_with_gradients(losses, parameters, gradients)
         else:
             # The SUM over tasks: each task's parameters receive just that task's gradient.

@@ -22,6 +22,7 @@ PLAIN = TwiceDifferentiable.__call__
 CASES = {
     "maml": ("algorithm=maml",),
     "three steps": ("algorithm=maml", "algorithm.inner_steps=3"),
+    "first order": ("algorithm=fomaml", "algorithm.inner_steps=2"),
     "kept as parameters alone": ("algorithm=maml", "algorithm.inner_steps=2", "algorithm.checkpoint_inner=true"),
     "mamlpp": ("algorithm=mamlpp", "algorithm.inner_steps=2", "algorithm.multi_step_loss_until=10"),
     "metasgd": ("algorithm=metasgd",),
