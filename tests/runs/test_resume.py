@@ -659,13 +659,14 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
     assert_equal_runs(run_dir, straight)
 
 
-def test_two_damaged_checkpoints_start_it_anew(
-    config: dict[str, Any], straight: Path, at_step: Callable[[int, Act], None]
+def test_two_damaged_checkpoints_start_it_anew_and_say_so(
+    config: dict[str, Any], straight: Path, at_step: Callable[[int, Act], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     run_dir = crashed(config, at_step, 17)
     flip_a_bit(run_dir / "last.pt")
     truncate(run_dir / "previous.pt")
     run(config, run_dir, resume=True)
+    assert f"no checkpoint in '{run_dir}' is intact: training begins anew, at step 1" in caplog.text
     assert_equal_runs(run_dir, straight)
 
 
