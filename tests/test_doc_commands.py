@@ -29,7 +29,12 @@ TINY = ("train.steps=4", "train.val_every=2", "train.val_tasks=4", "eval.tasks=6
 def _commands(page: Path) -> list[str]:
     """Every line of a code block that starts with `metalearn`, without its comment."""
     blocks = [text for language, text in BLOCK.findall(page.read_text(encoding="utf-8")) if language in ("", "bash")]
-    return [line for block in blocks for line in block.splitlines() if re.match(r"metalearn [a-z]+\b(?!:)", line)]
+    return [
+        line
+        for block in blocks
+        for line in block.replace("\\\n", " ").splitlines()
+        if re.match(r"metalearn [a-z]+\b(?!:)", line)
+    ]
 
 
 ALL = [(page, line) for page in PAGES for line in _commands(page)]

@@ -140,8 +140,8 @@ flags:
   --threads N           torch's threads (default: all cores)
   --device cpu|cuda     device (default: cpu)
   --quick               few cases, on characters that the program draws
-  --case TEXT           only rows with TEXT in their label (of eval the algorithm TEXT, where there is one); other rows in
-                        the file of --json stay; may be repeated
+  --case TEXT           only rows with TEXT in their label (of eval the algorithm TEXT, where there is one); other
+                        rows in the file of --json stay; may be repeated
   --run RUN_DIR         for accuracy: a finished run; may be repeated
   --train EXPERIMENT    for accuracy and record: train it; may be repeated
   --seed N              for record: train this seed, in place of --rounds of them; may be repeated"""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metalearn.nn.chain import Loss, chain_of
+from metalearn.nn.chain import Chain, Loss, chain_of
 from metalearn.nn.rows import Rows
 from metalearn.nn.task_batched import forward_batched, with_parameters
 from metalearn.nn.twice import TwiceDifferentiable, twice_differentiable
@@ -20,8 +21,15 @@ class TaskGradients:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self._chain = chain_of(network)
-        self._twice = twice_differentiable(network)
+
+    # Found when they are first asked for: until then somebody may give the network other layers.
+    @functools.cached_property
+    def _chain(self) -> Chain | None:
+        return chain_of(self._network)
+
+    @functools.cached_property
+    def _twice(self) -> TwiceDifferentiable | None:
+        return twice_differentiable(self._network)
 
     def by_hand(self, x: Tensor) -> bool:
         """Whether they are written out: of images [T, n, ...] on a CPU, which pass from layer to layer."""
