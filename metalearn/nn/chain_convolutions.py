@@ -37,11 +37,8 @@ class Convolution:
         tasks, n, height, width, c = x.shape
         down, across = self._padding
         self._padded = x.new_zeros(tasks, n, height + 2 * down, width + 2 * across, c)
-        h, w = ((self._padded.shape[i + 2] - self._size[i]) // self._stride[i] + 1 for i in (0, 1))
-        s = self._padded.stride()
-        self._windows = self._padded.as_strided(
-            (tasks, n, h, w, *self._size, c), (s[0], s[1], self._stride[0] * s[2], self._stride[1] * s[3], *s[2:])
-        )
+        self._windows = windows_of(self._padded, self._size, self._stride)
+        h, w = self._windows.shape[2:4]
         self._patches = torch.empty_like(self._windows, memory_format=torch.contiguous_format)
         self._rows = self._patches.view(tasks, n * h * w, -1)
 
@@ -77,12 +74,7 @@ class Convolution:
             return None
         by_patches = torch.bmm(rows, kernels).view_as(self._patches)
         by_x = torch.zeros_like(self._padded)
-        (h, w), (down, across) = self._patches.shape[2:4], self._stride
-        for i in range(self._size[0]):
-            for j in range(self._size[1]):
-                by_x[:, :, i : i + down * h : down, j : j + across * w : across][:, :, :h, :w] += by_patches[
-                    ..., i, j, :
-                ]
+        add_windows(by_x, by_patches, self._stride)
         return self._inside(by_x)
 
 
@@ -199,14 +191,36 @@ class ConvolutionBySize:
         self._of = module
 
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
-        size, stride, padding = self._of.kernel_size, self._of.stride, self._of.padding
-        assert not isinstance(padding, str)
-        sides = ((x.shape[i + 2] + 2 * padding[i] - size[i]) // stride[i] + 1 for i in (0, 1))
-        self._chosen = self._direct if x.shape[1] * math.prod(sides) >= _MANY else self._by_patches
+        self._chosen = self._direct if outputs_of(self._of, x) >= _MANY else self._by_patches
         return self._chosen.forward(x, parameters)
 
     def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:
         return self._chosen.backward(gradient, parameters, into, needed)
+
+
+def outputs_of(module: nn.Conv2d, x: Tensor) -> int:
+    """How many numbers a convolution makes of x [T, n, h, w, c], for a task and channel."""
+    size, stride, padding = module.kernel_size, module.stride, module.padding
+    assert not isinstance(padding, str)
+    sides = ((x.shape[i + 2] + 2 * padding[i] - size[i]) // stride[i] + 1 for i in (0, 1))
+    return x.shape[1] * math.prod(sides)
+
+
+def windows_of(padded: Tensor, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """The patches of maps [T, n, H, W, c], the same memory: [T, n, h, w, k, k, c]."""
+    h, w = ((padded.shape[i + 2] - size[i]) // stride[i] + 1 for i in (0, 1))
+    s = padded.stride()
+    shape = (*padded.shape[:2], h, w, *size, padded.shape[-1])
+    return padded.as_strided(shape, (s[0], s[1], stride[0] * s[2], stride[1] * s[3], *s[2:]), padded.storage_offset())
+
+
+def add_windows(maps: Tensor, patches: Tensor, stride: tuple[int, ...]) -> None:
+    """Adds patches [T, n, h, w, k, k, c] to maps [T, n, H, W, c], where `windows_of` sees them."""
+    h, w, height, width = patches.shape[2:6]
+    down, across = stride
+    for i in range(height):
+        for j in range(width):
+            maps[:, :, i : i + down * h : down, j : j + across * w : across][:, :, :h, :w] += patches[..., i, j, :]
 
 
 def _together(tasks: list[Tensor]) -> Tensor:

@@ -77,8 +77,9 @@ class _Once:
             losses = self._loss(self.outputs, self._y)
             (self._of_outputs,) = torch.autograd.grad(losses.sum(), self.outputs, create_graph=True)
         into: dict[str, Tensor] = {}
-        gradient = self._of_outputs.detach()
+        gradient: Tensor | None = self._of_outputs.detach()
         for place in reversed(range(len(self._layers))):
+            assert gradient is not None
             gradient = self._layers[place].backward(gradient, parameters, into, needed=place > 0)
         return losses.detach(), into
 
@@ -88,7 +89,7 @@ class _Once:
         for layer in self._layers:
             x = layer.forward_along(x, parameters, direction)
         assert x is not None
-        gradient = torch.zeros_like(x)
+        gradient: Tensor | None = torch.zeros_like(x)
         if (
             self._of_outputs.requires_grad
         ):  # the loss's own second derivatives are symmetric: those along x are the sum over x
@@ -96,6 +97,7 @@ class _Once:
                 (gradient,) = torch.autograd.grad(self._of_outputs, self.outputs, x, retain_graph=True)
         into: dict[str, Tensor] = {}
         for place in reversed(range(len(self._layers))):
+            assert gradient is not None
             gradient = self._layers[place].backward_along(gradient, parameters, direction, into, needed=place > 0)
         return into
 

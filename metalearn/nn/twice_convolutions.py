@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metalearn.nn.chain_convolutions import add_windows, outputs_of, windows_of
 from metalearn.nn.chain_layers import Parameters, images_of
 from metalearn.nn.twice_layers import Layer, maps_of, outer, plus, product, shared
 
@@ -33,13 +34,7 @@ class Convolution:
         down, across = self._padding
         padded = functional.pad(x, (0, 0, across, across, down, down)) if down or across else x.contiguous()
         self._padded = padded.shape
-        h, w = ((padded.shape[i + 2] - self._size[i]) // self._stride[i] + 1 for i in (0, 1))
-        s = padded.stride()
-        windows = padded.as_strided(
-            (*padded.shape[:2], h, w, *self._size, padded.shape[-1]),
-            (s[0], s[1], self._stride[0] * s[2], self._stride[1] * s[3], *s[2:]),
-            padded.storage_offset(),
-        )
+        windows = windows_of(padded, self._size, self._stride)
         self._shape = windows.shape
         return windows.reshape(len(x), math.prod(windows.shape[1:4]), -1)
 
@@ -47,10 +42,7 @@ class Convolution:
         """The sum over all patches that a number lies in: what `_cut` is differentiated to."""
         patches = rows.view(self._shape)
         whole = rows.new_zeros(self._padded)
-        (h, w), (down, across) = self._shape[2:4], self._stride
-        for i in range(self._size[0]):
-            for j in range(self._size[1]):
-                whole[:, :, i : i + down * h : down, j : j + across * w : across][:, :, :h, :w] += patches[..., i, j, :]
+        add_windows(whole, patches, self._stride)
         (top, left), (height, width) = self._padding, self._padded[2:4]
         return whole[:, :, top : height - top, left : width - left].contiguous()
 
@@ -60,12 +52,14 @@ class Convolution:
         out = product(self._rows, self._kernels.transpose(1, 2)).view(*self._shape[:4], -1)
         return out if self._before_norm else plus(out, self._bias, parameters)
 
-    def backward(self, gradient: Tensor, parameters: Parameters, into: dict[str, Tensor], needed: bool) -> Tensor:
+    def backward(
+        self, gradient: Tensor, parameters: Parameters, into: dict[str, Tensor], needed: bool
+    ) -> Tensor | None:
         self._gradient = gradient.reshape(len(gradient), self._rows.shape[1], -1)
         weight = parameters[self._weight]
         into[self._weight] = _kernels(torch.bmm(self._gradient.transpose(1, 2), self._rows), weight)
         _of_bias(into, self._bias, gradient, self._before_norm)
-        return self._put_back(product(self._gradient, self._kernels)) if needed else gradient
+        return self._put_back(product(self._gradient, self._kernels)) if needed else None
 
     def forward_along(self, x: Tensor | None, parameters: Parameters, direction: Parameters) -> Tensor:
         self._rows_along = None if x is None else self._cut(x)
@@ -78,7 +72,7 @@ class Convolution:
 
     def backward_along(
         self, gradient: Tensor, parameters: Parameters, direction: Parameters, into: dict[str, Tensor], needed: bool
-    ) -> Tensor:
+    ) -> Tensor | None:
         weight = parameters[self._weight]
         rows = gradient.reshape(self._gradient.shape)
         found = outer(rows, self._rows, shared(weight))
@@ -87,7 +81,7 @@ class Convolution:
         into[self._weight] = _kernels(found, weight)
         _of_bias(into, self._bias, gradient, self._before_norm)
         if not needed:
-            return gradient
+            return None
         return self._put_back(product(rows, self._kernels).baddbmm_(self._gradient, self._direction))
 
 
@@ -143,11 +137,13 @@ class DirectConvolution:
         out = self._convolved(x, parameters[self._weight])
         return out if self._before_norm else plus(out, self._bias, parameters)
 
-    def backward(self, gradient: Tensor, parameters: Parameters, into: dict[str, Tensor], needed: bool) -> Tensor:
+    def backward(
+        self, gradient: Tensor, parameters: Parameters, into: dict[str, Tensor], needed: bool
+    ) -> Tensor | None:
         self._gradient = gradient
         into[self._weight] = self._by_weight(gradient, self._x, parameters[self._weight])
         _of_bias(into, self._bias, gradient, self._before_norm)
-        return self._by_x(gradient, self._x, parameters[self._weight]) if needed else gradient
+        return self._by_x(gradient, self._x, parameters[self._weight]) if needed else None
 
     def forward_along(self, x: Tensor | None, parameters: Parameters, direction: Parameters) -> Tensor:
         self._x_along = x
@@ -158,7 +154,7 @@ class DirectConvolution:
 
     def backward_along(
         self, gradient: Tensor, parameters: Parameters, direction: Parameters, into: dict[str, Tensor], needed: bool
-    ) -> Tensor:
+    ) -> Tensor | None:
         weight = parameters[self._weight]
         mean = shared(weight)
         found = self._by_weight(gradient, self._x, weight, mean)
@@ -167,7 +163,7 @@ class DirectConvolution:
         into[self._weight] = found
         _of_bias(into, self._bias, gradient, self._before_norm)
         if not needed:
-            return gradient
+            return None
         return self._by_x(gradient, self._x, weight) + self._by_x(self._gradient, self._x, direction[self._weight])
 
 
@@ -179,15 +175,13 @@ class ConvolutionBySize:
 
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
         module = self._made[0]
-        assert not isinstance(module.padding, str)
-        sides = (
-            (x.shape[i + 2] + 2 * module.padding[i] - module.kernel_size[i]) // module.stride[i] + 1 for i in (0, 1)
-        )
-        many = x.shape[1] * math.prod(sides) >= _MANY and module.weight[0].numel() > _FEW
+        many = outputs_of(module, x) >= _MANY and module.weight[0].numel() > _FEW
         self._chosen: Layer = (DirectConvolution if many else Convolution)(*self._made)
         return self._chosen.forward(x, parameters)
 
-    def backward(self, gradient: Tensor, parameters: Parameters, into: dict[str, Tensor], needed: bool) -> Tensor:
+    def backward(
+        self, gradient: Tensor, parameters: Parameters, into: dict[str, Tensor], needed: bool
+    ) -> Tensor | None:
         return self._chosen.backward(gradient, parameters, into, needed)
 
     def forward_along(self, x: Tensor | None, parameters: Parameters, direction: Parameters) -> Tensor:
@@ -195,7 +189,7 @@ class ConvolutionBySize:
 
     def backward_along(
         self, gradient: Tensor, parameters: Parameters, direction: Parameters, into: dict[str, Tensor], needed: bool
-    ) -> Tensor:
+    ) -> Tensor | None:
         return self._chosen.backward_along(gradient, parameters, direction, into, needed)
 
 

@@ -12,7 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from metalearn.nn.chain_layers import Parameters, images_of, pair
+from metalearn.nn import chain_layers
+from metalearn.nn.chain_layers import Parameters
 
 
 class Layer(Protocol):
@@ -23,8 +24,10 @@ class Layer(Protocol):
 
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor: ...
 
-    def backward(self, gradient: Tensor, parameters: Parameters, into: dict[str, Tensor], needed: bool) -> Tensor:
-        """Puts the gradients [T, ...] of its parameters `into`; returns that of its input, anything where it is not `needed`."""
+    def backward(
+        self, gradient: Tensor, parameters: Parameters, into: dict[str, Tensor], needed: bool
+    ) -> Tensor | None:
+        """Puts the gradients [T, ...] of its parameters `into`; returns that of its input where it is `needed`."""
         ...
 
     def forward_along(self, x: Tensor | None, parameters: Parameters, direction: Parameters) -> Tensor:
@@ -33,7 +36,7 @@ class Layer(Protocol):
 
     def backward_along(
         self, gradient: Tensor, parameters: Parameters, direction: Parameters, into: dict[str, Tensor], needed: bool
-    ) -> Tensor:
+    ) -> Tensor | None:
         """As `backward`; of kernels and matrices that all tasks share, the mean over tasks [1, ...] is put `into`."""
         ...
 
@@ -126,22 +129,15 @@ class BatchNorm:
         return less.mul_(self._scale).addcmul_(self._less, self._scale_along).view(gradient.shape)
 
 
-class WithoutParameters(ABC):
-    """Layers that, where an example is, are linear: with the places that they let through, their derivatives along a direction are themselves."""
+class _WithoutParameters(ABC):
+    """Of layers that, where an example is, are linear: with the places that they let through, their derivatives along a direction are themselves."""
 
     @abstractmethod
-    def forward(self, x: Tensor, parameters: Parameters) -> Tensor: ...
+    def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None: ...
 
     @abstractmethod
     def _on(self, x: Tensor) -> Tensor:
         """What the layer makes of the way that its input moves."""
-
-    @abstractmethod
-    def _back(self, gradient: Tensor) -> Tensor:
-        """The transposed of that."""
-
-    def backward(self, gradient: Tensor, parameters: Parameters, into: dict[str, Tensor], needed: bool) -> Tensor:
-        return self._back(gradient)
 
     def forward_along(self, x: Tensor | None, parameters: Parameters, direction: Parameters) -> Tensor:
         assert x is not None
@@ -149,74 +145,32 @@ class WithoutParameters(ABC):
 
     def backward_along(
         self, gradient: Tensor, parameters: Parameters, direction: Parameters, into: dict[str, Tensor], needed: bool
-    ) -> Tensor:
-        return self._back(gradient)
+    ) -> Tensor | None:
+        return self.backward(gradient, parameters, into, needed)
 
 
-class Relu(WithoutParameters):
-    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
-        self._out = x.relu()
-        return self._out
-
+class Relu(chain_layers.Relu, _WithoutParameters):
     def _on(self, x: Tensor) -> Tensor:
         let_through: Tensor = torch.ops.aten.threshold_backward(x, self._out, 0)
         return let_through
 
-    def _back(self, gradient: Tensor) -> Tensor:
-        return self._on(gradient)
 
-
-class MaxPool(WithoutParameters):
-    def __init__(self, module: nn.MaxPool2d) -> None:
-        self._how = [pair(part) for part in (module.kernel_size, module.stride, module.padding, module.dilation)]
-
-    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
-        self._x = images_of(x)
-        pooled: Tensor
-        pooled, self._places = torch.ops.aten.max_pool2d_with_indices(self._x, *self._how)
-        return maps_of(pooled, len(x))
-
+class MaxPool(chain_layers.MaxPool, _WithoutParameters):
     def _on(self, x: Tensor) -> Tensor:
         of_pixels = x.flatten(0, 1).flatten(1, 2)  # [T * n, h * w, c]
         places = self._places.permute(0, 2, 3, 1)
         taken = of_pixels.gather(1, places.flatten(1, 2))
         return taken.view(*x.shape[:2], *places.shape[1:])
 
-    def _back(self, gradient: Tensor) -> Tensor:
-        found: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
-            images_of(gradient), self._x, *self._how, False, self._places
-        )
-        return maps_of(found, len(gradient))
 
-
-class Flatten(WithoutParameters):
-    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
-        self._shape = x.shape
-        return self._on(x)
-
+class Flatten(chain_layers.Flatten, _WithoutParameters):
     def _on(self, x: Tensor) -> Tensor:
         return x.permute(0, 1, 4, 2, 3).flatten(2) if x.dim() == 5 else x.flatten(2)
 
-    def _back(self, gradient: Tensor) -> Tensor:
-        if len(self._shape) != 5:
-            return gradient.reshape(self._shape)
-        t, n, h, w, c = self._shape
-        return gradient.reshape(t, n, c, h, w).permute(0, 1, 3, 4, 2).contiguous()
 
-
-class Mean(WithoutParameters):
-    """Over the feature map: [T, n, h, w, c] -> [T, n, c]."""
-
-    def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
-        self._shape = x.shape
-        return self._on(x)
-
+class Mean(chain_layers.Mean, _WithoutParameters):
     def _on(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))
-
-    def _back(self, gradient: Tensor) -> Tensor:
-        share = gradient / (self._shape[2] * self._shape[3])
-        return share[:, :, None, None].expand(self._shape).contiguous()
 
 
 def shared(parameter: Tensor) -> bool:
