@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +44,17 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["backbone=torchvision", f"backbone.name={NAME}", f"backbone.weights={file}", "backbone.size=32"]
 
 
+def without_features_and_with_them(
+    asked: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The results of a run in the folder `none` and of one in `auto`, which alone has to have said so."""
+    for features in ("none", "auto"):
+        main(["train", *asked, f"features={features}", f"hydra.run.dir={features}"])
+        assert (said in capsys.readouterr().out) is (features == "auto")
+    slow, fast = (json.loads(Path(name, "results.json").read_text()) for name in ("none", "auto"))
+    return slow, fast
+
+
 @pytest.mark.parametrize("choices", [["algorithm=protonet", "algorithm.learn_scale=true"], ["algorithm=anil"]])
 def test_a_run_on_features_comes_to_the_same_numbers(
     choices: list[str],
@@ -53,10 +65,7 @@ def test_a_run_on_features_comes_to_the_same_numbers(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
-    for features in ("none", "auto"):
-        main(["train", *choices, *frozen, *RUN, f"features={features}", f"hydra.run.dir={features}"])
-        assert ("each image passes it once" in capsys.readouterr().out) is (features == "auto")
-    slow, fast = (json.loads(Path(name, "results.json").read_text()) for name in ("none", "auto"))
+    slow, fast = without_features_and_with_them([*choices, *frozen, *RUN], "each image passes it once", capsys)
     assert fast["test"]["loss"] == pytest.approx(slow["test"]["loss"], rel=1e-4, abs=1e-5)
     assert fast["val"]["accuracy"] == pytest.approx(slow["val"]["accuracy"], abs=0.05)
     weights = [torch.load(f"{name}/last.pt", weights_only=True)["model"] for name in ("none", "auto")]
@@ -109,17 +118,10 @@ def test_fixed_layers_before_a_last_block_that_learns_are_passed_once_and_change
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("METALEARN_CACHE", str(tmp_path / "cache"))
-    for features in ("none", "auto"):
-        main(
-            [
-                *("train", *choices, *frozen, *RUN, "backbone.train=last_block"),
-                *("train.optimizer=sgd", "train.lr=0.01"),  # Adam would make whole steps of what is rounding
-                *(f"features={features}", f"hydra.run.dir={features}"),
-            ]
-        )
-        said = "each training image passes the layers that stay as they are once" in capsys.readouterr().out
-        assert said is (features == "auto")
-    slow, fast = (json.loads(Path(name, "results.json").read_text()) for name in ("none", "auto"))
+    asked = [*choices, *frozen, *RUN, "backbone.train=last_block"]
+    asked += ["train.optimizer=sgd", "train.lr=0.01"]  # Adam would make whole steps of what is rounding
+    said = "each training image passes the layers that stay as they are once"
+    slow, fast = without_features_and_with_them(asked, said, capsys)
     assert fast["test"]["loss"] == pytest.approx(slow["test"]["loss"], rel=1e-3, abs=1e-4)
     weights = [torch.load(f"{name}/last.pt", weights_only=True)["model"] for name in ("none", "auto")]
     for name, tensor in weights[0].items():
