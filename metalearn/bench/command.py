@@ -62,13 +62,14 @@ def run(
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here")
     _check_needs(names, runs, train, cases)
+    turns = len(seeds) or rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
+    bench = Bench(compose, turns, quick, torch.device(device), runs, train, seeds, cases)
+    _check_cases(bench, names)
     before = {} if against is None else read_records(against)
     kept = read_records(json_file) if json_file is not None and json_file.exists() else {}
     if threads is not None:
         torch.set_num_threads(threads)
     keep_freed_memory()  # as metalearn train does; in this process it speeds up both sides
-    turns = len(seeds) or rounds or (_QUICK_ROUNDS if quick else _ROUNDS)
-    bench = Bench(compose, turns, quick, torch.device(device), runs, train, seeds, cases)
     console = _console()
     records: dict[str, Record] = {}
     with fresh_choices():
@@ -84,8 +85,6 @@ def run(
             records[name] = _header(bench) | module.measure(bench)
             if name in kept and hasattr(module, "add"):
                 records[name] = module.add(kept[name], records[name])
-            if cases and not records[name]["rows"]:
-                raise UserError(f"--case {', '.join(cases)}: no row of bench {name} has this in its label")
             if cases and name in kept:
                 records[name] |= {"rows": with_new(kept[name], records[name])}
             for table in module.tables(records[name]):
@@ -105,6 +104,22 @@ def _check_needs(names: list[str], runs: tuple[Path, ...], train: tuple[str, ...
         raise UserError("bench accuracy needs --run RUN_DIR of finished runs or --train EXPERIMENT")
     if not names or set(names) & _BESIDE_LEARN2LEARN:
         learn2learn()
+
+
+def _check_cases(bench: Bench, names: list[str]) -> None:
+    """Raises UserError where a case would leave a benchmark without a row, or is part of no row's label."""
+    if not bench.cases:
+        return
+    labels = {name: module_of(name).labels(bench) for name in names}
+    for case in bench.cases:
+        if not any(case in label for some in labels.values() for label in some):
+            raise UserError(
+                f"--case {case}: no row of bench {' or '.join(names)}{' --quick' if bench.quick else ''} has this in its label; "
+                f"the labels: {'; '.join(label for some in labels.values() for label in some)}"
+            )
+    for name, some in labels.items():
+        if not bench.chosen(some):
+            raise UserError(f"--case {', '.join(bench.cases)}: no row of bench {name} has this in its label")
 
 
 def _console() -> Console:

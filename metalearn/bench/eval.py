@@ -29,11 +29,16 @@ class _Seconds(NamedTuple):
     processor: float  # of all threads
 
 
+def labels(bench: Bench) -> list[str]:
+    """Of the rows that a call can measure."""
+    return learners(CLASSIFICATION)
+
+
 def measure(bench: Bench) -> Record:
     """A row for each choice of `algorithm`, plug-ins' included, that learns classes; one that cannot be evaluated so says why, as `left_out`."""
     data = images(bench)
     rows = []
-    for name in bench.chosen(learners(CLASSIFICATION)):
+    for name in bench.chosen(labels(bench)):
         bench.say(name)
         try:
             rows.append({"label": name, **_row(bench.config(*data, f"algorithm={name}", "task=5way_1shot"))})

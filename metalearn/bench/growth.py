@@ -49,15 +49,26 @@ SUBJECTS = (
 )
 
 
+def labels(bench: Bench) -> list[str]:
+    """Of the rows that a call can measure: each a subject's, and the axis."""
+    return list(_pairs(bench))
+
+
+def _pairs(bench: Bench) -> dict[str, tuple[Subject, Axis]]:
+    return {
+        f"{subject.label}: {axis.name}": (subject, axis)
+        for subject in (SUBJECTS[:1] if bench.quick else SUBJECTS)
+        for axis in (subject.axes[:1] if bench.quick else subject.axes)
+    }
+
+
 def measure(bench: Bench) -> Record:
     data = images(bench)
     rows = []
-    for subject in SUBJECTS[:1] if bench.quick else SUBJECTS:
-        for axis in subject.axes[:1] if bench.quick else subject.axes:
-            if not bench.wants(f"{subject.label}: {axis.name}"):
-                continue
-            bench.say(f"{subject.label.partition(';')[0]}: {axis.name}")
-            rows.append(_measure(bench, data, subject, axis))
+    pairs = _pairs(bench)
+    for subject, axis in (pairs[label] for label in bench.chosen(labels(bench))):
+        bench.say(f"{subject.label.partition(';')[0]}: {axis.name}")
+        rows.append(_measure(bench, data, subject, axis))
     return {"rows": rows}
 
 

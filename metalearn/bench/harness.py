@@ -41,10 +41,6 @@ class Bench:
     seeds: tuple[int, ...] = ()  # of record: none for those from 0 on, `rounds` of them
     cases: tuple[str, ...] = ()  # parts of labels; empty: all rows
 
-    def wants(self, label: str) -> bool:
-        """Whether the row of this label was asked for."""
-        return not self.cases or any(case in label for case in self.cases)
-
     def chosen(self, labels: Sequence[str]) -> list[str]:
         """Those that were asked for; a case that is a whole label means this one alone, whatever other labels it is a part of."""
         exact, parts = ([case for case in self.cases if (case in labels) == whole] for whole in (True, False))

@@ -33,12 +33,17 @@ _SUBJECTS = (
 )
 
 
+def labels(bench: Bench) -> list[str]:
+    """Of the rows that a call can measure."""
+    return list(_SUBJECTS[:1] if bench.quick else _SUBJECTS)
+
+
 def measure(bench: Bench) -> Record:
     peaks = peak_rates(bench.device)
     data = images(bench)
     cases = {case.label: case for case in CASES}
     rows = []
-    for label in filter(bench.wants, _SUBJECTS[:1] if bench.quick else _SUBJECTS):
+    for label in bench.chosen(labels(bench)):
         bench.say(label)
         ours = Ours(bench.config(*data, *cases[label].overrides))
         seconds = spread(interleave({"ours": ours.step}, bench.rounds, bench.device)["ours"])["median"]

@@ -51,16 +51,20 @@ CASES = (
 )
 
 
+def labels(bench: Bench) -> list[str]:
+    """Of the cases that a call can measure; each has a row for each rival."""
+    return [case.label for case in CASES if case.quick or not bench.quick]
+
+
 def measure(bench: Bench) -> Record:
-    data = images(bench)
+    data, chosen = images(bench), bench.chosen(labels(bench))
     files = image_files(bench.config(*data))
     rows: list[Record] = []
     with workers(bench) as worker, tempfile.TemporaryDirectory(prefix="metalearn-bench-") as folder:
         written = None if worker is None else rival.write_images(build_dataset(bench.config(*data)), Path(folder))
-        for case in CASES:
-            if bench.wants(case.label) and (case.quick or not bench.quick):
-                bench.say(case.label)
-                rows += _measure(bench, case, data, files, worker, written)
+        for case in (case for case in CASES if case.label in chosen):
+            bench.say(case.label)
+            rows += _measure(bench, case, data, files, worker, written)
     return {"images": "memory" if files is None else "files", "rows": rows}
 
 

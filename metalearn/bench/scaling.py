@@ -12,6 +12,7 @@ from metalearn.bench.ours import images
 from metalearn.bench.rivals import CASES, Case, ours_of, rival_loop, workers
 from metalearn.bench.steps import counted
 from metalearn.engine.build import build_dataset
+from metalearn.sizes import count_text
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 200)  # tasks of an outer step
 _QUICK_SIZES = (1, 8)
@@ -19,16 +20,29 @@ _SUBJECTS = ("MAML, fully connected, 15 queries, second order", "MAML, strided c
 _AUTO, _ALL, _ONE = "task_chunk=auto", "all at once", "one by one"
 
 
+def labels(bench: Bench) -> list[str]:
+    """Of the rows that a call can measure."""
+    return list(_pairs(bench))
+
+
+def _pairs(bench: Bench) -> dict[str, tuple[Case, int]]:
+    return {
+        f"{case.label}; {count_text(size, 'task')}": (case, size)
+        for case in CASES
+        if case.label in _SUBJECTS[: 1 if bench.quick else None]
+        for size in (_QUICK_SIZES if bench.quick else SIZES)
+    }
+
+
 def measure(bench: Bench) -> Record:
     data, rows = images(bench), []
     with workers(bench) as worker, tempfile.TemporaryDirectory(prefix="metalearn-bench-") as folder:
         written = None if worker is None else rival.write_images(build_dataset(bench.config(*data)), Path(folder))
-        for case in (case for case in CASES if case.label in _SUBJECTS[: 1 if bench.quick else None]):
-            for size in _QUICK_SIZES if bench.quick else SIZES:
-                label = f"{case.label}; {size} {'task' if size == 1 else 'tasks'}"
-                if bench.wants(label):
-                    bench.say(label)
-                    rows.append({"label": label, **_measure(bench, case, data, size, worker, written)})
+        pairs = _pairs(bench)
+        for label in bench.chosen(labels(bench)):
+            bench.say(label)
+            case, size = pairs[label]
+            rows.append({"label": label, **_measure(bench, case, data, size, worker, written)})
     return {"rows": rows}
 
 

@@ -63,8 +63,14 @@ CASES = (
 )
 
 
+def labels(bench: Bench) -> list[str]:
+    """Of the rows that a call can measure."""
+    return [case.label for case in CASES if case.quick or not bench.quick]
+
+
 def measure(bench: Bench) -> Record:
-    chosen = [case for case in CASES if (case.quick or not bench.quick) and bench.wants(case.label)]
+    asked = bench.chosen(labels(bench))
+    chosen = [case for case in CASES if case.label in asked]
     data = images(bench)
     files = image_files(bench.config(*data))
     rows = []

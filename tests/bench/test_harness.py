@@ -127,6 +127,10 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Stub:
         @staticmethod
+        def labels(bench: harness.Bench) -> list[str]:
+            return ["case"]
+
+        @staticmethod
         def measure(bench: harness.Bench) -> dict[str, Any]:
             return {"rows": [{"label": "case", **compared([1.0, 2.0], [4.0, 8.0])}]}
 
@@ -195,16 +199,26 @@ def test_cases_of_a_benchmark_that_measures_all_its_rows_together_are_refused(na
         command.run(names, compose, cases=("some",))
 
 
-def test_a_case_that_no_row_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Nothing:
-        @staticmethod
-        def measure(bench: harness.Bench) -> dict[str, Any]:
-            return {"rows": []}
+@pytest.mark.parametrize("cases", [("max-pol",), ("ProtoNet", "max-pol")])
+def test_a_case_that_no_row_has_is_refused_before_anything_is_prepared(
+    monkeypatch: pytest.MonkeyPatch, cases: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(command, "keep_freed_memory", lambda: pytest.fail("not before the cases are known to be right"))
+    with pytest.raises(
+        UserError, match="--case max-pol: no row of bench steps has this in its label; the labels: MAML, "
+    ):
+        command.run(["steps"], compose, cases=cases)
 
-    monkeypatch.setattr(command, "module_of", lambda name: Nothing)
-    monkeypatch.setattr(command, "keep_freed_memory", lambda: True)
-    with pytest.raises(UserError, match="--case max-pol: no row of bench steps has this in its label"):
-        command.run(["steps"], compose, cases=("max-pol",))
+
+def test_cases_that_leave_one_of_several_benchmarks_without_a_row_are_refused() -> None:
+    with pytest.raises(UserError, match="--case Reptile: no row of bench limit has this in its label"):
+        command.run(["steps", "limit"], compose, cases=("Reptile",))
+
+
+@pytest.mark.parametrize("name", command._IN_PARTS)
+def test_each_benchmark_in_parts_says_its_labels(name: str) -> None:
+    labels = command.module_of(name).labels(harness.Bench(compose, 1, False, torch.device("cpu")))
+    assert len(labels) == len(set(labels)) > 1
 
 
 @pytest.mark.usefixtures("stub")
