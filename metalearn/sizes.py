@@ -14,5 +14,5 @@ def bytes_text(size: int) -> str:
 
 
 def count_text(count: int, one: str, many: str | None = None) -> str:
-    """`1 text`, `2 texts`, `0 texts`; `many` is the plural where `one` with an s is not: `3 classes`."""
-    return f"{count} {one if count == 1 else many or f'{one}s'}"
+    """`1 text`, `2 texts`, `1,000 texts`; `many` is the plural where `one` with an s is not: `3 classes`."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"

@@ -11,6 +11,7 @@ from metalearn.cli.arguments import parsed, with_quoted_home
 from metalearn.cli.single import is_first_rank
 from metalearn.compose.composer import composer, explained
 from metalearn.errors import RunFailed, UserError
+from metalearn.sizes import count_text
 
 _USAGE = "metalearn eval RUN_DIR [RUN_DIR ...] [key=value[,value ...] ...]"
 
@@ -69,7 +70,7 @@ def _grid(args: argparse.Namespace, cells: list[Any], overrides: list[str], aske
         write(args.html, html_text(record), "--html")
     missing = sum(not shown.is_done(cell) for cell in record["cells"])
     if missing or record["written"] is None:
-        raise RunFailed(f"{missing} of {len(cells)} cells have no score")
+        raise RunFailed(f"without a score: {missing} of {count_text(len(cells), 'cell')}")
 
 
 def _sorted(words: list[str]) -> tuple[list[Path], list[str]]:

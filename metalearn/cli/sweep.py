@@ -13,6 +13,7 @@ from metalearn.config.plugins import with_plugins
 from metalearn.errors import RunFailed, UserError
 from metalearn.report import terminal
 from metalearn.runs.directory import make_directory
+from metalearn.sizes import count_text
 from metalearn.status import Status
 from metalearn.sweeps import ask
 from metalearn.sweeps.directory import Job, SweepDir
@@ -58,7 +59,7 @@ def run_jobs(wanted: JobSweep, training: Training) -> SweepDir:
     sweep.store(jobs, command)
     names = [job.name for job in jobs]
     done = [sweep.status(name) for name in names].count(Status.DONE)
-    terminal.say(f"sweep directory: {sweep.path}; {len(names)} jobs, {done} of them done")
+    terminal.say(f"sweep directory: {sweep.path}; {count_text(len(names), 'job')}, {done} of them done")
     rows = _reported(sweep, command, lambda: run(sweep, names) if missing else None)
     if any(row["status"] != Status.DONE for row in rows if row["job"] in names):
         retry = "" if asked.settings["retry_failed"] else "; with sweep.retry_failed=true to run failed jobs once more"

@@ -14,6 +14,7 @@ from metalearn.report.comparison import setting_text
 from metalearn.report.results import gain_text
 from metalearn.report.seen import marks
 from metalearn.report.text import duration
+from metalearn.sizes import count_text
 from metalearn.status import Status
 
 Record = Mapping[str, Any]
@@ -44,10 +45,10 @@ def heading(record: Record) -> list[str]:
             continue
         first = done[0]
         tested = ", ".join(dict.fromkeys(f"{cell['dataset']} ({cell['split']['name']})" for cell in done))
-        tasks = "/".join(dict.fromkeys(f"{cell['test']['tasks']:,}" for cell in done))
+        tasks = "/".join(dict.fromkeys(count_text(cell["test"]["tasks"], "task") for cell in done))
         name = f"{run_name(record, run)}: " if len(record["runs"]) > 1 else ""
         lines.append(
-            f"{name}{first['algorithm']}, {first['backbone']}, seed {first['seed']} ({run}); tested on {tested}, {tasks} tasks, "
+            f"{name}{first['algorithm']}, {first['backbone']}, seed {first['seed']} ({run}); tested on {tested}, {tasks}, "
             f"{'/'.join(dict.fromkeys(cell['test']['checkpoint'] for cell in done))} checkpoint"
         )
     return lines
@@ -161,9 +162,11 @@ def remarks(record: Record) -> list[str]:
             "transductive: the queries of a task influence each other's predictions; do not rank such numbers with others"
         )
     if earlier := sum(cell["earlier"] for cell in cells):
-        lines.append(f"{earlier} of {len(cells)} cells were computed by an earlier call; --fresh computes them again")
+        lines.append(
+            f"computed by an earlier call: {earlier} of {count_text(len(cells), 'cell')}; --fresh computes them again"
+        )
     if missing := len(cells) - len(done):
-        lines.append(f"{missing} of {len(cells)} cells have no score")
+        lines.append(f"without a score: {missing} of {count_text(len(cells), 'cell')}")
     if record.get("written"):
         lines.append(
             f"written to: {record['written']}, and eval-*.json and -tasks.npz of each cell in its run directory"

@@ -8,7 +8,7 @@ from typing import Any
 from metalearn.kinds import scale_of
 from metalearn.report.predictions import calibration_lines, of_each, percent
 from metalearn.report.text import markdown_table
-from metalearn.sizes import bytes_text
+from metalearn.sizes import bytes_text, count_text
 
 Record = Mapping[str, Any]  # what export.json holds
 
@@ -25,7 +25,7 @@ def model_card(record: Record) -> str:
     """
     run = record["run"]
     title = f"{run['algorithm']} on {run['dataset']}" + (
-        f", {len(record['classes'])} classes" if record["classes"] else ""
+        f", {count_text(len(record['classes']), 'class', 'classes')}" if record["classes"] else ""
     )
     parts = [
         (f"# Model card: {title}", _opening(record)),
@@ -192,7 +192,7 @@ def _measured(record: Record) -> list[str]:
         task = run["task"]
         over = test.get("ci95_classes")
         lines.append(
-            f"- Test, {task['ways']}-way {task['shots']}-shot on {run['dataset']}, {test['tasks']:,} tasks of classes kept for it: "
+            f"- Test, {task['ways']}-way {task['shots']}-shot on {run['dataset']}, {count_text(test['tasks'], 'task')} of classes kept for it: "
             f"{kind.text(test[kind.score], test['ci95'])} (95 % interval over tasks), "
             + ("no interval over classes" if over is None else f"± {kind.text(over)} over tasks and classes")
             + "."
@@ -231,7 +231,7 @@ def _limits(record: Record) -> list[str]:
         fewest, most = min(counts.values()), max(counts.values())
         images = of_each(most) if fewest == most else f"{fewest} to {most} images of each"
         lines.append(
-            f"- It knows {len(counts)} classes from {images}. An image of none of them gets one of their labels all the same."
+            f"- It knows {count_text(len(counts), 'class', 'classes')} from {images}. An image of none of them gets one of their labels all the same."
         )
     lines += [f"- {note}" for note in record["notes"]]
     return lines

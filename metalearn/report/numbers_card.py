@@ -8,7 +8,7 @@ from typing import Any
 from metalearn.kinds import scale_of
 from metalearn.report.model_card import check_text, loading
 from metalearn.report.text import markdown_table
-from metalearn.sizes import bytes_text
+from metalearn.sizes import bytes_text, count_text
 
 Record = Mapping[str, Any]  # what export.json holds
 
@@ -36,7 +36,8 @@ def _opening(record: Record) -> list[str]:
     of = f"`{record['run']['directory']}`" if record["run"]["directory"] else "a saved regressor"
     return [
         f"Exported from {of} by metalearn {record['metalearn']} on {record['created'][:10]}: a program for rows of inputs to rows of targets, "
-        f"which learned one task from {record['points']} points. The files need no metalearn. `export.json` says the same as this card for machines."
+        f"which learned one task from {count_text(record['points'], 'point')}. The files need no metalearn. "
+        "`export.json` says the same as this card for machines."
     ]
 
 
@@ -104,8 +105,8 @@ def _measured(record: Record) -> list[str]:
         kind = scale_of({"kind": record["kind"]} if record["kind"] else {})
         over = test.get("ci95_classes")
         lines.append(
-            f"- Test, {record['run']['task']['shots']} support points, {test['tasks']:,} tasks of {record['run']['dataset']}: {kind.score} "
-            f"{kind.text(test[kind.score], test['ci95'])} (95 % interval over tasks"
+            f"- Test, {count_text(record['run']['task']['shots'], 'support point')}, {count_text(test['tasks'], 'task')} of "
+            f"{record['run']['dataset']}: {kind.score} {kind.text(test[kind.score], test['ci95'])} (95 % interval over tasks"
             + (
                 ")"
                 if over is None

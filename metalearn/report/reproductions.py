@@ -7,6 +7,7 @@ from typing import Any
 from metalearn.report import terminal
 from metalearn.report.published import band_text, number, paper_text, unit
 from metalearn.report.results import departures, verdict_style
+from metalearn.sizes import count_text
 
 _HEAD = ["", "paper", "mean", "deviation", "± seeds", "± tasks", "± classes", "difference", "band", "verdict"]
 
@@ -38,8 +39,9 @@ def _notes(record: dict[str, Any]) -> list[str]:
     paper = f"the paper's intervals: over {record['interval_over']}; " if record["interval_over"] else ""
     classes = any(row["ci95_classes"] is not None for row in record["rows"])
     over_classes = " and over test classes" if classes else ""
+    mean = f"mean over {count_text(len(seeds), 'seed')} ({', '.join(map(str, seeds))})"
     ours = (
-        f"{paper}ours: mean over {len(seeds)} seeds ({', '.join(map(str, seeds))}) of {', '.join(map(str, sorted(tasks)))} test tasks each, their "
-        f"standard deviation, 95 % intervals of the mean over seeds, over test tasks{over_classes}"
+        f"{paper}ours: {mean} of {', '.join(map(str, sorted(tasks)))} test tasks each, their standard deviation, "
+        f"95 % intervals of the mean over seeds, over test tasks{over_classes}"
     )
     return [ours, *departures(record)]

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from metalearn.report import terminal
 from metalearn.runs.log import log_to
+from metalearn.sizes import count_text
 from metalearn.status import Status
 from metalearn.sweeps import job as worker
 from metalearn.sweeps.directory import SweepDir
@@ -54,7 +55,9 @@ def run_queue(sweep: SweepDir, queue: Queue, places: list[Slot]) -> None:
         if here and len(queue) == 1:
             _one_by_one(sweep, queue, None)
             return
-        terminal.say(f"{len(queue)} jobs, up to {len(places)} at once; what each does: {sweep.path}/*/run.log")
+        terminal.say(
+            f"{count_text(len(queue), 'job')}, up to {len(places)} at once; what each does: {sweep.path}/*/run.log"
+        )
         with SweepView(Watcher(sweep, queue.names(), len(places), queue.total)) as view:
             if here:
                 _one_by_one(sweep, queue, view)

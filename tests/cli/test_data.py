@@ -266,7 +266,7 @@ def test_a_package_of_any_version_is_found_and_its_credits_are_printed(
     said = capsys.readouterr().out
     assert f"{other}: " in said
     assert "no checksum is published" in said
-    assert "240 classes, 1200 images (5 a class), 28x28 pixels, RGB" in said
+    assert "240 classes, 1,200 images (5 a class), 28x28 pixels, RGB" in said
     assert "noto: Noto by Noto's authors, MIT, https://example.org/licence" in said
     main(["data", "fetch", "emoji"])
     assert capsys.readouterr().out == f"{other} is there\n"

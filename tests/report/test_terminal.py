@@ -63,7 +63,7 @@ RESULTS = {
     },
 }
 TEST_LINE = (
-    "test 5-way 1-shot: 97.31 ± 0.18 % (95 % interval over 1000 tasks; chance 20.00 %; best checkpoint, step 1800; "
+    "test 5-way 1-shot: 97.31 ± 0.18 % (95 % interval over 1,000 tasks; chance 20.00 %; best checkpoint, step 1800; "
     "not transductive)"
 )
 STEPS_LINE = "before adaptation 20.1 %; after each inner step 96.0, 97.1, 97.3 %"
@@ -403,7 +403,7 @@ def test_the_result_has_the_interval_over_classes_beside_that_over_tasks(tmp_pat
     }
     lines = on_pipe(f"results.result_panel({RESULTS | {'test': test}!r})", tmp_path).splitlines()
     assert lines[0].startswith(
-        "test 5-way 1-shot: 97.31 ± 0.18 % over tasks, ± 0.45 % over classes (95 % intervals, 1000 tasks; chance"
+        "test 5-way 1-shot: 97.31 ± 0.18 % over tasks, ± 0.45 % over classes (95 % intervals, 1,000 tasks; chance"
     )
     assert lines[2:4] == [
         "first shot: 50.00 ± 10.00 % over tasks, ± 20.00 % over classes",
@@ -422,7 +422,7 @@ def test_the_result_without_inner_steps_in_a_poor_encoding_and_elsewhere(tmp_pat
     results = RESULTS | {"test": test | {"transductive": True, "checkpoint": "last"}, "run_dir": "/elsewhere/a/run"}
     lines = on_pipe(f"results.result_panel({results!r})", tmp_path, PYTHONIOENCODING="ascii").splitlines()
     assert lines == [
-        "test 5-way 1-shot: 97.31 ? 0.18 % (95 % interval over 1000 tasks; chance 20.00 %; last checkpoint; transductive)",
+        "test 5-way 1-shot: 97.31 ? 0.18 % (95 % interval over 1,000 tasks; chance 20.00 %; last checkpoint; transductive)",
         "run directory: /elsewhere/a/run",
         "metalearn tensorboard /elsewhere/a",
     ]

@@ -115,7 +115,7 @@ def test_a_cell_that_cannot_be_done_is_a_line_and_the_others_go_on(
     assert [cell["status"] for cell in cells] == ["failed", "failed", "done", "done"] + 4 * ["failed"]
     assert cells[0]["error"].startswith("glyphs cannot serve the test tasks: task.ways=500")
     assert cells[6]["error"].startswith("no setting 'algorithm.test_inner_steps'")
-    assert "6 of 8 cells have no score" in captured.out
+    assert "without a score: 6 of 8 cells" in captured.out
     assert captured.err == ""
 
 

@@ -198,7 +198,8 @@ class Tabular(Dataset):
         if not len(counts):
             return "no task"
         each = f"{counts.min()} to {counts.max()} (median {np.median(counts):g})"
-        return f"{len(counts)} tasks, {counts.sum()} rows, {each} a task; shots and queries together {counts.min()} at most"
+        size = f"{count_text(len(counts), 'task')}, {count_text(int(counts.sum()), 'row')}"
+        return f"{size}, {each} a task; shots and queries together {counts.min()} at most"
 
     @property
     def trained_on(self) -> TrainedOn:
