@@ -25,14 +25,14 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## meta-train on drawn characters and print the accuracy (minutes, offline)
 	$(BIN)/metalearn train
 
-test: $(INSTALLED)  ## the fast tests
+test: $(INSTALLED)  ## all tests but those that train for minutes (10 to 30 minutes)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-check: $(INSTALLED)  ## lint, format, types and fast tests
+check: $(INSTALLED)  ## lint, format, types and the fast tests (minutes)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not thorough'
 
 format: $(INSTALLED)  ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix .

@@ -61,6 +61,7 @@ def test_commands_and_their_flags_exist(page: Path, helps: dict[str, str]) -> No
             assert re.search(rf"(?<![\w-]){re.escape(flag)}\b", said), f"{page.name}: {line}: {flag}"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if _commands(page)], ids=lambda page: page.relative_to(ROOT).as_posix()
 )

@@ -114,6 +114,7 @@ def test_over_classes_it_is_never_less_sure_than_over_tasks(coverage: ModuleType
         assert interval95_of_classes(scores, chosen) >= interval95(scores)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("classes", "ways", "tasks"), [(40, 5, 400), (100, 5, 1000), (100, 20, 200)])
 def test_it_holds_the_mean_of_other_classes(coverage: ModuleType, classes: int, ways: int, tasks: int) -> None:
     """Of 100 draws of classes; that over tasks alone holds in far fewer."""

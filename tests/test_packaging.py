@@ -32,6 +32,7 @@ def test_every_yaml_and_split_is_in_the_wheel(wheel: Path) -> None:
         assert file.relative_to(ROOT).as_posix() in members
 
 
+@pytest.mark.thorough
 def test_it_runs_in_another_environment_from_another_directory(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "env"
     venv.create(environment, with_pip=False)

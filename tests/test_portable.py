@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import metalearn
 
 ROOT = Path(metalearn.__file__).parents[1]
@@ -58,6 +60,7 @@ def test_every_module_is_imported(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.thorough
 def test_a_run_trains_and_resumes_and_a_sweep_runs(tmp_path: Path) -> None:
     train = ["train", *TINY, "hydra.run.dir=run", "train.schedule=constant"]
     resume = ["train", "--resume", "run", "train.steps=6"]

@@ -14,6 +14,7 @@ from tests.compose import compose
 SMALL = ["dataset.size=16", "backbone.filters=9"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", ["maml", "fomaml", "mamlpp", "boil", "metasgd", "metacurvature", "protomaml", "imaml", "bmaml", "metalstm"]
 )

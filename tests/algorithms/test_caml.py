@@ -79,6 +79,7 @@ def trained(algorithm: CAML, steps: int, **shape: int) -> CAML:
     return algorithm.eval()
 
 
+@pytest.mark.thorough
 def test_it_learns_to_learn_and_labels_can_be_exchanged() -> None:
     algorithm, tasks = trained(caml(most_ways=4), 250), clusters(100, 10**6)
     found = logits(algorithm, tasks)

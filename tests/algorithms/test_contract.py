@@ -16,17 +16,16 @@ from torch import Tensor
 from metalearn.algorithms.base import Algorithm
 from metalearn.data.base import TaskSource
 from metalearn.data.images import ImageClasses
-from metalearn.engine.able import learners
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.evaluate import evaluate
 from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
-from metalearn.kinds import CLASSIFICATION
 from metalearn.tasks import Examples, TaskBatch, TaskShape
 from metalearn.testing import check_algorithm
 from tests.compose import SMALL, compose
+from tests.each import learners_of_classes
 
-pytestmark = pytest.mark.parametrize("name", learners(CLASSIFICATION))
+pytestmark = pytest.mark.parametrize("name", learners_of_classes())
 
 Source = Callable[..., TaskSource]
 

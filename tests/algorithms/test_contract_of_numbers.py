@@ -62,6 +62,7 @@ def test_keeps_what_ships_for_users_algorithms(name: str) -> None:
     check_algorithm(name)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [SHAPE, VARYING])
 def test_chunks_do_not_change_the_gradient_and_every_parameter_has_one(name: str, shape: Any) -> None:
     gradients, losses = [], []

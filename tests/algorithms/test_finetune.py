@@ -112,6 +112,7 @@ def partly_fixed(augment: float, entropy: float = 0.0, **settings: Any) -> FineT
     return learner(backbone, augment=augment, entropy=entropy, **settings).double()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("steps", "augment", "entropy"), [(3, 1.0, 0.0), (3, 0.5, 0.0), (2, 0.0, 0.5)])
 def test_layers_that_are_fixed_change_no_number(steps: int, augment: float, entropy: float) -> None:
     algorithm, given = partly_fixed(augment, entropy, steps=steps), doubled(tasks())
@@ -172,6 +173,7 @@ def test_unchanged_images_can_be_taken_as_the_fixed_layers_pass_them_on(entropy:
     assert partly_fixed(0.9).in_two_steps() is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("entropy", [0.0, 0.5])
 def test_all_rates_at_once_are_those_one_by_one(entropy: float) -> None:
     algorithm, given = partly_fixed(0.9, entropy, steps=2, lr="auto"), doubled(tasks(1))
@@ -291,6 +293,7 @@ class Misled(Backbone):
         return x.flatten(1) * torch.stack([self.weight, torch.ones_like(self.weight)])
 
 
+@pytest.mark.thorough
 def test_auto_takes_the_smallest_of_the_best_rates_and_keeps_it_in_the_checkpoint() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(5, 16, 2, generator=generator) * torch.tensor([1.5, 0.3])
@@ -315,6 +318,7 @@ def test_auto_takes_the_smallest_of_the_best_rates_and_keeps_it_in_the_checkpoin
     assert other.rate == algorithm.rate
 
 
+@pytest.mark.thorough
 def test_fine_tuning_helps_a_network_that_learned_nothing(source: Callable[..., TaskSource]) -> None:
     shape, scores = TaskShape(5, 5, 5), []
     for lr in (0.0, 0.01):

@@ -66,6 +66,7 @@ def transcribed_gradients(
     return float(total.detach()), [gradient for gradient in gradients_of if gradient is not None]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("task_chunk", [1, TASKS])
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("backbone", ["conv", "mlp"])
@@ -198,6 +199,7 @@ def test_steps_beyond_training_take_the_last_rates() -> None:
                 torch.testing.assert_close(states[step + 1].parameters[name][task], parameter.detach())
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_with_learned_rates_takes_more_steps_in_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

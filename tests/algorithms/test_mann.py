@@ -420,6 +420,7 @@ def test_is_transductive_where_its_backbone_is(running_stats: bool) -> None:
     assert not mann().transductive
 
 
+@pytest.mark.thorough
 def test_learns_to_bind_a_label_to_the_image_before_it() -> None:
     """On new random patterns in every task. From the labels already gone by alone, about 0.48 can be guessed at the second instance.
 

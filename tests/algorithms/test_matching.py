@@ -135,6 +135,7 @@ def test_with_one_shot_and_squared_distances_it_is_protonet(shots: int) -> None:
     assert torch.allclose(ours, theirs, atol=1e-5) is (shots == 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("distance", SIMILARITIES)
 def test_the_scale_helps_to_learn(distance: str) -> None:
     """Measured on 10-way tasks, the mean of two seeds: cosines 62.6 -> 71.9 %, squared distances 74.1 -> 78.9 % (with one shot, this is ProtoNet)."""

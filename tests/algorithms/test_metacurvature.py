@@ -66,6 +66,7 @@ def reference(algorithm: MetaCurvature) -> Any:
     return gbml
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("kind", ["conv", "mlp"])
 @pytest.mark.parametrize("transform", TRANSFORMS)

@@ -10,14 +10,13 @@ from metalearn.data.classes import ClassSplit
 from metalearn.data.container import FlatImages
 from metalearn.data.images import ImageClasses
 from metalearn.data.sets.mix import Mix
-from metalearn.engine.able import learners
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.evaluate import evaluate
 from metalearn.engine.gradient import meta_gradient
-from metalearn.kinds import CLASSIFICATION
 from metalearn.tasks import TaskShape
 from tests.compose import SMALL, compose
 from tests.conftest import easy_classes
+from tests.each import learners_of_classes
 
 SHAPE = TaskShape(5, 2, 3)
 
@@ -39,7 +38,7 @@ def mixed() -> Mix:
     return Mix({"easy": easy_classes(), "coloured": coloured()}, None, size=16, channels=3)
 
 
-@pytest.mark.parametrize("name", learners(CLASSIFICATION))
+@pytest.mark.parametrize("name", learners_of_classes())
 def test_an_algorithm_learns_from_several_sources(name: str, mixed: Mix) -> None:
     algorithm = build_algorithm(compose(f"algorithm={name}", *SMALL), mixed).train()
     tasks = mixed.source("train", 0, torch.device("cpu"))

@@ -107,6 +107,7 @@ def _gradient(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("task_chunk", [1, TASKS])
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize(("outer_step", "weights"), [(4, [0.2, 0.2, 0.6]), (10, [0.0, 0.0, 1.0])])
@@ -205,6 +206,7 @@ def test_without_transduction_queries_pass_with_the_last_steps_norms() -> None:
     torch.testing.assert_close(algorithm.predict(adapted, tasks.query.x)[task, query], by_hand, atol=1e-9, rtol=1e-7)
 
 
+@pytest.mark.thorough
 def test_a_run_learns_the_norms_of_every_step_and_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     chosen = ["algorithm=mamlpp", "algorithm.multi_step_loss_until=4", "algorithm.norm_parameters=per_step"]

@@ -69,6 +69,7 @@ def score(algorithm: SNAIL, **shape: int) -> float:
         return float(accuracy(algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x), tasks.query.y).mean())
 
 
+@pytest.mark.thorough
 def test_it_learns_to_learn_with_all_of_its_label_units() -> None:
     algorithm = trained(snail(most_ways=4), 150)
     assert score(algorithm) > 0.8

@@ -12,17 +12,16 @@ from metalearn.algorithms.reptile import Reptile
 from metalearn.data.base import TaskSource
 from metalearn.data.container import FlatImages
 from metalearn.data.images import ImageClasses
-from metalearn.engine.able import learners
 from metalearn.engine.build import build_algorithm
 from metalearn.engine.classes import ClassCounts
 from metalearn.engine.evaluate import Scores, evaluate
 from metalearn.engine.gradient import meta_gradient
 from metalearn.errors import UserError
-from metalearn.kinds import CLASSIFICATION
 from metalearn.tasks import Examples, TaskBatch, VaryingShape, shape_of
 from tests.algorithms.test_contract import LEARN_TO_LEARN_SLOWLY, fewer
 from tests.compose import compose
 from tests.conftest import easy_classes
+from tests.each import learners_of_classes
 
 SHAPE = VaryingShape("varying", "varying", "varying", 2, 5, 4, 12, 3, 2.0)
 SMALL = (
@@ -36,7 +35,7 @@ SMALL = (
     ),
     "backbone.filters=8",
 )
-every = pytest.mark.parametrize("name", learners(CLASSIFICATION))
+every = pytest.mark.parametrize("name", learners_of_classes())
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +60,7 @@ def double(tasks: TaskBatch) -> TaskBatch:
     return tasks._replace(support=support, query=query)
 
 
+@pytest.mark.thorough
 @every
 def test_a_task_alone_has_the_score_that_it_has_among_others(name: str, dataset: ImageClasses) -> None:
     algorithm = make(name, dataset)

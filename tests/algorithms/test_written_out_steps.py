@@ -43,6 +43,7 @@ def meta_gradient_of(algorithm: Algorithm, tasks: TaskBatch) -> tuple[Tensor, li
     return means["loss"], [parameter.grad for parameter in algorithm.parameters()]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("queries", [1, 3], ids=["few queries", "many queries"])
 @pytest.mark.parametrize("case", CASES)
 def test_meta_gradient_is_that_of_autograd(case: str, queries: int, easy: ImageClasses) -> None:

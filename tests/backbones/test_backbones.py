@@ -132,6 +132,7 @@ def test_colour_and_larger_images() -> None:
     assert Conv4((3, 84, 84), 32, "max_pool", "batch", True, "flatten").feature_dim == 800  # as in Ravi and Larochelle
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name in choices("backbone") if name not in ("ngrams", "sentence")])
 def test_every_colour_counts(name: str) -> None:
     image = (3, 84, 84)

@@ -49,6 +49,7 @@ def in_double(tasks: TaskBatch) -> TaskBatch:
     return tasks._replace(support=support, query=query)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES, ids=[case.label for case in CASES])
 def test_equal_meta_gradients(case: steps.Case, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = next(changes for name, changes in CHANGES.items() if case.label.startswith(name))

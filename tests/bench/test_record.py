@@ -92,6 +92,7 @@ def test_seeds_of_other_settings_or_another_machine_are_dropped(monkeypatch: pyt
     assert [run["seed"] for run in record.add(before, now)["rows"][0]["runs"]] == [1]
 
 
+@pytest.mark.thorough
 def test_a_seed_is_a_training_of_its_own() -> None:
     bench = Bench(compose, rounds=1, quick=True, device=torch.device("cpu"), train=("record/protonet_glyphs_5w1s",))
     (row,) = record.measure(bench)["rows"]

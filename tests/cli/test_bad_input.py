@@ -158,6 +158,7 @@ def refused(command: tuple[str, ...], capsys: pytest.CaptureFixture[str], cwd: P
     assert not list(cwd.iterdir()), command
 
 
+@pytest.mark.thorough
 def test_a_sample_of_mistakes(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in random.Random(1).sample(mistakes(BASES[:1]), 12):
         refused(command, capsys, elsewhere)
@@ -341,6 +342,7 @@ def caught(root: Path, intact: ImageClasses, cache: Path, monkeypatch: pytest.Mo
         mangle_cache(number, entry, root, intact)
 
 
+@pytest.mark.thorough
 def test_some_mangled_cache_entries(
     intact: tuple[Path, ImageClasses], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_rule_and_its_schema_allow_the_same(rule: str) -> None:
         assert holds(of_rule(rule), value) == allows(rule, value), (rule, value)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("experiment", choices("experiment")[::7])
 def test_shipped_experiments_keep_to_the_schema(experiment: str) -> None:
     content = yaml.safe_load(choice_file("experiment", experiment).read_text(encoding="utf-8"))

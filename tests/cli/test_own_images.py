@@ -33,6 +33,7 @@ def exit_code(*argv: str) -> int:
 SMALL = ["dataset.size=16", "train.steps=4", "train.val_every=4", "eval.tasks=10", "device=cpu", "hydra.run.dir=run"]
 
 
+@pytest.mark.thorough
 def test_a_folder_of_odd_files_is_checked_trained_on_and_tested(capsys: pytest.CaptureFixture[str]) -> None:
     odd_folder(Path("my photos, odd"))
     assert exit_code("data", "check", "./my photos, odd") == 1

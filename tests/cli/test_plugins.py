@@ -127,6 +127,7 @@ def test_trains_and_is_evaluated_only_where_it_is_trusted(
     assert leaves_with("train", "--resume", "run") == 0
 
 
+@pytest.mark.thorough
 def test_the_processes_of_a_sweep_know_it(package: Path) -> None:
     command = ("train", "-m", "--plugins", "mylab", "algorithm=my_learner", "dataset=signs", "seed=0,1")
     assert leaves_with(*command, "sweep.jobs=2", "sweep_name=both", *TINY) == 0

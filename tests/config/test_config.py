@@ -182,6 +182,7 @@ def composed(*overrides: str) -> DictConfig:
         return composing.compose(list(overrides))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_shipped_file_composes_within_its_own_limits(group: str, name: str) -> None:
     with composer() as composing:
@@ -190,6 +191,7 @@ def test_every_shipped_file_composes_within_its_own_limits(group: str, name: str
     assert run_dir.startswith("outputs/")
 
 
+@pytest.mark.thorough
 # Experiments bring no settings of their own: composing them would have refused one.
 @pytest.mark.parametrize(("group", "name"), [choice for choice in CHOICES if choice[0] != "experiment"])
 def test_every_setting_has_a_limit(group: str, name: str) -> None:

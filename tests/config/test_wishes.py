@@ -116,6 +116,7 @@ def complaint(*overrides: str) -> str | None:
     return None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("algorithm", choices("algorithm"))
 def test_every_pair_is_built_or_refused_in_one_line(algorithm: str) -> None:
     drawn = SMALL_GLYPHS if algorithm in learners(CLASSIFICATION) else ("dataset=sinusoid",)

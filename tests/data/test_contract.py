@@ -98,6 +98,7 @@ def tensors(tasks: TaskBatch) -> list[torch.Tensor]:
     return [tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y, tasks.classes]
 
 
+@pytest.mark.thorough
 def test_it_says_what_it_is(dataset: Dataset, config: dict[str, Any]) -> None:
     assert dataset.name == config["names"]["dataset"]
     assert dataset.kind in (CLASSIFICATION, REGRESSION)
@@ -167,6 +168,7 @@ print(json.dumps(hashes))
     return dict(json.loads(run.stdout))
 
 
+@pytest.mark.thorough
 def test_the_hash_of_a_split_is_the_same_in_another_process(
     config: dict[str, Any], dataset: Dataset, hashes_elsewhere: dict[str, str]
 ) -> None:

@@ -71,6 +71,7 @@ def assert_same_as_ordinary(easy: ImageClasses, source: Source, gradient: Any, n
     torch.testing.assert_close(outcomes[0], outcomes[1], rtol=0, atol=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [

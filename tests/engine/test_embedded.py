@@ -55,6 +55,7 @@ def without_features_and_with_them(
     return slow, fast
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("choices", [["algorithm=protonet", "algorithm.learn_scale=true"], ["algorithm=anil"]])
 def test_a_run_on_features_comes_to_the_same_numbers(
     choices: list[str],
@@ -74,6 +75,7 @@ def test_a_run_on_features_comes_to_the_same_numbers(
     assert len(list(Path("cache/features").iterdir())) == 3  # one for each split
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_goes_on_with_the_same_features(
     frozen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +104,7 @@ def test_what_changes_is_not_kept(easy: ImageClasses, frozen: list[str]) -> None
         assert embedded_once(learner, tasks, "auto")[0] is learner or not of_training
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "choices",
     [

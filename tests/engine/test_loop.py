@@ -324,6 +324,7 @@ def test_clipping_bounds_the_gradient_and_logs_its_norm(easy: ImageClasses, sour
     assert norm == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("algorithm", ["protonet", pytest.param("maml", marks=pytest.mark.slow)])
 def test_memory_does_not_grow(algorithm: str, easy: ImageClasses, source: Source, tmp_path: Path) -> None:
     """From step 50 to step 500: neither tensors that live on nor the process."""

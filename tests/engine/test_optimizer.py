@@ -53,6 +53,7 @@ def test_an_optimizer_steps_and_stores_as_torchs(name: str, own: dict[str, objec
     torch.testing.assert_close(again.state_dict()["state"], states[1]["state"], rtol=0, atol=0)
 
 
+@pytest.mark.thorough
 def test_a_step_of_an_optimizer_does_not_import_torchs_compiler() -> None:
     code = (
         "import sys, torch; from metalearn.engine.optimizer import _uncompiled;"

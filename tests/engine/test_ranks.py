@@ -75,6 +75,7 @@ def start(command: list[str], folder: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "algorithm", ["protonet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("maml", "reptile"))]
 )
@@ -119,6 +120,7 @@ main()
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_further_process_leaves_without_the_ending_of_the_interpreter(rank: int) -> None:
     """Where it aborts, torchrun stops the first process, which is testing by then."""

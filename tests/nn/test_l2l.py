@@ -25,6 +25,7 @@ assert usual.MAML is whole.algorithms.MAML
 """
 
 
+@pytest.mark.thorough
 def test_a_module_comes_alone_and_leaves_the_package_as_it_is() -> None:
     subprocess.run([sys.executable, "-c", CODE], check=True)
 

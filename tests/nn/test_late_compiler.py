@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 
 def printed(*lines: str) -> str:
     program = "; ".join(("import sys", *lines))
@@ -13,6 +15,7 @@ def printed(*lines: str) -> str:
     ).stdout.strip()
 
 
+@pytest.mark.thorough
 def test_networks_of_torchvision_come_without_the_compiler_which_comes_when_it_is_asked_for() -> None:
     assert (
         printed(
@@ -27,6 +30,7 @@ def test_networks_of_torchvision_come_without_the_compiler_which_comes_when_it_i
     )
 
 
+@pytest.mark.thorough
 def test_a_compiler_that_is_there_already_stays() -> None:
     assert (
         printed(

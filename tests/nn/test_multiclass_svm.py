@@ -108,6 +108,7 @@ def test_tasks_do_not_influence_each_other() -> None:
         torch.testing.assert_close(together[task], fit(x[task : task + 1], y[task : task + 1], 0.1, 1.0)[0])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("cost", "diagonal"), [(0.1, 1.0), (2.0, 0.1)])
 @pytest.mark.parametrize(("examples", "dim", "ways"), [(4, 6, 2), (9, 4, 3)])
 def test_gradients_are_those_of_finite_differences(

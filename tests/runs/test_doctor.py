@@ -17,6 +17,7 @@ def _of(name: str, found: list[doctor.Check]) -> doctor.Check:
     return next(check for check in found if check.name == name)
 
 
+@pytest.mark.thorough
 def test_a_machine_that_runs_the_tests_has_no_fault(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

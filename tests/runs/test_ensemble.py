@@ -183,6 +183,7 @@ def test_too_few_checkpoints_say_how_to_get_them(run: Path) -> None:
         metalearn.train("eval.ensemble=2", *TINY)
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_has_the_snapshots_of_an_uninterrupted_one(trained: Path, tmp_path: Path) -> None:
     part = tmp_path / "part"
     main(

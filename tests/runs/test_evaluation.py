@@ -56,6 +56,7 @@ def test_other_images_are_brought_to_what_the_model_knows(trained: Path, capsys:
     assert "images" not in evaluated(trained), "the run's own are as they were"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("more", [[], ["task=10shot_regression"]])
 def test_data_of_another_form_are_refused_before_their_tasks_are_looked_at(
     trained: Path, more: list[str], capsys: pytest.CaptureFixture[str]

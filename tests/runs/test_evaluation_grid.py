@@ -77,6 +77,7 @@ def test_every_combination_is_a_cell_with_the_number_that_it_has_alone(
     assert removable(runs / "protonet")
 
 
+@pytest.mark.thorough
 def test_cells_of_one_model_and_data_set_share_the_features_of_images(runs: Path) -> None:
     """Each test image passes a network once, whatever the cells; another checkpoint or other images have features of their own."""
     passed: list[int] = []
@@ -106,6 +107,7 @@ def test_cells_of_one_model_and_data_set_share_the_features_of_images(runs: Path
         assert cell["test"]["loss"] == pytest.approx(one["test"]["loss"], abs=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_cell_that_cannot_be_done_is_a_line_and_the_others_go_on(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +121,7 @@ def test_a_cell_that_cannot_be_done_is_a_line_and_the_others_go_on(
     assert captured.err == ""
 
 
+@pytest.mark.thorough
 def test_classes_that_were_seen_are_refused_in_their_cells_alone(runs: Path) -> None:
     assert exit_code("eval", "protonet", "dataset.test_classes=12,25") == 1
     cells = grid_of(runs / "protonet")["cells"]
@@ -136,6 +139,7 @@ def test_classes_that_were_seen_are_refused_in_their_cells_alone(runs: Path) -> 
     )
 
 
+@pytest.mark.thorough
 def test_a_killed_grid_keeps_its_cells_and_goes_on(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = []
     original = evaluation.Evaluator.test
@@ -160,6 +164,7 @@ def test_a_killed_grid_keeps_its_cells_and_goes_on(runs: Path, monkeypatch: pyte
     assert done[5:] == [2, 3, 4, 5]
 
 
+@pytest.mark.thorough
 def test_another_checkpoint_or_other_conditions_are_computed_anew(runs: Path) -> None:
     def ask(**settings: Any) -> list[bool]:
         return [
@@ -190,6 +195,7 @@ def test_a_full_disk_costs_no_number(
     assert "written to" not in captured.out
 
 
+@pytest.mark.thorough
 def test_csv_json_and_a_page(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ask = ["eval", "maml", "protonet", "task.ways=2,5", "task.shots=1,2"]
     assert exit_code(*ask, "--csv", "-", "--html", "grid.html") == 0
@@ -225,6 +231,7 @@ def test_csv_json_and_a_page(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert checked.tables == 1
 
 
+@pytest.mark.thorough
 def test_transductive_and_other_numbers_are_told_apart(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("eval", "maml", "protonet", "task.ways=2,3") == 0
     said = capsys.readouterr().out

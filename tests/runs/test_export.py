@@ -41,6 +41,7 @@ from metalearn.runs.predict import Learned
 from metalearn.runs.programs import FORMATS, write
 from metalearn.tasks import TaskShape
 from tests.compose import SMALL, compose
+from tests.each import learners_of_classes
 from tests.runs.test_predict import TINY
 
 MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime", "safetensors") if not importlib.util.find_spec(name)]
@@ -117,7 +118,7 @@ def converted() -> set[str]:
 
 
 @needs_extra
-@pytest.mark.parametrize("name", learners(CLASSIFICATION))
+@pytest.mark.parametrize("name", learners_of_classes())
 def test_every_algorithm_gives_in_every_format_what_it_predicts_or_is_refused(
     name: str, easy: ImageClasses, tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_every_algorithm_gives_in_every_format_what_it_predicts_or_is_refused(
     assert program(torch.from_numpy(fresh)).detach().numpy() == pytest.approx(right, abs=1e-4)
 
 
+@pytest.mark.thorough
 @needs_extra
 def test_a_library_s_network_takes_images_of_any_shape_in_every_format(tmp_path: Path) -> None:
     """Resizing, which such a network does itself, is part of the program: also of images that are wider than high, and grey."""
@@ -245,6 +247,7 @@ def query_pixels(record: dict[str, Any]) -> np.ndarray:
     return np.stack([query.pixels for query in read_queries(["query"], form) if query.pixels is not None])
 
 
+@pytest.mark.thorough
 @needs_extra
 def test_the_program_gives_what_predict_says_with_its_temperature(
     here: Path, capsys: pytest.CaptureFixture[str]
@@ -270,6 +273,7 @@ def test_the_program_gives_what_predict_says_with_its_temperature(
     assert [first[name] for name in record["classes"]] != pytest.approx(right[0], abs=1e-5)
 
 
+@pytest.mark.thorough
 @needs_extra
 def test_a_saved_classifier_is_exported_with_and_without_its_run(
     here: Path, capsys: pytest.CaptureFixture[str]
@@ -287,6 +291,7 @@ def test_a_saved_classifier_is_exported_with_and_without_its_run(
     assert given == pytest.approx(np.array(right), abs=1e-5)
 
 
+@pytest.mark.thorough
 @needs_extra
 def test_the_page_and_the_card_load_the_files_without_metalearn(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exported(capsys, "run", "--support", "support", "--uncalibrated", "--out", "exported")
@@ -327,6 +332,7 @@ def test_the_card_says_what_was_measured_and_what_was_seen(here: Path, capsys: p
     assert f"`{record['trained_classes'][0]}`" in card
 
 
+@pytest.mark.thorough
 @needs_extra
 def test_a_program_that_gives_something_else_is_an_error_and_leaves_nothing(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -413,6 +419,7 @@ def test_completion(
     assert set(capfd.readouterr().out.split()) == expected
 
 
+@pytest.mark.thorough
 def test_predictions_of_any_number_of_images_are_those_of_predict(easy: ImageClasses) -> None:
     """What an algorithm hands over is a plain module: no batch is too small, none changes what is said of another image."""
     for name in learners(CLASSIFICATION):

@@ -28,6 +28,7 @@ LOAD = {
 }
 
 
+@pytest.mark.thorough
 @needs_extra
 def test_the_programs_give_what_predict_gives_in_the_units_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     wanted = values(predicted(capsys, "table", "--support", "support.csv", "--query", "query.csv"))
@@ -53,6 +54,7 @@ def test_the_programs_give_what_predict_gives_in_the_units_of_the_table(capsys: 
         assert said in card, said
 
 
+@pytest.mark.thorough
 def test_a_saved_regressor_is_exported_without_its_run(capsys: pytest.CaptureFixture[str]) -> None:
     made = metalearn.predict("waves", points("x,y\n0,1\n1,2\n"), points("x\n0.5\n", "q.csv"), save="mine.pt")
     Path("waves").unlink()

@@ -81,6 +81,7 @@ def results(run_dir: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "error", [RuntimeError("out of luck"), MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), SystemExit(3)]
 )

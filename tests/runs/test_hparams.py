@@ -13,6 +13,7 @@ def test_a_plain_run_has_few() -> None:
     assert {"algorithm", "dataset", "backbone", "ways", "shots", "seed"} <= set(hparams(compose()))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("key", "values"),
     [

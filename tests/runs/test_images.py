@@ -47,6 +47,7 @@ def test_a_mapped_run_is_the_resident_one_bit_for_bit() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("metalearn-ahead")]
 
 
+@pytest.mark.thorough
 def test_a_resident_run_is_resumed_and_evaluated_with_mapped_images() -> None:
     straight = train("straight", "train.schedule=constant", "train.steps=9")
     train("run", "train.schedule=constant")

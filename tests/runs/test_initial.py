@@ -86,6 +86,7 @@ def test_the_earlier_runs_classes_count_as_trained_on(earlier: Path, tmp_path: P
     assert "train.init: " not in str(after["model"].keys())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("trained", ["backbone.train=last_block", "backbone.lora_rank=2"])
 def test_what_was_meta_trained_of_a_network_is_fine_tuned_without_its_file(trained: str, tmp_path: Path) -> None:
     network = ["backbone=torchvision", "backbone.name=shufflenet_v2_x0_5", "backbone.size=32", trained]

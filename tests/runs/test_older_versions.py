@@ -90,6 +90,7 @@ def test_omniglot_is_built_from_an_old_configuration(tmp_path: Path) -> None:
     assert build(node, "dataset", Dataset, "metalearn.data").name == "omniglot"
 
 
+@pytest.mark.thorough
 def test_a_run_without_a_younger_setting_keeps_its_meaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MANN read before it wrote, and wrote its read keys, before there were settings for it."""
     monkeypatch.chdir(tmp_path)

@@ -18,9 +18,7 @@ import metalearn
 from metalearn.cli.main import main
 from metalearn.data.own.given import Form
 from metalearn.engine import build as engine_build
-from metalearn.engine.able import learners
 from metalearn.engine.build import build_dataset
-from metalearn.kinds import CLASSIFICATION
 from metalearn.runs.calibrate import LikeSupport
 from metalearn.runs.checkpoint import save
 from metalearn.runs.classifier import read_saved
@@ -30,6 +28,7 @@ from metalearn.runs.predict import Asked, learn
 from metalearn.runs.stored import Unstorable, plain
 from metalearn.tasks import TaskShape
 from tests.compose import compose, steps_of
+from tests.each import learners_of_classes
 from tests.runs.test_older_versions import WRITTEN
 
 TINY = (
@@ -95,7 +94,7 @@ def shipped(name: str) -> dict[str, Any]:
     return dict(compose(f"algorithm={name}")["algorithm"])
 
 
-@pytest.mark.parametrize("name", learners(CLASSIFICATION))
+@pytest.mark.parametrize("name", learners_of_classes())
 def test_every_algorithm_predicts_and_is_kept_in_a_file(
     here: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -156,7 +155,7 @@ def test_each_support_image_is_embedded_once_to_learn_and_to_check_all(
     torch.testing.assert_close(learned.classifier.adapted, whole.classifier.adapted)
 
 
-@pytest.mark.parametrize("name", learners(CLASSIFICATION))
+@pytest.mark.parametrize("name", learners_of_classes())
 def test_what_is_adapted_to_embedded_examples_serves_the_whole_algorithm(name: str, trained: Path) -> None:
     config = compose(f"algorithm={name}", *TINY, steps_of(name, "train.steps=2"))
     dataset = build_dataset(config)

@@ -208,6 +208,7 @@ def test_mistakes_are_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert sorted(here.rglob("*")) == before
 
 
+@pytest.mark.thorough
 def test_an_algorithm_that_predicts_distributions_tells_its_deviations(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,7 @@ def test_none_seen_is_said_but_not_marked() -> None:
     assert pretraining_text(entry) == "none of 1 test classes have the name of a class of the pre-training data (Birds)"
 
 
+@pytest.mark.thorough
 def test_a_run_on_weights_of_a_file_says_so_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

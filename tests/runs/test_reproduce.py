@@ -81,6 +81,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 # --- the reference ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_shipped_experiment_says_what_it_reproduces(name: str) -> None:
     reference = read_reference(compose(f"experiment={name}"))
@@ -96,6 +97,7 @@ def test_every_shipped_experiment_says_what_it_reproduces(name: str) -> None:
                 assert row.reported - 5 <= row.band <= row.reported, row
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_shipped_experiment_gives_its_algorithm_the_settings_that_it_takes(name: str) -> None:
     """One that starts from an experiment of another algorithm would keep that one's settings, and be refused when it is built."""
@@ -190,6 +192,7 @@ def test_a_reference_inside_a_configuration_of_an_earlier_version_is_read() -> N
     assert read_reference({"names": {"experiment": "gone"}, "reference": NODE}).paper == "p"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_cell_belongs_to_an_experiment(name: str) -> None:
     folder = name.partition("/")[0]
@@ -503,6 +506,7 @@ def test_mistakes_are_one_line_and_leave_nothing(capsys: pytest.CaptureFixture[s
     assert sorted(elsewhere.rglob("*")) == before
 
 
+@pytest.mark.thorough
 def test_an_experiment_on_the_features_of_another(capsys: pytest.CaptureFixture[str]) -> None:
     experiment("protonet", {"accuracy": {}}, starts_from="first")
     Path("own/experiment/first.yaml").write_text(TINY.format(algorithm="protonet"))
@@ -538,6 +542,7 @@ def test_a_sweep_over_more_than_seeds_is_not_one_run(capsys: pytest.CaptureFixtu
     assert not Path("outputs").exists()
 
 
+@pytest.mark.thorough
 def test_seeds_are_trained_continued_and_compared_as_one(capsys: pytest.CaptureFixture[str]) -> None:
     experiment("maml", {"as trained": {"band": 99.9}, "alone": {"transductive": False}})
     words = ["reproduce", "tiny", "--config-dir", "own", "sweep.seeds=2", "sweep_name=both", "algorithm.inner_lr=0.25"]

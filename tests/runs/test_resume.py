@@ -202,6 +202,7 @@ def server(own_cache: None) -> None:
     killing.attempt({}, Path("nowhere"))  # waits until it has imported everything
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("server")
 def test_a_run_killed_at_random_moments_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     (tmp_path / "straight").mkdir()
@@ -231,6 +232,7 @@ def test_every_algorithm_survives_kills(algorithm: str, every: str, tmp_path: Pa
 # --- stopped by a signal ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGINT, 130)]
@@ -274,6 +276,7 @@ def test_it_goes_on_from_any_step(
     assert_equal_runs(tmp_path, straight)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("validation", [1, 2, 3])
 def test_a_validation_is_cut_short_and_done_again(
     validation: int, config: dict[str, Any], straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -347,6 +350,7 @@ def test_a_finished_run_is_left_alone(straight: Path, tmp_path: Path, capsys: py
     assert contents(tmp_path / "run") == before
 
 
+@pytest.mark.thorough
 def test_a_finished_run_goes_on_for_more_steps_where_the_rate_allows_it(tmp_path: Path) -> None:
     constant = compose(*TINY, "train.schedule=constant", "train.steps=20")
     (tmp_path / "short").mkdir()
@@ -681,6 +685,7 @@ def test_a_damaged_best_checkpoint_is_replaced_by_a_later_one(
     assert found["test"]["step"] == found["val"]["step"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("leave", ["", "step,tra", "step,train/loss\n7,1.0\n7,"])
 def test_damaged_metrics_do_not_stop_it(
     leave: str, config: dict[str, Any], straight: Path, at_step: Callable[[int, Act], None]

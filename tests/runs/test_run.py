@@ -140,6 +140,7 @@ def test_eval_reproduces_the_run_exactly(algorithm: str) -> None:
         assert all(np.array_equal(first[name], second[name]) for name in [*first, *second])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("algorithm", ["protonet", "maml"])
 def test_eval_takes_other_conditions(algorithm: str, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir, _ = train("run", f"algorithm={algorithm}")
@@ -150,6 +151,7 @@ def test_eval_takes_other_conditions(algorithm: str, capsys: pytest.CaptureFixtu
     assert "10-way" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_eval_without_transduction(capsys: pytest.CaptureFixture[str]) -> None:
     run_dir, results = train("run", "algorithm=maml")
     main(["eval", str(run_dir), "eval.transductive=false"])

@@ -95,6 +95,7 @@ def ask(board: Board, place: str, body: dict[str, Any] | None = None) -> Any:
 SWEPT = [f"protonet schedule={schedule} filters={filters}" for filters in (2, 4) for schedule in ("cosine", "constant")]
 
 
+@pytest.mark.thorough
 def test_runs_are_called_by_what_tells_them_apart(board: Board) -> None:
     assert sorted(ask(board, "runs")) == sorted([*SWEPT, "maml"])
 
@@ -202,6 +203,7 @@ def test_embeddings_of_metric_methods_are_in_the_projector(board: Board) -> None
         assert (sheet.width // side) * (sheet.height // side) >= count
 
 
+@pytest.mark.thorough
 def test_a_run_that_starts_later_is_added(runs: Path) -> None:
     with Board([runs], ["algorithm=maml", "dataset=sinusoid"], free_port()) as board:
         wait_for(board, {"maml"})

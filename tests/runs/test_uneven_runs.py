@@ -45,6 +45,7 @@ def evaluated(run_dir: Path, *overrides: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("algorithm", ["protonet", "maml", "mann"])
 def test_a_run_on_uneven_tasks(algorithm: str, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir, results = train(f"algorithm={algorithm}", *VARYING)

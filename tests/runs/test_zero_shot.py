@@ -59,6 +59,7 @@ def here(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return trained
 
 
+@pytest.mark.thorough
 def test_one_run_is_tested_with_and_without_examples(here: Path) -> None:
     results = json.loads((here / "run" / "results.json").read_text())
     assert results["status"] == "done"

@@ -35,6 +35,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return script
 
 
+@pytest.mark.thorough
 def test_it_measures_every_learner_once_and_writes_the_tables(script: ModuleType, tmp_path: Path) -> None:
     script.main(["--runs", "runs"])
     rows = json.loads((tmp_path / "functions.json").read_text())["measured"]

@@ -41,6 +41,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return script
 
 
+@pytest.mark.thorough
 def test_it_measures_each_row_once_and_sets_those_from_scratch_below(script: ModuleType, tmp_path: Path) -> None:
     script.main(["--runs", "runs"])
     rows = json.loads((tmp_path / "pretrained.json").read_text())["measured"]

@@ -80,10 +80,12 @@ def written(script: ModuleType, copy: Path) -> tuple[str, list[str], list[str]]:
     )
 
 
+@pytest.mark.thorough
 def test_the_repository_is_up_to_date(script: ModuleType) -> None:
     script.main(["--check"])
 
 
+@pytest.mark.thorough
 def test_check_names_what_is_out_of_date_and_writes_nothing(script: ModuleType, copy: Path) -> None:
     script.main([], root=copy)
     script.main(["--check"], root=copy)

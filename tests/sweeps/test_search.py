@@ -90,6 +90,7 @@ def statuses() -> list[str]:
 # --- what may be asked for: without Optuna ----------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("search", "arguments", "said"),
     [
@@ -264,6 +265,7 @@ def test_a_search_draws_the_same_from_the_same_seed() -> None:
     assert trials("one") != trials("three")
 
 
+@pytest.mark.thorough
 @needs_optuna
 def test_a_search_that_was_interrupted_goes_on_as_if_it_had_not_been(
     whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -313,6 +315,7 @@ def test_a_trial_whose_drawing_was_cut_short_is_drawn_to_its_end(
     assert len(calls(FOLDER)) == 6
 
 
+@pytest.mark.thorough
 @needs_optuna
 def test_hopeless_trials_are_stopped_and_named_so(capsys: pytest.CaptureFixture[str]) -> None:
     main(search_file(PRUNING))
@@ -327,6 +330,7 @@ def test_hopeless_trials_are_stopped_and_named_so(capsys: pytest.CaptureFixture[
     assert "pruned" in {words[2] for words in table_of(capsys.readouterr().out.splitlines())}
 
 
+@pytest.mark.thorough
 @needs_optuna
 def test_failed_trials_count_and_end_in_exit_1(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -341,6 +345,7 @@ def test_failed_trials_count_and_end_in_exit_1(
     assert "not all trials have an outcome" in err
 
 
+@pytest.mark.thorough
 @needs_optuna
 def test_a_search_whose_settings_have_changed_is_refused(
     begun: Callable[[int], None], capsys: pytest.CaptureFixture[str]
@@ -354,6 +359,7 @@ def test_a_search_whose_settings_have_changed_is_refused(
     assert len(trials()) == 6
 
 
+@pytest.mark.thorough
 @needs_optuna
 @pytest.mark.parametrize(
     ("file", "content", "said"),
@@ -390,6 +396,7 @@ def test_a_damaged_journal_is_refused(begun: Callable[[int], None], capsys: pyte
     assert line.count("\n") == 1
 
 
+@pytest.mark.thorough
 @needs_optuna
 @pytest.mark.parametrize("rest", ['{"op_code":8,"worker', '{"op', '{"op_code":8,\0\0\0', "\0\0"])
 def test_an_incomplete_last_record_is_removed_before_the_next(
@@ -406,6 +413,7 @@ def test_an_incomplete_last_record_is_removed_before_the_next(
     assert sorted(path.name for path in FOLDER.glob("study.*")) == ["study.journal"], "no lock is left"
 
 
+@pytest.mark.thorough
 @needs_optuna
 def test_a_search_begun_in_a_database_continues_there(whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from metalearn.sweeps import search

@@ -78,6 +78,7 @@ def test_the_command_line_gives_a_grid() -> None:
     assert not {"hydra", "sweep", "limits"} & set(config)
 
 
+@pytest.mark.thorough
 def test_a_file_gives_grid_zip_list_and_seeds_and_is_their_product(elsewhere: Path) -> None:
     text = """
 list: [{algorithm: maml, algorithm.inner_lr: 0.1}, {algorithm: protonet}]
@@ -201,6 +202,7 @@ def test_strange_values_give_safe_names_and_arrive_whole(elsewhere: Path) -> Non
     assert [sweep.config(name)["dataset"]["root"] for name in names()] == strange
 
 
+@pytest.mark.thorough
 def test_a_very_long_list_of_overrides() -> None:
     long = [f"+algorithm.extra.key_{i}={'v' * 50}" for i in range(300)]
     main(
@@ -222,6 +224,7 @@ def test_a_number_as_text_is_not_a_number(elsewhere: Path) -> None:
     assert leaves_with("train", *sweep_file(elsewhere, "grid: {task.ways: ['5']}")) == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("text", "arguments", "said"),
     [
@@ -548,6 +551,7 @@ def test_two_runners_never_run_a_job_twice(places: int) -> None:
     assert {row["status"] for row in job_rows(sweep)} == {"done"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("places", [1, 2])
 def test_a_runner_takes_over_from_one_that_is_killed(places: int) -> None:
     sweep = stored(0, HANGS, 1)

@@ -77,6 +77,7 @@ def test_a_small_member_may_stand_there_twice_a_large_one_not() -> None:
         streamed(pickle.dumps([MEMBERS[0], MEMBERS[0]], 4))
 
 
+@pytest.mark.thorough
 def test_memory_holds_a_thousand_members_at_most(tmp_path: Any) -> None:
     large = [np.full(2000, k % 256, np.uint8) for k in range(10_000)]  # 20 MB
     file = tmp_path / "large.pkl"

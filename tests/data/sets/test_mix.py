@@ -237,6 +237,7 @@ def test_a_stored_configuration_holds_everything(second: str) -> None:
     assert compared(elsewhere) == compared(config), "where files lie is no part of the protocol"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("sources", "message"),
     [

@@ -65,6 +65,7 @@ def trained(waves: Dataset, name: str, *overrides: str, steps: int = 150) -> tup
     return algorithm.eval(), waves.source("test", 0, CPU).tasks(0, 100, SHAPE)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
