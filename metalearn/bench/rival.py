@@ -77,6 +77,12 @@ class Worker:
         return json.loads(line)
 
     def __enter__(self) -> Worker:
+        """Waits until it has started: importing torch keeps a core busy for seconds, and what is timed meanwhile would be wrong."""
+        try:
+            self.ask("", ready=True)
+        except UserError:
+            self._process.communicate()
+            raise
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:

@@ -157,16 +157,18 @@ def _tasks(dataset: Any, asked: dict[str, Any]) -> tuple[Any, int]:
 
 
 def main() -> None:
-    """Answers requests, {"make": ...}, {"steps": N} or {"gradient": ...}, until standard input ends."""
+    """Answers requests, {"ready": true}, {"make": ...}, {"steps": N} or {"gradient": ...}, until standard input ends."""
     answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr  # what the package prints is no answer
     made: dict[str, Rival] = {}
     for line in sys.stdin:
         request = json.loads(line)
         name = request["name"]
-        if "make" in request:
+        if "ready" in request:
+            answer: Any = {}
+        elif "make" in request:
             torch.set_num_threads(request["threads"])
             made[name] = Rival(request["make"])
-            answer: Any = {}
+            answer = {}
         elif "steps" in request:
             answer = made[name].steps(request["steps"])
         else:

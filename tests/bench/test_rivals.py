@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,8 @@ def test_a_process_that_ends_is_named(tmp_path: Path) -> None:
     interpreter = tmp_path / "python"
     interpreter.write_text("#!/bin/sh\nexit 3\n")
     interpreter.chmod(0o755)
-    with rival.Worker(interpreter) as worker, pytest.raises(UserError, match="parallel-metalearn ended with code 3"):
-        worker.ask("vmap", steps=1)
+    with pytest.raises(UserError, match="parallel-metalearn ended with code 3"), rival.Worker(interpreter):
+        pass
 
 
 class Side:
@@ -211,3 +212,19 @@ def test_the_faster_backend_in_a_step_before_is_the_one_that_is_measured(
     assert [loop.steps for loop in loops.values()] == [3 if backend == fastest else 0 for backend in rival.BACKENDS]
     assert parallel["ratio"]["median"] == 1.5
     assert parallel["data"] == {"ours": 32.0, "theirs": 32.0}
+
+
+def test_the_process_of_a_rival_has_started_before_anything_is_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, done = tmp_path / "slow_to_start.py", tmp_path / "started"
+    program.write_text(
+        "import sys, time\n"
+        "time.sleep(0.3)\n"
+        f"open({str(done)!r}, 'w').close()\n"
+        "for line in sys.stdin:\n"
+        "    print('{}', flush=True)\n"
+    )
+    monkeypatch.setattr(rival.rival_worker, "__file__", str(program))
+    with rival.Worker(Path(sys.executable)):
+        assert done.exists()
