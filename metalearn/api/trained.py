@@ -172,7 +172,7 @@ def export(
     from metalearn.runs.export import export as written
     from metalearn.runs.loaded import predicts_numbers
     from metalearn.runs.predict import Asked
-    from metalearn.runs.programs import formats_of, require
+    from metalearn.runs.program_formats import formats_of, require
     from metalearn.runs.regressor import is_regressor
 
     if (run_dir is None and adapted is None) or (support is not None and (run_dir is None or adapted is not None)):

@@ -31,7 +31,7 @@ def export(argv: list[str]) -> None:
     from metalearn.runs.export import checked_target
     from metalearn.runs.export import export as written
     from metalearn.runs.predict import Asked
-    from metalearn.runs.programs import formats_of, require
+    from metalearn.runs.program_formats import formats_of, require
 
     formats = formats_of(args.formats)
     require(formats)

@@ -23,7 +23,8 @@ from metalearn.runs.classifier import Classifier, load_classifier, read_saved
 from metalearn.runs.directory import saved_config, stored_config, write_json, write_text
 from metalearn.runs.loaded import LoadedRun, load_run, results_of
 from metalearn.runs.predict import Asked, Learned, form_for, learn
-from metalearn.runs.programs import CHECKED_AT, FORMATS, Embedder, ImageClassifier, Part, write
+from metalearn.runs.program_formats import FORMATS
+from metalearn.runs.programs import CHECKED_AT, Embedder, ImageClassifier, Part, write
 from metalearn.version import __version__
 
 RECORD = "export.json"

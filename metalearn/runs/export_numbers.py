@@ -20,7 +20,8 @@ from metalearn.runs.directory import saved_config, stored_config
 from metalearn.runs.export import check_exportable, described_run, in_new_folder
 from metalearn.runs.loaded import load_run, results_of
 from metalearn.runs.predict_numbers import Learned, learn, notes_of
-from metalearn.runs.programs import CHECKED_AT, FORMATS, Part, write
+from metalearn.runs.program_formats import FORMATS
+from metalearn.runs.programs import CHECKED_AT, Part, write
 from metalearn.runs.regressor import Regressor, load_regressor
 
 

@@ -31,16 +31,13 @@ from metalearn.nn.texts import texts_of
 from metalearn.report import drawing
 from metalearn.report.task_text import Answered, TextRow, task_text
 from metalearn.runs.curves import DEVIATIONS, FunctionTask, is_function
-from metalearn.runs.directory import PROJECTOR
 from metalearn.runs.events import Picture
+from metalearn.runs.projector import embeddings
 from metalearn.runs.tracking import Tracker
 from metalearn.sizes import count_text
 from metalearn.tasks import Shape, TaskBatch
 
 log = logging.getLogger("metalearn")
-
-_POINTS, _CLASSES, _TASKS = 400, 20, 40  # embedded examples, classes they are of, tasks they are taken from, at most
-_DIM = 50  # numbers of an embedding that are kept: its first principal components
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ def pictures(
                 drawn[f"test_tasks/{number}"] = picture
         if len(scores.steps) > 1:
             drawn["test_tasks/inner_steps"] = _curve(scores)
-        return Pictures(drawn, texts, _embeddings(algorithm, source, shape, look))
+        return Pictures(drawn, texts, embeddings(algorithm, source, shape, form, look.images))
     finally:
         algorithm.train(was_training)
 
@@ -252,67 +249,3 @@ def _curve(scores: Scores) -> Picture:
 
 def _encoded(picture: Any, about: str, photo: bool = False) -> Picture:
     return Picture(picture.width, picture.height, drawing.encoded(picture, photo), about)
-
-
-def _embeddings(algorithm: Algorithm, source: TaskSource, shape: Shape, look: _Look) -> dict[str, bytes]:
-    """The files of TensorBoard's projector: embeddings, class names and small images, or texts, of examples of some test classes.
-
-    Those of one task pass the network together, as in the test: it may normalise by their statistics.
-    """
-    found: dict[tuple[int, bytes], tuple[Tensor, NDArray[np.uint8]]] = {}
-    chosen: set[int] = set()
-    for number in range(_TASKS if source.classes and source.kind.classifies else 0):
-        task = source.tasks(number, 1, shape)
-        examples = torch.cat([task.support.x[0], task.query.x[0]])
-        images = examples.cpu().numpy() if look.form == TEXTS else look.images(examples)
-        embedded = algorithm.embed_examples(examples)
-        if images is None or embedded is None:
-            return {}
-        classes = task.classes[0][torch.cat([task.support.y[0], task.query.y[0]])].tolist()
-        for class_, image, point in zip(classes, images, embedded.flatten(1).float().cpu(), strict=True):
-            if class_ in chosen or len(chosen) < _CLASSES:
-                chosen.add(class_)
-                found.setdefault((class_, image.tobytes()), (point, image))  # an image may be in several tasks
-        if len(found) >= _POINTS or len(chosen) >= min(_CLASSES, len(source.classes)):
-            break
-    kept = sorted(found, key=lambda key: key[0])[:_POINTS]
-    if len(kept) < 3:
-        return {}
-    points = _principal(torch.stack([found[key][0] for key in kept]))
-    names = [_line(str(source.classes[class_])) for class_, _ in kept]
-    if look.form == TEXTS:
-        texts = map(_line, texts_of(torch.from_numpy(np.stack([found[key][1] for key in kept]))))
-        names = ["class\ttext", *(f"{name}\t{text}" for name, text in zip(names, texts, strict=True))]
-        return _projector(points, names, None)
-    return _projector(points, names, drawing.sprite([found[key][1] for key in kept]))
-
-
-def _line(text: str) -> str:
-    """A text as a cell of a table of lines and tabs."""
-    return text.replace("\t", " ").replace("\n", " ").replace("\r", " ")
-
-
-def _projector(points: NDArray[np.float32], labels: list[str], sheet: Any) -> dict[str, bytes]:
-    """The files: points [n, D], a line for each (behind one of names, where there are several columns) and, where there is one, their sheet."""
-    config, tensors, label_file, small = PROJECTOR
-    sprite = ""
-    if sheet is not None:
-        side = sheet.width // int(np.ceil(np.sqrt(len(points))))
-        sprite = f'  sprite {{\n    image_path: "{small}"\n    single_image_dim: {side}\n    single_image_dim: {side}\n  }}\n'
-    return {
-        tensors: "".join("\t".join(f"{x:.4g}" for x in point) + "\n" for point in points).encode(),
-        label_file: "".join(f"{label}\n" for label in labels).encode(),
-        **({} if sheet is None else {small: drawing.encoded(sheet, photo=False)}),
-        config: (
-            f'embeddings {{\n  tensor_name: "test examples"\n  tensor_path: "{tensors}"\n  tensor_shape: {points.shape[0]}\n'
-            f'  tensor_shape: {points.shape[1]}\n  metadata_path: "{label_file}"\n{sprite}}}\n'
-        ).encode(),
-    }
-
-
-def _principal(points: Tensor) -> NDArray[np.float32]:
-    """Points [n, D] by their first principal components, [n, min(n, D, 50)] at most: distances change little, the file stays small."""
-    centred = (points - points.mean(0)).double()
-    left, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
-    kept: NDArray[np.float32] = (left * sizes)[:, :_DIM].float().numpy()
-    return kept

@@ -5,13 +5,9 @@ A program takes images as they are stored, uint8 [n, c, size, size] for any n; b
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import importlib.util
-import json
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +17,13 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from metalearn.data.own.given import Form
-from metalearn.errors import UserError, one_line, shortened
+from metalearn.errors import UserError
 from metalearn.runs.calibration import probabilities
+from metalearn.runs.program_formats import READERS, SAFETENSORS, WRITERS, Ends, Function, short, silent
 
-PT2, ONNX, SAFETENSORS = FORMATS = ("pt2", "onnx", "safetensors")
 TRACED_AT = 2  # images that the program is traced with
 CHECKED_AT = (1, 3, 8)  # images that it is compared on: none is the number that it was traced with
 TOLERANCE = 1e-4  # of probabilities; of vectors, times their largest number where that is above 1
-_NEEDS = {PT2: (), ONNX: ("onnx", "onnxscript", "onnxruntime"), SAFETENSORS: ("safetensors",)}
-
-Function = Callable[[Tensor], Tensor]
 
 
 class Embedder(nn.Module):
@@ -131,30 +124,6 @@ class Written:
         return said | {"seconds": round(self.seconds, 2)}
 
 
-def formats_of(text: str | None) -> tuple[str, ...]:
-    """The formats in a list with commas, all where there is none.
-
-    Raises:
-        UserError: one of them is unknown.
-    """
-    asked = FORMATS if text is None else tuple(text.split(","))
-    for kind in asked:
-        if kind not in FORMATS:
-            raise UserError(f"--formats {text}: '{kind}' is not allowed (one or more of {','.join(FORMATS)})")
-    return tuple(kind for kind in FORMATS if kind in asked)
-
-
-def require(formats: Sequence[str]) -> None:
-    """Raises UserError where a package is missing that one of the formats needs."""
-    needed = [name for kind in formats for name in _NEEDS[kind]]
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"export needs {', '.join(missing)}, not installed here: pip install 'metalearn-runner[export]' "
-            "(--formats pt2 needs torch alone)"
-        )
-
-
 def write(part: Part, images: Tensor, formats: Sequence[str], folder: Path) -> list[Written]:
     """Writes the files of one part, reads them again and compares them with the model on `images` uint8 [n, ...], or on rows.
 
@@ -169,12 +138,12 @@ def write(part: Part, images: Tensor, formats: Sequence[str], folder: Path) -> l
     for kind in formats:
         path = folder / f"{part.name}.{kind}"
         try:
-            _WRITERS[kind](program, part, path)
+            WRITERS[kind](program, Ends(part.input, part.output, part.about), path)
         except Exception as error:  # whatever a converter of torch's raises, it is no fault of the user's files
-            raise UserError(f"{part.name}.{kind}: this model cannot be written so: {_short(error)}") from error
+            raise UserError(f"{part.name}.{kind}: this model cannot be written so: {short(error)}") from error
         difference = allowed = None
         if kind != SAFETENSORS:
-            difference, allowed = compare(part.name, kind, _READERS[kind](path), images, wanted, part.input)
+            difference, allowed = compare(part.name, kind, READERS[kind](path), images, wanted, part.input)
         now = time.perf_counter()
         output = None if kind == SAFETENSORS else (part.output, shape)
         size, seconds = path.stat().st_size, now - begin
@@ -198,12 +167,12 @@ def traced(part: Part, images: Tensor) -> ExportedProgram:
                 setattr(module.get_submodule(owner), name, None)
             program = _traced(module, images)
     except Exception as error:  # torch.export has no common base of its errors
-        raise UserError(f"torch.export cannot trace the {part.name}: {_short(error)}") from error
+        raise UserError(f"torch.export cannot trace the {part.name}: {short(error)}") from error
     return program
 
 
 def _traced(module: nn.Module, images: Tensor) -> ExportedProgram:
-    with torch.no_grad(), _silent():
+    with torch.no_grad(), silent():
         return torch.export.export(module, (images,), dynamic_shapes=({0: Dim("n", min=1)},), strict=False)
 
 
@@ -233,7 +202,7 @@ def compare(
         try:
             given = function(images[:size])
         except Exception as error:
-            raise UserError(f"{name}.{kind} does not take {size} {what}: {_short(error)}") from error
+            raise UserError(f"{name}.{kind} does not take {size} {what}: {short(error)}") from error
         if given.shape != right.shape:
             raise UserError(f"{name}.{kind} gives {list(given.shape)} for {size} {what}, the model {list(right.shape)}")
         gap = float((given.double() - right.double()).abs().max())
@@ -245,80 +214,3 @@ def compare(
             )
         largest, allowed = max(largest, gap), max(allowed, limit)
     return largest, allowed
-
-
-def _write_pt2(program: ExportedProgram, part: Part, path: Path) -> None:
-    with _silent():
-        torch.export.save(program, path, extra_files={"about.json": json.dumps(part.about)})
-
-
-def _write_onnx(program: ExportedProgram, part: Part, path: Path) -> None:
-    import onnx
-
-    with _silent():
-        torch.onnx.export(
-            program,
-            (),
-            path,
-            input_names=[part.input],
-            output_names=[part.output],
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    model = onnx.load(path)
-    for end in (*model.graph.input, *model.graph.output):
-        end.type.tensor_type.shape.dim[0].dim_param = "n"
-    onnx.helper.set_model_props(model, {"about": json.dumps(part.about)})
-    onnx.save(model, path)
-
-
-def _write_safetensors(program: ExportedProgram, part: Part, path: Path) -> None:
-    from safetensors.torch import load, save
-
-    tensors = {_plain_name(name): value.detach().clone().contiguous() for name, value in program.state_dict.items()}
-    path.write_bytes(save(tensors, metadata={"about": json.dumps(part.about)}))
-    kept = load(path.read_bytes())
-    assert kept.keys() == tensors.keys()
-    assert all(torch.equal(kept[name], value) for name, value in tensors.items())
-
-
-def _plain_name(name: str) -> str:
-    """Without the name of what this module wraps the network in."""
-    return name.removeprefix("network.").removeprefix("algorithm.")
-
-
-def _read_pt2(path: Path) -> Function:
-    with _silent():
-        module = torch.export.load(path).module()
-
-    def run(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            outputs: Tensor = module(images)
-        return outputs
-
-    return run
-
-
-def _read_onnx(path: Path) -> Function:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (taken,) = (one.name for one in session.get_inputs())
-    return lambda images: torch.from_numpy(session.run(None, {taken: images.numpy()})[0])
-
-
-_WRITERS = {PT2: _write_pt2, ONNX: _write_onnx, SAFETENSORS: _write_safetensors}
-_READERS = {PT2: _read_pt2, ONNX: _read_onnx}
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keeps to itself what torch and its converters say about their own inner workings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {shortened(one_line(error), 300)}"

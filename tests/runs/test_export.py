@@ -34,11 +34,12 @@ from metalearn.engine.able import learners
 from metalearn.engine.build import build_algorithm
 from metalearn.errors import UserError
 from metalearn.kinds import CLASSIFICATION
-from metalearn.runs import programs
+from metalearn.runs import program_formats, programs
 from metalearn.runs.classifier import Classifier, adapted_to
 from metalearn.runs.export import Source, check_exportable, parts_of
 from metalearn.runs.predict import Learned
-from metalearn.runs.programs import FORMATS, write
+from metalearn.runs.program_formats import FORMATS
+from metalearn.runs.programs import write
 from metalearn.tasks import TaskShape
 from tests.compose import SMALL, compose
 from tests.each import learners_of_classes
@@ -338,10 +339,10 @@ def test_a_program_that_gives_something_else_is_an_error_and_leaves_nothing(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
-        right = programs._read_onnx(path)
+        right = program_formats._read_onnx(path)
         return lambda images: right(images) + 1e-3
 
-    monkeypatch.setitem(programs._READERS, "onnx", wrong)
+    monkeypatch.setitem(program_formats.READERS, "onnx", wrong)
     before = sorted(here.iterdir())
     refused(capsys, "does not give what the model gives", "run", "--formats", "onnx", "--out", "out")
     assert sorted(here.iterdir()) == before
@@ -362,7 +363,7 @@ def refused(capsys: pytest.CaptureFixture[str], message: str, *words: str) -> No
 def test_without_the_extra_one_line_says_how_to_get_it(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(program_formats.importlib.util, "find_spec", lambda name: None)
     refused(capsys, "pip install 'metalearn-runner[export]'", "run", "--out", "out")
     assert not (here / "out").exists()
     main(["export", "run", "--formats", "pt2", "--out", "out"])  # needs torch alone

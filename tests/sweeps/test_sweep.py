@@ -28,9 +28,10 @@ from metalearn.sweeps import summary
 from metalearn.sweeps.directory import Job, SweepDir
 from metalearn.sweeps.launchers import _saved_before_requeue
 from metalearn.sweeps.pool import run_jobs
+from metalearn.sweeps.rows import job_rows, seed_rows
 from metalearn.sweeps.slots import Slot, slots
 from metalearn.sweeps.space import trial_text
-from metalearn.sweeps.summary import job_rows, seed_rows, write_summary
+from metalearn.sweeps.summary import write_summary
 from tests import fake_run
 from tests.fake_run import CRASHES, EXITS, FAILS, FAILS_SILENTLY, HANGS, INTERRUPTED, KILLED, LISTENING, calls
 
