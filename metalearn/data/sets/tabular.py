@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metalearn.data.base import Dataset, TaskSource, TrainedOn
-from metalearn.data.classes import SPLITS, TEST_ONLY, ClassId, ClassSplit, random_split, test_only
+from metalearn.data.classes import ClassId, ClassSplit
 from metalearn.data.columns import Columns
 from metalearn.data.files.published import About
 from metalearn.data.numbers import Stream, unit
-from metalearn.data.own.labels import SPLIT_NAMES
-from metalearn.data.own.table import Labels, Table, checked_file, read_table
+from metalearn.data.own.table import Table, checked_file, read_table
+from metalearn.data.own.task_rows import SPLIT, TaskRows, divided
 from metalearn.data.source import distinct
 from metalearn.errors import UserError, nearest
 from metalearn.kinds import REGRESSION
@@ -30,7 +30,6 @@ from metalearn.sizes import count_text
 from metalearn.tasks import Examples, Shape, TaskBatch, TaskShape
 
 ABOUT = About("your own table, a CSV file", "", "yours", by_hand="dataset.file=PATH names your table")
-SPLIT = "split"  # the column that may say which tasks are for training, validation and test
 _AT_ONCE = 65536  # rows that `every_example` gives together
 
 
@@ -75,54 +74,19 @@ def load(
     belongs = f"tabular-{path.stem}".replace(":", "-") if origin == "auto" else origin
     if ":" in belongs:
         raise UserError(f"dataset.origin={origin} is not allowed (a name without colon)")
-    rows = _Rows.of(table, table.labels[task], min_rows or 1)
-    divided = _divided(table, rows, task, split, split_seed, (val_share, test_share))
+    rows = TaskRows.of(table, table.labels[task], min_rows or 1)
+    division = divided(table, rows, task, split, split_seed, (val_share, test_share))
     columns = Columns.plain(len(chosen), len(targets))
     columns = replace(columns, inputs=chosen, targets=tuple(targets), task=task)
-    dataset = Tabular(table, rows, divided, columns, belongs, standardize)
+    dataset = Tabular(table, rows, division, columns, belongs, standardize)
     return dataset.standardized() if standardize else dataset
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Which rows each task has.
-
-    Attributes:
-        tasks: names, in the order of their first rows.
-        order: the rows, task by task.
-        counts: of each task.
-    """
-
-    tasks: tuple[str, ...]
-    order: NDArray[np.int64]
-    counts: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, table: Table, labels: Labels, least: int) -> _Rows:
-        counts = np.bincount(labels.codes, minlength=len(labels.names))
-        order = np.argsort(labels.codes, kind="stable")
-        kept = counts >= least
-        if not kept.any():
-            raise UserError(
-                f"dataset.min_rows={least}: no task of {table.name} has so many rows (most: {counts.max()})"
-            )
-        names = tuple(name for name, keep in zip(labels.names, kept.tolist(), strict=True) if keep)
-        return cls(names, order[kept[labels.codes[order]]], counts[kept])
-
-    def of_tasks(self, names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The rows of some tasks, task by task, and how many each has."""
-        number = {name: i for i, name in enumerate(self.tasks)}
-        chosen = np.array([number[name] for name in names], dtype=np.int64)
-        starts = np.concatenate([[0], np.cumsum(self.counts)])
-        parts = [self.order[starts[i] : starts[i + 1]] for i in chosen]
-        return np.concatenate(parts) if parts else np.empty(0, np.int64), self.counts[chosen]
 
 
 class Tabular(Dataset):
     """The tasks of a table. Its classes are the values of the task column: the families that tasks are drawn from."""
 
     def __init__(
-        self, table: Table, rows: _Rows, split: ClassSplit, columns: Columns, origin: str, standardize: bool
+        self, table: Table, rows: TaskRows, split: ClassSplit, columns: Columns, origin: str, standardize: bool
     ) -> None:
         self.name, self.kind = "tabular", REGRESSION
         self.input_shape, self.outputs = (len(columns.inputs),), len(columns.targets)
@@ -299,47 +263,3 @@ def _check_names(task: str, targets: Sequence[str], inputs: Sequence[str] | None
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"dataset.task, dataset.target and dataset.inputs name the column '{twice}' twice")
-
-
-def _divided(table: Table, rows: _Rows, task: str, split: str, seed: int, shares: tuple[float, float]) -> ClassSplit:
-    """Which tasks are for training, validation and test."""
-    there = table.labels.get(SPLIT)
-    if split == TEST_ONLY:
-        return test_only(rows.tasks)
-    if split == "given" and there is None:
-        raise UserError(f"dataset.split=given: {table.name} has no column '{SPLIT}'")
-    if there is not None and split != "random":
-        return _given(table, rows, table.labels[task], there)
-    names, (val, test) = rows.tasks, (max(1, round(share * len(rows.tasks))) for share in shares)
-    if val + test >= len(names):
-        raise UserError(
-            f"{table.name} has {count_text(len(names), 'task')}: {val} for validation and {test} for test leave none for training "
-            "(dataset.val_share, dataset.test_share; 3 tasks are needed)"
-        )
-    return random_split(names, val, test, seed)
-
-
-def _given(table: Table, rows: _Rows, tasks: Labels, there: Labels) -> ClassSplit:
-    """The division that the column `split` says."""
-    parts: dict[str, list[str]] = {split: [] for split in SPLITS}
-    meant = [SPLIT_NAMES.get(name.lower(), "") for name in there.names]
-    if "" in meant:
-        written = there.names[meant.index("")]
-        raise UserError(
-            f"{table.name}: no split '{written}' in column '{SPLIT}'{nearest(written.lower(), SPLIT_NAMES)} "
-            "(allowed: train, val, test; dataset.split=random draws one)"
-        )
-    of_row = np.array([SPLITS.index(name) for name in meant])[there.codes]
-    ends = np.full((2, len(tasks.names)), len(SPLITS)) * [[1], [-1]]
-    np.minimum.at(ends[0], tasks.codes, of_row)
-    np.maximum.at(ends[1], tasks.codes, of_row)
-    kept = set(rows.tasks)
-    for name, first, last in zip(tasks.names, *ends.tolist(), strict=True):
-        if first != last:
-            raise UserError(
-                f"{table.name}: the task '{name}' has rows of the splits {SPLITS[first]} and {SPLITS[last]}; a split divides the tasks, not "
-                "their rows (dataset.split=random draws one)"
-            )
-        if name in kept:
-            parts[SPLITS[first]].append(name)
-    return ClassSplit("given", {split: tuple(names) for split, names in parts.items()})
