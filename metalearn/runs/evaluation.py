@@ -34,9 +34,10 @@ from metalearn.runs import directory as files
 from metalearn.runs.curves import function_records
 from metalearn.runs.environment import environment
 from metalearn.runs.per_task import write_tasks
-from metalearn.runs.record import EnsembleRecord, EvalResults, TestRecord
+from metalearn.runs.record import EvalResults
 from metalearn.runs.seen import refuse_seen_classes, seen_in_pretraining
 from metalearn.runs.snapshots import member_files, members
+from metalearn.runs.tested import EnsembleRecord, TestRecord
 from metalearn.status import Status
 from metalearn.version import __version__
 

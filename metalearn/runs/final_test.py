@@ -20,8 +20,8 @@ from metalearn.report.progress import TaskProgress
 from metalearn.runs import checkpoint
 from metalearn.runs import directory as files
 from metalearn.runs.per_task import write_tasks
-from metalearn.runs.record import TestRecord
 from metalearn.runs.seen import seen_classes, seen_in_pretraining
+from metalearn.runs.tested import TestRecord
 
 log = logging.getLogger("metalearn")
 

@@ -38,8 +38,9 @@ from metalearn.runs.hparams import described, hparams
 from metalearn.runs.initial import read_initial, start_from
 from metalearn.runs.pictures import show_test
 from metalearn.runs.progress import ProgressFile
-from metalearn.runs.record import RunResults, TestRecord, is_done
+from metalearn.runs.record import RunResults, is_done
 from metalearn.runs.snapshots import Snapshots
+from metalearn.runs.tested import TestRecord
 from metalearn.runs.tracking import Tracker
 from metalearn.runs.training import Counter, Listener, ShouldPrune, train
 from metalearn.status import Status

@@ -13,7 +13,7 @@ from metalearn.data.classes import ClassId
 from metalearn.engine.evaluate import Scores
 from metalearn.intervals import interval95, interval95_of_classes
 from metalearn.report.results import _result_lines
-from metalearn.runs import record
+from metalearn.runs import tested
 from metalearn.runs.groups import grouped, means
 
 
@@ -52,7 +52,7 @@ def test_names_are_groups_with_a_mean_in_which_each_counts_the_same() -> None:
 
 def test_they_stand_in_the_results_and_on_the_console() -> None:
     tasks = scores(ways=(5, 5, 5, 10, 10, 10), source=("a", "b") * 3)
-    entry = record.TestRecord.of(tasks, transductive=False, checkpoint="best", step=3).to_json()
+    entry = tested.TestRecord.of(tasks, transductive=False, checkpoint="best", step=3).to_json()
     assert entry["chance"] == pytest.approx(0.15)
     assert entry["groups"]["ways"]["5-9"] == {
         "accuracy": pytest.approx(0.4),
@@ -95,11 +95,11 @@ def test_sources_are_no_draw_of_classes() -> None:
 
 def test_a_group_of_one_task_is_shown_without_an_interval() -> None:
     tasks = scores(ways=(5, 5, 5, 10, 10, 30))
-    entry = record.TestRecord.of(tasks, transductive=False, checkpoint="best", step=3).to_json()
+    entry = tested.TestRecord.of(tasks, transductive=False, checkpoint="best", step=3).to_json()
     task = {"ways": "varying", "shots": 1, "queries": 5, "min_ways": 5, "max_ways": 30}
     assert _result_lines(tasks.kind, task, entry)[2].endswith("20-49 30.00 % (1 task, chance 3.3 %)")
 
 
 def test_tasks_of_one_size_and_source_have_no_groups() -> None:
-    entry = record.TestRecord.of(scores(), transductive=False, checkpoint="best", step=3).to_json()
+    entry = tested.TestRecord.of(scores(), transductive=False, checkpoint="best", step=3).to_json()
     assert not {"groups", "mean_of_groups", "chance"} & set(entry)

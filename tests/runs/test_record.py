@@ -15,7 +15,7 @@ from metalearn.engine.evaluate import Scores
 from metalearn.engine.settings import Names
 from metalearn.errors import NotFinite
 from metalearn.kinds import CLASSIFICATION, REGRESSION, Kind
-from metalearn.runs import record
+from metalearn.runs import record, tested
 from metalearn.status import Status
 
 WRITTEN = Path(__file__).parent / "of_version_0_1_0"
@@ -35,9 +35,9 @@ def scores(states: int, kind: Kind = CLASSIFICATION, **further: float) -> Scores
     return Scores(score, list(range(states)), torch.tensor([1.0, 2.0]), values, kind)
 
 
-def entry_of(states: int, kind: Kind = CLASSIFICATION, **further: float) -> record.TestRecord:
+def entry_of(states: int, kind: Kind = CLASSIFICATION, **further: float) -> tested.TestRecord:
     found = scores(states, kind, **further)
-    return record.TestRecord.of(found, transductive=True, checkpoint="best", step=20, seconds=0.5)
+    return tested.TestRecord.of(found, transductive=True, checkpoint="best", step=20, seconds=0.5)
 
 
 def run_results(states: int) -> record.RunResults:
@@ -144,7 +144,7 @@ def test_tasks_without_a_score_are_not_averaged_away() -> None:
     found = scores(1)
     found.score[0, 1] = torch.nan
     with pytest.raises(NotFinite, match="1 of 2 test tasks"):
-        record.TestRecord.of(found, transductive=True, checkpoint="best", step=20)
+        tested.TestRecord.of(found, transductive=True, checkpoint="best", step=20)
 
 
 def test_what_auto_came_to_is_written_down(tmp_path: Path) -> None:
