@@ -64,6 +64,24 @@ def test_it_measures_each_row_once_and_sets_those_from_scratch_below(script: Mod
         script.main(["--check"])
 
 
+def test_small_classes_take_queries_from_validation_alone(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "LEARNERS", {"knn": script.Learner("k-NN", ("algorithm=knn",), (4, 4), each=True)})
+    monkeypatch.setattr(script, "VALIDATED", {"drawn": 1})
+    calls = []
+    real = script.metalearn.train
+    monkeypatch.setattr(script.metalearn, "train", lambda *words: (calls.append(words), real(*words)))
+    monkeypatch.setattr(script, "LARGER", {})
+    script.main(["--runs", "runs", "--shots", "5"])
+    (words,) = calls
+    assert {"task.shots=5", "task.queries=1"} < set(words)
+    (record,) = (json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("eval-*.json"))
+    (row,) = json.loads((tmp_path / "pretrained.json").read_text())["measured"]
+    assert row["accuracy"] == record["test"]["accuracy"]
+    assert record["task"]["queries"] == 2, "the data set's own, as all other rows have them"
+
+
 def test_a_reproduction_gives_the_row_that_is_asked_for(script: ModuleType, tmp_path: Path) -> None:
     of = {"ci95": 0.1, "ci95_classes": None}
     rows = [{"name": "transductive", "ours": 99.0, **of}, {"name": "not transductive", "ours": 98.0, **of}]
