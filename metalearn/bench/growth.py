@@ -66,7 +66,7 @@ def measure(bench: Bench) -> Record:
     data = images(bench)
     rows = []
     pairs = _pairs(bench)
-    for subject, axis in (pairs[label] for label in bench.chosen(labels(bench))):
+    for subject, axis in (pairs[label] for label in bench.chosen(list(pairs))):
         bench.say(f"{subject.label.partition(';')[0]}: {axis.name}")
         rows.append(_measure(bench, data, subject, axis))
     return {"rows": rows}

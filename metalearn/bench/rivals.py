@@ -57,14 +57,14 @@ def labels(bench: Bench) -> list[str]:
 
 
 def measure(bench: Bench) -> Record:
-    data, chosen = images(bench), bench.chosen(labels(bench))
+    data, cases = images(bench), {case.label: case for case in CASES}
     files = image_files(bench.config(*data))
     rows: list[Record] = []
     with workers(bench) as worker, tempfile.TemporaryDirectory(prefix="metalearn-bench-") as folder:
         written = None if worker is None else rival.write_images(build_dataset(bench.config(*data)), Path(folder))
-        for case in (case for case in CASES if case.label in chosen):
-            bench.say(case.label)
-            rows += _measure(bench, case, data, files, worker, written)
+        for label in bench.chosen(labels(bench)):
+            bench.say(label)
+            rows += _measure(bench, cases[label], data, files, worker, written)
     return {"images": "memory" if files is None else "files", "rows": rows}
 
 

@@ -39,7 +39,7 @@ def measure(bench: Bench) -> Record:
     with workers(bench) as worker, tempfile.TemporaryDirectory(prefix="metalearn-bench-") as folder:
         written = None if worker is None else rival.write_images(build_dataset(bench.config(*data)), Path(folder))
         pairs = _pairs(bench)
-        for label in bench.chosen(labels(bench)):
+        for label in bench.chosen(list(pairs)):
             bench.say(label)
             case, size = pairs[label]
             rows.append({"label": label, **_measure(bench, case, data, size, worker, written)})

@@ -69,8 +69,8 @@ def labels(bench: Bench) -> list[str]:
 
 
 def measure(bench: Bench) -> Record:
-    asked = bench.chosen(labels(bench))
-    chosen = [case for case in CASES if case.label in asked]
+    cases = {case.label: case for case in CASES}
+    chosen = [cases[label] for label in bench.chosen(labels(bench))]
     data = images(bench)
     files = image_files(bench.config(*data))
     rows = []

@@ -22,7 +22,6 @@ from metalearn.runs.calibration import GRID, Answers, Calibration, calibrated
 from metalearn.runs.directory import write_json
 from metalearn.runs.loaded import LoadedRun
 from metalearn.runs.seen import seen_classes
-from metalearn.sizes import count_text
 from metalearn.tasks import Shape, TaskBatch, TaskShape
 from metalearn.version import __version__
 
@@ -61,10 +60,7 @@ def calibrate(
     trained = run.state["train_classes"]
     for split in ("val", "test"):
         if seen := seen_classes(trained, [str(one) for one in dataset.classes(split)]):
-            were = count_text(
-                len(seen), f"{split} class of it was a training class", f"{split} classes of it were training classes"
-            )
-            raise UserError(f"{were}, such as '{seen[0]}'")
+            raise UserError(f"training classes among its {split} classes: {len(seen)}, such as '{seen[0]}'")
     size = _size(run, dataset, shots, tasks)
     kept = run.directory / f"calibration-{_key(run, size)}.json"
     found = _read(kept)
