@@ -32,7 +32,7 @@ ENGINE = {
         "intervals",
     ),
 }
-RUNS = {"engine", "report", "version"} | ENGINE
+RUNS = {"engine", "garbage", "report", "version"} | ENGINE
 SWEEPS = {"runs", "compose"} | RUNS
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -45,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tasks": set(),
     "status": set(),
     "version": set(),
+    "garbage": set(),
     "config": set(),
     "report": {"kinds", "sizes", "status"},
     "nn": {"kinds"},

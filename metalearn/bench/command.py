@@ -17,6 +17,7 @@ from metalearn.bench import BENCHMARKS
 from metalearn.bench.harness import Bench, Config, Record, Table, fresh_choices, times
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.errors import UserError
+from metalearn.garbage import collect_as_usual
 from metalearn.nn.l2l import learn2learn
 from metalearn.runs.directory import write_json
 from metalearn.runs.environment import environment
@@ -70,6 +71,7 @@ def run(
     if threads is not None:
         torch.set_num_threads(threads)
     keep_freed_memory()  # as metalearn train does; in this process it speeds up both sides
+    collect_as_usual()
     console = _console()
     records: dict[str, Record] = {}
     with fresh_choices():

@@ -18,6 +18,7 @@ from metalearn.cli import help_classifier, help_finding, help_records, help_swee
 from metalearn.cli.completion import shell_completion
 from metalearn.cli.plugins import without_plugins
 from metalearn.errors import Interrupted, RunFailed, UserError, nearest, one_line
+from metalearn.garbage import collect_rarely
 from metalearn.version import __version__
 
 DEBUG = "METALEARN_DEBUG"  # environment variable
@@ -111,6 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     if argv is not None:
         _run(argv)
         return
+    collect_rarely()
     _run(sys.argv[1:])
     _leave_as_further_process()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from metalearn.cli.arguments import parsed, positive, with_quoted_home
 from metalearn.cli.single import is_first_rank
 from metalearn.errors import RunFailed, UserError
+from metalearn.garbage import collect_as_usual
 from metalearn.sizes import count_text
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def predict(argv: list[str]) -> None:
         None if path is None else check_target(path, flag)
         for path, flag in ((args.save, "--save"), (args.html, "--html"))
     )
+    collect_as_usual()
     asked = Asked(
         args.coverage, args.abstain_below, not args.uncalibrated, args.tasks, args.invert or "auto", args.fit or "auto"
     )

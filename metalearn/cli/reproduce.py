@@ -79,9 +79,10 @@ def _compared(runs: list[tuple[Path, dict[str, Any]]], paper: Paper, folder: Pat
 
 def _asked(composing: Composer, overrides: list[str]) -> single.SingleRun | sweep.JobSweep:
     """One run, or one for each seed; UserError where something else varies too."""
-    asked = asked_sweep(composing, shared_config(composing, overrides), overrides, False)
+    base = shared_config(composing, overrides)
+    asked = asked_sweep(composing, base, overrides, False)
     if asked is None:
-        return single_run(composing, overrides)
+        return single_run(composing, overrides, base)
     varied = {choice.key for job in asked.jobs for choice in job} - {"seed"}
     if asked.search is not None or varied:
         over = ", ".join(sorted(varied)) or "a search space"

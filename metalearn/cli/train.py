@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import OmegaConf
+
 from metalearn.cli import single, sweep
 from metalearn.cli.arguments import Explanation, Resumption, Training, understood
 from metalearn.compose.composer import composer, explained
@@ -14,6 +16,8 @@ from metalearn.sweeps.effects import refuse_without_effect
 from metalearn.sweeps.jobs import composed_jobs, corner_configs
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from metalearn.compose.composer import Composer
 
 
@@ -71,15 +75,18 @@ def composed(
         return HydraSweep(composing.job(shared, 0)[0])
     asked = ask.asked_sweep(composing, base, overrides, wanted.multirun)
     if asked is None:
-        return single_run(composing, overrides)
+        return single_run(composing, overrides, base)
     if asked.search is not None:
         return sweep.SearchSweep(asked, corner_configs(composing, asked))
     return sweep.JobSweep(asked, composed_jobs(composing, asked))
 
 
-def single_run(composing: Composer, overrides: list[str]) -> single.SingleRun:
-    """The run that the overrides ask for; UserError for a setting that is a sweep's."""
-    config, directory, logging = composing.job_with_logging(overrides, 0)
+def single_run(composing: Composer, overrides: list[str], base: DictConfig) -> single.SingleRun:
+    """The run that the overrides ask for, `base` being their shared_config; UserError for a setting that is a sweep's."""
+    choices: Any = OmegaConf.to_container(base.hydra.runtime.choices, resolve=False)
+    # A choice that is still open is an error here, which composing anew finds; jobs of a sweep might have made it.
+    cfg = composing.compose(overrides) if "???" in choices.values() else base
+    config, directory, logging = composing.job_of(cfg, 0)
     refuse_without_effect("a single run", composing.parse(overrides))
     named = any(override.startswith("hydra.run.dir=") for override in overrides)
     return single.SingleRun(config, Path(directory), named, logging)

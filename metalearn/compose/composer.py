@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,9 +76,7 @@ class Composer:
         cfg = self.compose(overrides)
         setters = wishes.setters()
         HydraConfig.instance().set_config(cfg)
-        own = copy.deepcopy(cfg)
-        with read_write(own), open_dict(own):
-            del own["hydra"]
+        own = _without_hydra(cfg)
         resolve_sources(own, self._node)
         written = container(own, resolve=False)
         try:
@@ -90,18 +87,15 @@ class Composer:
 
     def job(self, overrides: list[str], number: int) -> tuple[dict[str, Any], str]:
         """The checked configuration of one job as the job will see it, and its hydra.run.dir."""
-        return self.job_with_logging(overrides, number)[:2]
+        return self.job_of(self.compose(overrides), number)[:2]
 
-    def job_with_logging(self, overrides: list[str], number: int) -> tuple[dict[str, Any], str, dict[str, Any]]:
-        """What `job` returns, and the chosen hydra/job_logging, with the run directory still an interpolation."""
-        cfg = self.compose(overrides)
+    def job_of(self, cfg: DictConfig, number: int) -> tuple[dict[str, Any], str, dict[str, Any]]:
+        """What `job` returns, and the chosen hydra/job_logging, with the run directory still an interpolation. The composition is used up."""
         logging: Any = OmegaConf.to_container(cfg.hydra.job_logging, resolve=False)
         cfg.hydra.job.num, cfg.hydra.job.id = number, str(number)  # as a launcher would
         HydraConfig.instance().set_config(cfg)  # so that ${hydra:...} resolves
         run_dir = str(cfg.hydra.run.dir)
-        own = copy.deepcopy(cfg)
-        with read_write(own), open_dict(own):
-            del own["hydra"]
+        own = _without_hydra(cfg)
         resolve_sources(own, self._node)
         check_limits(own)
         check_known(own, GROUPS[:3])
@@ -129,9 +123,7 @@ class Composer:
             there["task"] = like
         fresh = self.compose([f"{group}={name}" for group, name in there.items()])
         HydraConfig.instance().set_config(fresh)
-        with read_write(fresh), open_dict(fresh):
-            del fresh["hydra"]
-        nodes = run_configuration(fresh)
+        nodes = run_configuration(_without_hydra(fresh))
         # A run older than a setting was made as that setting's default is, or as `with_all_added` said.
         _fill_in(config, {key: node for key, node in nodes.items() if key not in GROUPS or key in there})
         for group, name in chosen.items():
@@ -213,6 +205,13 @@ def _check_files(directory: Path) -> None:
             continue  # not of interest unless it is chosen: then Hydra says what is wrong
         if content is not None and not isinstance(content, dict):
             raise UserError(f"{file} holds no mapping from settings to values")
+
+
+def _without_hydra(cfg: DictConfig) -> DictConfig:
+    """The same node, without Hydra's own settings."""
+    with read_write(cfg), open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
 
 
 def _check_groups(cfg: DictConfig) -> None:

@@ -26,6 +26,7 @@ from metalearn.engine.evaluate import Scores, evaluate
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.engine.ranks import launched
 from metalearn.errors import NotFinite, RunFailed, UserError, one_line, shortened
+from metalearn.garbage import collect_as_usual
 from metalearn.report import results as shown
 from metalearn.report import terminal
 from metalearn.report.progress import TaskProgress
@@ -55,6 +56,7 @@ def evaluate_run(run_dir: Path, config: dict[str, Any], overrides: list[str], st
     if not launched().first:
         return {}  # the first of torchrun's processes does it all
     keep_freed_memory()
+    collect_as_usual()
     return _publish(run_dir, Evaluator().test(run_dir, config, overrides, stepwise))
 
 

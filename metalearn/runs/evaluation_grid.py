@@ -152,11 +152,13 @@ class _Grid:
     def _computed(self, cell: Cell, config: dict[str, Any], place: int) -> dict[str, Any]:
         from metalearn.data.features import FeatureMemory
         from metalearn.engine.host_memory import keep_freed_memory
+        from metalearn.garbage import collect_as_usual
         from metalearn.runs.evaluation import Evaluator, new_file, tasks_file
         from metalearn.runs.per_task import write_tasks
 
         if self._evaluator is None:
             keep_freed_memory()
+            collect_as_usual()
             self._evaluator = Evaluator(FeatureMemory())
         tested = self._evaluator.test(cell.run_dir, config, cell.overrides, progress=lambda tasks: self._bar(place))
         file, record = new_file(cell.run_dir), tested.results.to_json()

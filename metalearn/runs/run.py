@@ -25,6 +25,7 @@ from metalearn.engine.progress import Outcome
 from metalearn.engine.ranks import Ranks, joined, launched
 from metalearn.engine.settings import Settings
 from metalearn.errors import UserError
+from metalearn.garbage import collect_as_usual
 from metalearn.kinds import Scale
 from metalearn.report import results as shown
 from metalearn.report import terminal
@@ -82,6 +83,7 @@ def run(
     """
     device, ranks = choose_device(config), launched()
     keep_freed_memory()
+    collect_as_usual()
     if not ranks.first:
         state = checkpoint.newest(run_dir) if resume else None
         _train_along(_Attempt(config, run_dir, ranks, state), device)

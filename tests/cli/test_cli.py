@@ -670,3 +670,34 @@ def test_a_benchmark_beside_learn2learn_says_first_that_it_is_missing(
 ) -> None:
     monkeypatch.setitem(sys.modules, "learn2learn", None)
     assert "needs learn2learn" in refused(["bench", "steps", "--quick"])
+
+
+def test_a_single_run_is_composed_once(runs: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metalearn.compose.composer import Composer
+
+    composed: list[list[str]] = []
+    compose = Composer.compose
+
+    def counted(self: Composer, overrides: list[str], *args: Any, **options: Any) -> Any:
+        composed.append(overrides)
+        return compose(self, overrides, *args, **options)
+
+    monkeypatch.setattr(Composer, "compose", counted)
+    main(["train", "algorithm=maml", "seed=3"])
+    assert composed == [["algorithm=maml", "seed=3"]]
+    assert runs[0][0]["names"]["algorithm"] == "maml"
+
+
+def test_a_choice_that_a_file_leaves_open_must_be_made(
+    tmp_path: Path, runs: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sweep may make it for each job; a single run has to be told."""
+    (tmp_path / "open.yaml").write_text("defaults:\n  - train\n  - override algorithm: ???\n")
+    where = ["--config-dir", str(tmp_path), "--config-name", "open"]
+    with pytest.raises(SystemExit) as left:
+        main(["train", *where])
+    assert left.value.code == 2
+    assert "algorithm" in capsys.readouterr().err
+    assert runs == []
+    main(["train", *where, "algorithm=maml"])
+    assert runs[0][0]["names"]["algorithm"] == "maml"
