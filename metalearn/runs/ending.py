@@ -14,6 +14,7 @@ from metalearn.engine.progress import Outcome
 from metalearn.engine.settings import Names
 from metalearn.errors import Diverged, Pruned, RunFailed
 from metalearn.report import terminal
+from metalearn.runs import checkpoint
 from metalearn.runs.environment import environment, peak_memory_mib
 from metalearn.runs.record import RunResults, TrainRecord, write_results
 from metalearn.status import Status
@@ -73,12 +74,21 @@ def report_failure(results: RunResults, run_dir: Path, error: BaseException) -> 
     where = f"{results.status} at step {results.step}: {results.error} ({run_dir})"
     if isinstance(error, KeyboardInterrupt):
         log.info("%s", where)
-        log.info("to go on: %s", with_plugins(["metalearn", "train", "--resume", str(run_dir)]))
+        log.info("to go on: %s", _resumption(run_dir))
     elif isinstance(error, Pruned):
         log.info("%s", where)
     else:
         terminal.file_log.error("%s: %s", results.status, results.error, exc_info=error)
         terminal.error_line(where)
+        if isinstance(error, OSError) and any(
+            (run_dir / name).exists() for name in (checkpoint.LAST, checkpoint.PREVIOUS)
+        ):
+            # A full disk, a directory that became read-only: the cause lies outside the run, which can go on without it.
+            terminal.error_line(f"once that is mended, to go on from the last checkpoint: {_resumption(run_dir)}")
+
+
+def _resumption(run_dir: Path) -> str:
+    return with_plugins(["metalearn", "train", "--resume", str(run_dir)])
 
 
 def error_text(error: BaseException) -> str:

@@ -117,6 +117,7 @@ def test_a_full_disk_while_it_trains(
     captured = capsys.readouterr()
     assert "Traceback" not in captured.out + captured.err
     assert "No space left on device" in captured.err
+    assert f"to go on from the last checkpoint: metalearn train --resume {run_dir}\n" in captured.err
     saved = checkpoint.newest(run_dir)
     assert saved is not None
     assert saved["step"] == 3
@@ -131,6 +132,7 @@ def test_a_disk_that_is_full_from_the_beginning(disk: Path, capsys: pytest.Captu
     captured = capsys.readouterr()
     assert "Traceback" not in captured.out + captured.err
     assert "failed at step 0: OSError: [Errno 28] No space left on device" in captured.err
+    assert "to go on" not in captured.err  # there is nothing to go on from
     assert "results.json cannot be written" in captured.err
 
 
