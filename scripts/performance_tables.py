@@ -37,7 +37,10 @@ def section(name: str, record: Record | None) -> str:
     parts = [table.markdown() for table in module_of(name).tables(record)]
     parts.append(f"Measured {conditions(record)}.")
     for other in dict.fromkeys(row["conditions"] for row in record["rows"] if "conditions" in row):
-        labels = dict.fromkeys(row["label"] for row in record["rows"] if row.get("conditions") == other)
+        # A case with a row for each opponent is named once.
+        labels = dict.fromkeys(
+            row.get("case", row["label"]) for row in record["rows"] if row.get("conditions") == other
+        )
         parts.append(f"But {'; '.join(labels)}: measured {other}.")
     return "\n\n".join(parts)
 

@@ -146,7 +146,7 @@ def _measure(
     our_making = statistics.median(making["ours"])
     return [
         {
-            "label": f"{case.label}: {name}",
+            "label": f"{case.label}: {rival.NAME if name.startswith(rival.NAME) else name}",  # whichever backend was faster this time
             "case": case.label,
             "opponent": name,
             "overrides": [*data, *case.overrides],
