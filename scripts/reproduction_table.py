@@ -133,6 +133,11 @@ class Measurement(NamedTuple):
         return self.row.verdict(self.ours, self.half_width, higher_is_better=higher)
 
     @property
+    def of_fewer_tasks(self) -> bool:
+        """Whether the number of test tasks is all that was changed: a wider interval of the same quantity."""
+        return re.fullmatch(r"eval\.tasks=\d+", self.changes) is not None
+
+    @property
     def time(self) -> str:
         """Of training, the mean over seeds."""
         minutes = statistics.mean(record["results"]["train"]["seconds"] for record in self.records) / 60
@@ -211,28 +216,31 @@ def algorithm_pages(folder: Path) -> dict[str, str]:
 def compact_table(found: list[Measurement], pages: dict[str, str]) -> str:
     """Algorithms of which a cell is measured by cells, one number each, on the data set of `COMPACT`; `pages`: theirs in docs/algorithms."""
     found = [m for m in found if m.experiment.dataset == COMPACT]
-    measured = {m.experiment.algorithm for m in found if m.ours is not None and not m.changes}
-    found = [m for m in found if m.experiment.algorithm in measured]
+    shown = [m for m in found if not m.changes or (m.of_fewer_tasks and m.ours is not None)]
+    measured = {m.experiment.algorithm for m in shown if m.ours is not None}
+    shown = [m for m in shown if m.experiment.algorithm in measured]
     lines = [
         "| | " + " | ".join(f"{ways}-way {shots}-shot" for ways, shots in CELLS) + " |",
         "|---|" + "---|" * len(CELLS),
     ]
-    for algorithm in dict.fromkeys(m.experiment.algorithm for m in found):
-        own = [m for m in found if m.experiment.algorithm == algorithm and not m.changes]
+    for algorithm in dict.fromkeys(m.experiment.algorithm for m in shown):
+        own = [m for m in shown if m.experiment.algorithm == algorithm]
         by_cell = [[m for m in own if m.experiment.cell == cell] for cell in CELLS]
         cells = [_compact_cell(min(of_cell, key=_preference)) if of_cell else "" for of_cell in by_cell]
         lines.append(f"| [`{algorithm}`](docs/algorithms/{pages[algorithm]}) | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _preference(m: Measurement) -> tuple[bool, bool, bool]:
-    """Smallest for what the compact table shows: measured, by the paper's own protocol, with a number in the paper; else the first row."""
-    return m.ours is None, m.experiment.is_short, m.row.reported is None
+def _preference(m: Measurement) -> tuple[bool, bool, bool, bool]:
+    """Smallest for what the compact table shows: measured, on as many test tasks as stated, by the paper's own protocol, with a number in the paper;
+    else the first row."""
+    return m.ours is None, m.of_fewer_tasks, m.experiment.is_short, m.row.reported is None
 
 
 def _compact_cell(m: Measurement) -> str:
     place = f"conf/experiment/{m.experiment.name}.yaml"
     ours = NOT_MEASURED if m.ours is None else f"[{m.text}]({place}){'ˢ' if m.experiment.is_short else ''}"
+    ours += f", {m.rows[0]['tasks']:,} tasks" if m.of_fewer_tasks else ""
     paper = _number(m.row.reported) + ("ᵗ" if m.row.reported is not None and _transductive(m) == "yes" else "")
     return f"{ours} ({paper}{'' if m.row.score == 'accuracy' else f', {m.row.name}'})"
 

@@ -145,6 +145,25 @@ def test_several_seeds_and_classes_decide_together(script: ModuleType, copy: Pat
     assert "(3 seeds), ± 0.35 over classes | 0, 1, 2 | 1,000 | no | undecided |" in written(script, copy)[1][0]
 
 
+def test_a_cell_of_fewer_test_tasks_is_shown_with_their_number_until_all_are_measured(
+    script: ModuleType, copy: Path
+) -> None:
+    file = copy / "benchmarks" / "reproduction" / f"{FILE}-seed0.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    record["config"]["eval"]["tasks"] = record["rows"][0]["tasks"] = 200
+    few = file.with_name(f"{FILE}-seed0-200tasks.json")
+    few.write_text(json.dumps(record), encoding="utf-8")
+    assert "200 tasks" not in written(script, copy)[0], "there is one of all tasks"
+    file.unlink()
+    readme, (own, other), _ = written(script, copy)
+    assert f"[98.20 ± 0.20](conf/experiment/{NAME}.yaml)ˢ, 200 tasks (98.8)" in readme
+    assert "| not measured |" in own
+    assert "with eval.tasks=200" in other
+    record["config"]["train"]["steps"] = 5
+    few.write_text(json.dumps(record), encoding="utf-8")
+    assert "200 tasks" not in written(script, copy)[0], "another training is another number"
+
+
 def test_a_run_with_other_settings_stands_by_itself(script: ModuleType, copy: Path) -> None:
     add(script, copy, 0, 90.0, name="-short", steps=5)
     readme, (own, other), measured = written(script, copy)
