@@ -160,12 +160,8 @@ def test_a_library_is_known_in_one_place(library: str, homes: set[str]) -> None:
 
 def test_nothing_outside_names_an_algorithm_or_a_dataset() -> None:
     """The runner works for any; help texts show examples."""
-    names = {*choices("algorithm"), *choices("dataset")} - {
-        "folder",
-        "baseline",
-        "text",
-        "np",
-    }  # also words for a directory, for what is compared with, for what is written, for numpy
+    # Also words for a directory, for what is compared with, for what is written, for numpy.
+    names = {*choices("algorithm"), *choices("dataset")} - {"folder", "baseline", "text", "np"}
     for name, file in MODULES.items():
         if part(name) in ("algorithms", "data", "cli", "testing") or name in (
             "engine.host_memory",

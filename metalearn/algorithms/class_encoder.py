@@ -44,9 +44,8 @@ class ClassEncoder(nn.Module):
         None where descriptions have to pass the whole of it in every task.
         """
         network = backbone if self.shared else self.network
-        if (
-            network is not None and network.stem is not None
-        ):  # it takes what its stem made of descriptions in their place
+        # The network takes what its stem made of the descriptions in their place.
+        if network is not None and network.stem is not None:
             return network.stem.embed, self
         if self.shared or network is None or not network.frozen:
             return None, self

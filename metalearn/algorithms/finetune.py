@@ -44,9 +44,8 @@ _DEVIATION = 0.225  # of pre-trained networks' images, where these come from 0 t
 
 
 class Adapted(NamedTuple):
-    parameters: dict[
-        str, Tensor
-    ]  # of the backbone: name -> [T, ...], those that were fine-tuned; empty where none were
+    # Of the backbone, name -> [T, ...]: those that were fine-tuned; empty where none were.
+    parameters: dict[str, Tensor]
     prototypes: Tensor  # [T, N, D]
     support: Examples | None = None  # where fine-tuning has to wait for the queries
 

@@ -153,9 +153,8 @@ class MANN(Algorithm):
 
     def adapt(self, support: Examples) -> Adapted:
         self.check_ways(support.ways)
-        order = shuffled(support.y[:1, :1], support.y.shape[1], _ORDER)[
-            0
-        ]  # y starts with 0: the same order for every task
+        # Every y starts with 0: the same order for every task.
+        order = shuffled(support.y[:1, :1], support.y.shape[1], _ORDER)[0]
         x, y = support.x[:, order], support.y[:, order]
         _, state = self._unroll(self._gate_terms(x, self._offset(y)))
         return Adapted(state, y[:, -1:], support.ways)

@@ -29,9 +29,8 @@ from metalearn.algorithms.embedding import EmbeddingLearner, class_means
 from metalearn.backbones import Backbone
 from metalearn.tasks import Examples, TaskBatch
 
-Head = dict[
-    str, Tensor
-]  # of "linear": weight [..., N, D], bias [..., N]; of the others: direction [..., N, D], length [..., N]
+# Of "linear": weight [..., N, D], bias [..., N]; of the others: direction [..., N, D], length [..., N].
+Head = dict[str, Tensor]
 
 
 class Pretrain(EmbeddingLearner):

@@ -64,9 +64,8 @@ class TorchvisionModel(Pretrained):
 def _network(name: str) -> nn.Module:
     """With random weights."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # some announce another initialisation, which weights will overwrite
+        # Some warn of another initialisation to come, which weights will overwrite.
+        warnings.simplefilter("ignore", FutureWarning)
         network: nn.Module = models.get_model(name, weights=None)
     return network
 

@@ -14,13 +14,8 @@ from torch import Tensor, nn
 from metalearn.errors import UserError, one_line, shortened
 from metalearn.places import data_dir, expanded
 
-_WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "teacher",
-)  # below which training scripts keep the weights
+# The keys below which training scripts keep the weights.
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "teacher")
 _PREFIXES = ("module.", "backbone.", "_orig_mod.")  # which they put before every name
 
 

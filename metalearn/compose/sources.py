@@ -18,9 +18,8 @@ from metalearn.config.limits import allows
 from metalearn.config.tree import dotted_keys, leaves, without_limits
 from metalearn.errors import UserError, nearest
 
-NodeOf = Callable[
-    [str, str], DictConfig | None
-]  # of a group and a choice of it, with its limits; None: there is none of that name
+# (group, choice) -> its settings with their limits; None: there is none of that name.
+NodeOf = Callable[[str, str], DictConfig | None]
 _NO_CHOICE = ("auto", "linear", None)  # of class_encoder
 
 

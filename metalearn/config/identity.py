@@ -47,9 +47,8 @@ _KINDS: tuple[tuple[re.Pattern[str], Kind], ...] = tuple(
     )
 )
 
-QUESTION = frozenset(
-    {Kind.PROTOCOL, Kind.LENGTH, Kind.SEED}
-)  # two runs with these equal should come to the same number
+# Two runs with these equal should come to the same number.
+QUESTION = frozenset({Kind.PROTOCOL, Kind.LENGTH, Kind.SEED})
 SAME_PROTOCOL = frozenset({Kind.PROTOCOL, Kind.LENGTH})  # the same up to the seed
 MUST_STAY = frozenset({Kind.PROTOCOL, Kind.SEED})  # of a run that is resumed
 

@@ -17,10 +17,8 @@ def present_name(target: str) -> str:
     return _MOVED.get(target, target)
 
 
-_DESCRIBED = {
-    "class_encoder": "auto",
-    "description_weight": 0.0,
-}  # of learners that came to use descriptions of classes
+# Settings of learners that came to use descriptions of classes.
+_DESCRIBED = {"class_encoder": "auto", "description_weight": 0.0}
 # Data sets whose classes came to be described by their names.
 _NAMED = (
     *(

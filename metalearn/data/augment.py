@@ -138,9 +138,8 @@ def crop_boxes(area: Tensor, ratio: Tensor, down: Tensor, right: Tensor, size: t
 def crop(images: Tensor, boxes: Tensor) -> Tensor:
     """What lies in the boxes [n, 4] of images [n, c, H, W], resized to [n, c, H, W]; bilinear, from pixels of the box alone."""
     top, left, height, width = boxes.to(images.dtype).unbind(1)
-    y, x = (
-        _places(*box) for box in ((top, height, images.shape[-2]), (left, width, images.shape[-1]))
-    )  # [n, H], [n, W]
+    # y [n, H], x [n, W]
+    y, x = (_places(*box) for box in ((top, height, images.shape[-2]), (left, width, images.shape[-1])))
     shape = (len(images), *images.shape[-2:])
     grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], -1)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

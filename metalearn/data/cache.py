@@ -39,9 +39,8 @@ WHOLE_BYTES = 2**28  # of images; a quarter of a second to read and check
 _BLOCK, _BLOCKS = 2**16, 64  # bytes of one, and how many are checked of a larger entry
 _HEADER = 128  # bytes of the head of an .npy file
 
-Classes = Iterable[
-    tuple[str, NDArray[np.uint8]]
-]  # the name of each class and its images, uint8 [n, c, H, W], or texts uint8 [n, length]
+# The name of each class and its images, uint8 [n, c, H, W], or texts uint8 [n, length].
+Classes = Iterable[tuple[str, NDArray[np.uint8]]]
 
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError)
 _NO_ROOM = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)

@@ -23,11 +23,8 @@ from metalearn.kinds import REGRESSION
 from metalearn.tasks import Examples, Shape, TaskBatch, TaskShape, VaryingPoints
 
 Numbers = NDArray[np.float64]
-_FUNCTION, _FURTHER, _POINTS = (
-    0,
-    1,
-    2,
-)  # a task's random words for each purpose: function and x; what y takes besides; how many points
+# A task's random words for each purpose: function and x; what y takes besides; how many points.
+_FUNCTION, _FURTHER, _POINTS = 0, 1, 2
 
 
 class Interval(NamedTuple):

@@ -70,9 +70,8 @@ class Resident:
             ) from error
         start = 0
         for number in numbers:
-            of_class = np.array(
-                images.of_class(number)
-            )  # torch warns of memory that cannot be written, as that of a mapped file
+            # A copy, as torch warns of memory that cannot be written, such as that of a mapped file.
+            of_class = np.array(images.of_class(number))
             whole[start : start + len(of_class)] = torch.from_numpy(of_class)
             start += len(of_class)
         for turn in range(1, turns):

@@ -17,9 +17,8 @@ from metalearn.engine.remembered import Remembered
 from metalearn.tasks import TaskBatch
 
 log = logging.getLogger("metalearn")
-details = logging.getLogger(
-    "metalearn.file"
-)  # run.log alone, as metalearn.report.terminal says: few users ask for these numbers
+# run.log alone, as metalearn.report.terminal says: few users ask for these numbers.
+details = logging.getLogger("metalearn.file")
 
 _ROUNDS = 3  # timed passes for each size, at most; the fastest counts, as noise only ever adds
 _SECONDS = 1.5  # in which the passes have to be begun
@@ -40,9 +39,8 @@ def choose_task_chunk(
     asked = config["train"]["task_chunk"]
     if asked != "auto":
         return min(int(asked), tasks.tasks)
-    if (
-        tasks.tasks == 1 or tasks.uneven
-    ):  # a task of uneven size is a batch by itself, and the next one is of another size
+    # A task of uneven size is a batch by itself, and the next one is of another size.
+    if tasks.tasks == 1 or tasks.uneven:
         return 1
     most = min(tasks.tasks, _fitting(algorithm, tasks, config["precision"], meta_gradient))
     kept = Remembered(

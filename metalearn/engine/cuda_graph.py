@@ -22,16 +22,12 @@ log = logging.getLogger("metalearn")
 
 Gradient = Callable[..., dict[str, Tensor]]  # train.meta_gradient, or what takes and returns the same
 Work = Callable[[], list[Tensor]]
-Record = Callable[
-    [Work], tuple[Callable[[], None], list[Tensor]]
-]  # -> what replays it, and the tensors each replay fills
+# -> (what replays it, the tensors that each replay fills)
+Record = Callable[[Work], tuple[Callable[[], None], list[Tensor]]]
 
 _WARM_UPS = 3  # ordinary steps before recording: libraries choose their kernels and workspaces in them
-_TOLERANCE = {
-    "fp32": 1e-3,
-    "tf32": 1e-2,
-    "bf16": 5e-2,
-}  # of the norm of the gradient: the order of sums differs from step to step
+# Parts of the norm of the gradient: the order of sums differs from step to step.
+_TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
 
 
 @dataclass

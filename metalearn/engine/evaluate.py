@@ -32,9 +32,8 @@ class Scores(NamedTuple):
     score: Tensor  # [S, T]: in each of the S states that were scored, the last one counts; NaN where an output was not finite
     steps: list[int]  # the inner steps done in each of them, [S]
     loss: Tensor  # [T]; that of the kind or, where the algorithm predicts distributions, the negative log-likelihood
-    further: dict[
-        str, Tensor
-    ]  # what else the algorithm's paper reports, and NLL of one that predicts distributions: name -> [T]
+    # What else the algorithm's paper reports, and NLL of one that predicts distributions: name -> [T].
+    further: dict[str, Tensor]
     kind: Kind = CLASSIFICATION
     classes: Tensor | None = (
         None  # [T, N], in each task; indices of `class_ids`, -1 where it has fewer than N; None: tasks have no classes

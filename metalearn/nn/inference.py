@@ -112,9 +112,8 @@ class _Module:
 
     def __init__(self, module: nn.Module, name: str) -> None:
         self._module = module
-        self._names = [
-            (own, f"{name}.{own}") for own in module._parameters
-        ]  # of a head there may be none until a task gives it some
+        # A head may have none until a task gives it some.
+        self._names = [(own, f"{name}.{own}") for own in module._parameters]
 
     def __call__(self, parameters: Parameters, x: Tensor) -> Tensor:
         given = {own: parameters[name] for own, name in self._names if name in parameters}

@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-_COMPILER, _ASKED = (
-    "torch._dynamo",
-    "is_compile_supported",
-)  # what torchvision's roi_align asks, for the detection of objects alone
+# torchvision's roi_align asks it, for the detection of objects alone.
+_COMPILER, _ASKED = ("torch._dynamo", "is_compile_supported")
 
 
 @contextmanager

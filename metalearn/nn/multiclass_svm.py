@@ -114,9 +114,8 @@ class _Problem:
         )
         eps = torch.finfo(x.dtype).eps
         self.close = cost * eps**0.9  # the mean of slack times multiplier that counts as zero
-        self.balanced = eps**0.75 * (
-            1 + cost * self.kernel.diagonal(dim1=1, dim2=2).amax(1)
-        )  # and the largest entry of the other equations
+        # The largest entry of the other equations that counts as zero.
+        self.balanced = eps**0.75 * (1 + cost * self.kernel.diagonal(dim1=1, dim2=2).amax(1))
 
     def solution(self) -> tuple[Tensor, _Conditions]:
         """The variables [T, N, m], and the optimality conditions there; a task that has arrived stays where it is."""

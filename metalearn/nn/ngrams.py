@@ -69,9 +69,8 @@ def _of_words(y: Tensor, most: int) -> tuple[list[Tensor], list[Tensor]]:
     inside = ((y >= 48) & (y <= 57)) | ((y >= 97) & (y <= 122)) | (y >= 128)
     place = torch.arange(y.shape[1], device=y.device).expand_as(y)
     before = F.pad(inside[:, :-1].long(), (1, 0)) > 0
-    start = (
-        torch.where(inside & ~before, place, 0).cummax(1).values
-    )  # of the word at hand; 0 is the space before the text
+    # Where the word at hand starts; 0 is the space before the text.
+    start = torch.where(inside & ~before, place, 0).cummax(1).values
     each = hash_32((y + _PRIME * (place - start)) & _32_BITS) * inside
     sums = each.cumsum(1)
     end = inside & (F.pad(inside[:, 1:].long(), (0, 1)) == 0)

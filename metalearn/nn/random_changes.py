@@ -43,9 +43,8 @@ def _about(centre: Tensor, images: Tensor, factor: Tensor) -> Tensor:
 
 def _shifted(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Moved by whole pixels; down and right are [n] in [0, 1), a half is nothing."""
-    rows, columns = (
-        _sources(part, edge) for part, edge in zip((down, right), images.shape[2:], strict=True)
-    )  # [n, H], [n, W]
+    # rows [n, H], columns [n, W]
+    rows, columns = (_sources(part, edge) for part, edge in zip((down, right), images.shape[2:], strict=True))
     which = torch.arange(len(images), device=images.device)[:, None, None]
     return images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 

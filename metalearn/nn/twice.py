@@ -90,9 +90,8 @@ class _Once:
             x = layer.forward_along(x, parameters, direction)
         assert x is not None
         gradient: Tensor | None = torch.zeros_like(x)
-        if (
-            self._of_outputs.requires_grad
-        ):  # the loss's own second derivatives are symmetric: those along x are the sum over x
+        # The loss's own second derivatives are symmetric: those along x are the sum over x.
+        if self._of_outputs.requires_grad:
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(self._of_outputs, self.outputs, x, retain_graph=True)
         into: dict[str, Tensor] = {}

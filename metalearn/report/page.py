@@ -14,16 +14,8 @@ from metalearn.report.svg import RELIABILITY, Line, distributions, line_chart, r
 from metalearn.sizes import count_text
 
 _IN_RESULTS = 4  # settings beside the results: all are in a table of their own
-_COLOURS = (
-    "blue",
-    "orange",
-    "green",
-    "purple",
-    "gold",
-    "sky",
-    "brown",
-    "grey",
-)  # as the page's style names them c0 ... c7
+# The page's style names them c0 ... c7.
+_COLOURS = ("blue", "orange", "green", "purple", "gold", "sky", "brown", "grey")
 NAMES = ("algorithm", "backbone", "dataset")
 _MOST_SETTINGS = 12  # rows that this table has a column for
 

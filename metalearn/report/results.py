@@ -44,9 +44,8 @@ def result_panel(results: dict[str, Any]) -> None:
     numbers += results.get("notes", [])
     for line in numbers:
         terminal.file_log.info(line)
-    places = (
-        [] if results["run_dir"] is None else _places(Path(results["run_dir"]).absolute())
-    )  # outside the frame, so that they can be copied whole
+    # Outside the frame, so that they can be copied whole.
+    places = [] if results["run_dir"] is None else _places(Path(results["run_dir"]).absolute())
     if terminal.on_terminal():
         title = f"{results['algorithm']} on {results['dataset']}, {results['backbone']}, seed {results['seed']}"
         terminal.CONSOLE.print(Panel(Text("\n".join(numbers)), title=Text(title), expand=False))

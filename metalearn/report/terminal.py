@@ -167,9 +167,8 @@ def table(head: list[str], rows: list[list[str]], style: Callable[[int, str], st
     Args:
         style: of a cell, given the number of its column and its text, for a terminal; an empty text for none.
     """
-    if (
-        on_terminal() and _least_width(head, rows) > CONSOLE.width
-    ):  # folded, its cells would be columns of single letters
+    # Folded, its cells would be columns of single letters.
+    if on_terminal() and _least_width(head, rows) > CONSOLE.width:
         for row in rows:
             say("\n".join(f"{title}: {cell}" for title, cell in zip(head, row, strict=True) if cell) + "\n")
         return

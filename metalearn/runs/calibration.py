@@ -31,9 +31,8 @@ from torch import Tensor
 from metalearn.engine.reliability import Reliability
 from metalearn.intervals import interval95
 
-GRID = tuple(
-    round(0.01 * i, 2) for i in range(50, 100)
-)  # coverages, and probabilities to abstain below, that are stored
+# The coverages, and the probabilities to abstain below, that are stored.
+GRID = tuple(round(0.01 * i, 2) for i in range(50, 100))
 _FLOOR = -1e4  # below the largest logit: for algorithms whose logits are logarithms of zero
 _LOG_TEMPERATURES = (math.log(0.01), math.log(100.0))
 
@@ -199,9 +198,8 @@ def fitted_temperature(answers: Answers) -> float:
     def loss(log_temperature: float) -> float:
         return float(torch.nn.functional.cross_entropy(logits / math.exp(log_temperature), y))
 
-    from scipy.optimize import (
-        minimize_scalar,
-    )  # late: it takes a second, and what is fitted already lies in the run directory
+    # Late: the import takes a second, and what is fitted already lies in the run directory.
+    from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded", options={"xatol": 1e-4})
     return math.exp(float(found.x))

@@ -27,9 +27,8 @@ from tensorboard.plugins.text import plugin_data_pb2 as text_pb2  # type: ignore
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
 EVENTS = "events.out.tfevents"  # how the names of the files begin
-RESTART = event_pb2.SessionLog(
-    status=event_pb2.SessionLog.START
-)  # readers forget what they have of its step and later ones
+# Readers forget what they have of its step and later ones.
+RESTART = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
 _OUT_OF_SIGHT = ("ci95", "ci95_classes", "seconds")
 
 

@@ -14,9 +14,8 @@ from metalearn.errors import UserError, one_line
 from metalearn.runs.directory import mapping, read_text
 
 _LINE = re.compile(r"( *)([A-Za-z_][\w./-]*):(?: (.*))?")
-_VALUE = re.compile(
-    r"[\w./~][\w./~+=@,%-]*( [\w./~+=@,%()-]+)*|-[\d.]\S*|\[[\w., -]*\]|'[^']*'"
-)  # texts that end with their line
+# Texts that end with their line.
+_VALUE = re.compile(r"[\w./~][\w./~+=@,%-]*( [\w./~+=@,%()-]+)*|-[\d.]\S*|\[[\w., -]*\]|'[^']*'")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

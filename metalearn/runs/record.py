@@ -107,9 +107,8 @@ class EvalResults(Results):
     )
     seconds: float  # of the evaluation, building included
     conditions: str | None = None  # what it is of: equal ones come to the same number
-    curves: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # the first test tasks that are functions of one number (curves.py)
+    # The first test tasks that are functions of one number (curves.py).
+    curves: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """What the file holds, keys in their order."""

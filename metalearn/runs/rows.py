@@ -16,10 +16,8 @@ from metalearn.kinds import Scale
 from metalearn.runs.found import Found
 
 NAMES = ("algorithm", "backbone", "dataset")
-_GROUP_CHOICES = (
-    "task",
-    "dataset",
-)  # that an evaluation may name; the task shows in its settings, the data set in its name
+# Groups whose choice an evaluation may name; the task shows in its settings, the data set in its name.
+_GROUP_CHOICES = ("task", "dataset")
 
 
 @dataclass(frozen=True, eq=False)

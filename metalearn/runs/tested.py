@@ -65,14 +65,12 @@ class TestRecord:
     scored_steps: list[int]  # inner steps done in each scored state, [S]
     per_step: list[float]  # the score in each of these states, [S]; the last one is `score`
     further: dict[str, Interval]  # what else the algorithm's paper reports
-    per_step_ci95: list[float] = field(
-        default_factory=list
-    )  # half the width of each state's 95 % interval over tasks, [S]
+    # Half the width of each state's 95 % interval over tasks, [S].
+    per_step_ci95: list[float] = field(default_factory=list)
     chance: float | None = None  # the mean score of guessing, where it differs from task to task
     groups: dict[str, dict[str, Group]] = field(default_factory=dict)  # of test tasks: by what -> group -> its scores
-    mean_of_groups: dict[str, Group] = field(
-        default_factory=dict
-    )  # where groups have names: by what -> all with the same weight
+    # Where groups have names: by what -> all with the same weight.
+    mean_of_groups: dict[str, Group] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = (
         None  # ece, nll, brier and bins of all queries together; None where tasks have no classes
     )

@@ -150,9 +150,8 @@ def test_equal_rates_are_one_rate() -> None:
     tasks = random_tasks(torch.float64)
     learned = maml(dtype=torch.float64, learn_rates=True)
     assert learned.rates is not None
-    assert torch.equal(
-        learned.rates, torch.full((2, 18), 0.4).double()
-    )  # four blocks of four tensors, and the head's two
+    # Four blocks of four tensors, and the head's two.
+    assert torch.equal(learned.rates, torch.full((2, 18), 0.4).double())
     learned.rates.data.fill_(0.4)  # in float64, as learn2learn's rate is
     _, (_, *ours) = gradients(learned, tasks, TASKS)
     _, plain = gradients(maml(dtype=torch.float64), tasks, TASKS)

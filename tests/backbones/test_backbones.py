@@ -87,9 +87,8 @@ def test_koch_has_the_papers_sizes() -> None:
     backbone = Koch((1, 105, 105), 4096)
     assert backbone(torch.rand(1, 1, 105, 105)).shape == (1, backbone.feature_dim) == (1, 4096)
     assert [m.kernel_size[0] for m in backbone.modules() if isinstance(m, nn.Conv2d)] == [10, 7, 4, 4]
-    assert (
-        sum(p.numel() for p in backbone.parameters()) + 4096 + 1 == 38_951_745
-    )  # as reimplementations count them, with alpha and its bias
+    # As reimplementations count them, with alpha and its bias.
+    assert sum(p.numel() for p in backbone.parameters()) + 4096 + 1 == 38_951_745
 
 
 def test_mlp_has_the_papers_sizes() -> None:

@@ -209,9 +209,8 @@ def test_the_faster_backend_in_a_step_before_is_the_one_that_is_measured(
     example, parallel = rivals._measure(bench(), TINY, (), None, worker, None)
     assert example["opponent"] == "functorch's example"
     assert parallel["opponent"] == f"parallel-metalearn, {fastest}"
-    assert parallel["label"].endswith(
-        ": parallel-metalearn"
-    )  # so that its row takes the place of one by the other backend
+    # Its row takes the place of one by the other backend.
+    assert parallel["label"].endswith(": parallel-metalearn")
     assert [loop.steps for loop in loops.values()] == [3 if backend == fastest else 0 for backend in rival.BACKENDS]
     assert parallel["ratio"]["median"] == 1.5
     assert parallel["data"] == {"ours": 32.0, "theirs": 32.0}

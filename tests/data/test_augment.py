@@ -22,11 +22,8 @@ from metalearn.errors import UserError
 from metalearn.tasks import TaskShape
 
 CPU = torch.device("cpu")
-PINNED = [
-    [15.5305, 36.5139],
-    [120.3965, 240.0880],
-    [139.5565, 277.0173],
-]  # ink, and its moments down and across, of two images
+# Ink, and its moments down and across, of two images.
+PINNED = [[15.5305, 36.5139], [120.3965, 240.0880], [139.5565, 277.0173]]
 HALF = 0.5  # neither to one side nor to the other
 
 

@@ -226,9 +226,8 @@ def test_texts_that_describe_texts_pass_the_backbone(name: str) -> None:
     with torch.no_grad():
         whole = algorithm.predict(algorithm.adapt(tasks.support), tasks.query.x)
     few_shot = build_algorithm(compose(f"algorithm={name}", *SMALL_TEXTS), dataset).eval()
-    few_shot.load_state_dict(
-        algorithm.state_dict()
-    )  # it was not trained on descriptions, and has all that it needs for them
+    # It was not trained on descriptions, and has all that it needs for them.
+    few_shot.load_state_dict(algorithm.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(few_shot.predict(few_shot.adapt(tasks.support), tasks.query.x), whole)
     scores = [

@@ -83,9 +83,8 @@ def predicted(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]
     capsys.readouterr()
     main(["predict", *words, "--json"])
     out = capsys.readouterr().out
-    found: dict[str, Any] = json.loads(
-        out[out.index("{\n") :]
-    )  # behind what the log of this process's training still prints
+    # Behind what the log of this process's training still prints.
+    found: dict[str, Any] = json.loads(out[out.index("{\n") :])
     return found
 
 

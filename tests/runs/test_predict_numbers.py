@@ -126,9 +126,8 @@ def test_a_saved_regressor_needs_neither_run_nor_points(runs: Path, capsys: pyte
         Path(name).unlink()
     again = predicted(capsys, "--adapted", "mine.pt", "query.csv")
     for one, other in zip(again["predictions"], made["predictions"], strict=True):
-        assert one.pop("predicted") == pytest.approx(
-            other.pop("predicted"), rel=1e-5
-        )  # of weights or in low rank: rounding
+        # By weights or in low rank: rounding.
+        assert one.pop("predicted") == pytest.approx(other.pop("predicted"), rel=1e-5)
         assert one == other
     assert (again["run"], again["points"], again["support_check"]) == (made["run"], 5, None)
     torch.load("mine.pt", weights_only=True)

@@ -304,9 +304,8 @@ def test_a_job_that_would_now_be_another_is_refused(capsys: pytest.CaptureFixtur
     line = capsys.readouterr().err
     assert re.search(r"job 'seed=0' of .*/mine was stored with train.steps=\d+, now 7; train.lr=[\d.]+, now 0.5", line)
     assert sorted(Path("outputs").rglob("*")) == before
-    main(
-        ["train", "-m", "dataset=omniglot", "seed=0,1", "dataset.root=moved", "sweep_name=mine"]
-    )  # the same job, its data elsewhere
+    # The same job, its data elsewhere.
+    main(["train", "-m", "dataset=omniglot", "seed=0,1", "dataset.root=moved", "sweep_name=mine"])
 
 
 def test_a_sweep_runs_as_it_was_stored_whatever_becomes_of_its_files(

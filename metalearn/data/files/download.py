@@ -31,9 +31,8 @@ from metalearn.sizes import bytes_text
 
 log = logging.getLogger("metalearn")
 
-Progress = Callable[
-    [int, int | None], None
-]  # bytes that are there, bytes of the whole file or None where that is not known
+# (bytes that are there, bytes of the whole file or None where that is not known)
+Progress = Callable[[int, int | None], None]
 
 _SILENCE = 30.0  # seconds without a byte after which the connection counts as lost
 _ATTEMPTS = 3  # in a row that end at the same byte

@@ -16,13 +16,8 @@ from metalearn.errors import UserError, one_line
 FITS = ("squash", "crop", "pad")
 LARGEST = 178_956_970  # pixels of one image: above it Pillow itself suspects a bomb
 _DRAFT = 4  # a JPEG is decoded at this many times the size that is asked for, or a little more: eight times faster, the same to the eye
-_FIRST_OF_SEVERAL = (
-    "GIF",
-    "PNG",
-    "WEBP",
-    "TIFF",
-    "AVIF",
-)  # whose further frames are pictures; those of MPO and ICO are the same one
+# Formats whose further frames are other pictures; those of MPO and ICO are the same one.
+_FIRST_OF_SEVERAL = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")
 _SIXTEEN_BITS = ("PNG", "PPM")  # in which Pillow's mode I means 0..65535
 _GREY = ("1", "L", "LA", "La", "I", "F")  # and every I;...
 _ORIENTATION = 0x0112

@@ -49,12 +49,8 @@ def _labels(place: Path, boxes: bool) -> Labels:
     box_of: dict[str, Box] = {}
     for image, *cells in table(found.get(_BOXES, ""), _BOXES, 5):
         left, top, right, bottom = numbers(cells, _BOXES)
-        box_of[image] = (
-            left - 1,
-            top - 1,
-            right,
-            bottom,
-        )  # published with the first pixel as 1 and the last one included
+        # Published with the first pixel as 1 and the last one included.
+        box_of[image] = (left - 1, top - 1, right, bottom)
 
     def label(path: str) -> Label | None:
         file = PurePosixPath(path)

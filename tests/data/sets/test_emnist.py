@@ -55,9 +55,8 @@ def test_every_variant_upright(tmp_path: Path, variant: str, classes: str, sizes
     assert dataset.class_names == tuple(sorted(classes))
     for number, name in enumerate(classes):
         assert np.array_equal(image(dataset, name, 0)[0], upright[2 * number])
-        assert np.array_equal(
-            image(dataset, name, 2)[0], upright[2 * number + 1]
-        )  # the test part is the other way round
+        # The test part is the other way round.
+        assert np.array_equal(image(dataset, name, 2)[0], upright[2 * number + 1])
     assert [len(dataset.split.classes[part]) for part in SPLITS] == sizes
     assert dataset.split.sha256 == RANDOM_0[variant]
     sizes_and_hash = f"{', '.join(map(str, sizes))} | `{RANDOM_0[variant][:12]}` |"
