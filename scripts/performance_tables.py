@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from metalearn.bench import BENCHMARKS
-from metalearn.bench.command import conditions, module_of, read_records
-from metalearn.bench.harness import Record
+from metalearn.bench.command import module_of, read_records
+from metalearn.bench.harness import Record, conditions
 from metalearn.runs.directory import write_text
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -150,7 +150,8 @@ class Measurement(NamedTuple):
 
 
 def _threads(environment: dict[str, Any]) -> str:
-    return f", {environment['cpu_threads']} thread{'s' if environment['cpu_threads'] > 1 else ''}"
+    capability = environment.get("cpu_capability")  # records of earlier versions do not say it
+    return f"{f' with {capability}' if capability else ''}, {environment['cpu_threads']} thread{'s' if environment['cpu_threads'] > 1 else ''}"
 
 
 def read_records(folder: Path) -> list[Record]:

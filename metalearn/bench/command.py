@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from metalearn.bench import BENCHMARKS
-from metalearn.bench.harness import Bench, Config, Record, Table, fresh_choices, times
+from metalearn.bench.harness import Bench, Config, Record, Table, conditions, fresh_choices, times
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.errors import UserError
 from metalearn.garbage import collect_as_usual
@@ -156,15 +156,6 @@ def read_records(path: Path) -> dict[str, Record]:
     if not isinstance(found, dict) or not set(found) <= set(BENCHMARKS):
         raise UserError(f"{path} was not written by metalearn bench --json")
     return found
-
-
-def conditions(record: Record) -> str:
-    """When and on what a record was measured, in a line."""
-    environment = record["environment"]
-    return (
-        f"{record['date']}: {environment['device']}, {environment['cpu_threads']} threads, torch {environment['torch']}, "
-        f"learn2learn {environment['learn2learn']}; {record['rounds']} rounds{', --quick' if record['quick'] else ''}"
-    )
 
 
 def with_new(before: Record, now: Record) -> list[Record]:

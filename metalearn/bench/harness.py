@@ -87,6 +87,17 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def conditions(record: Record) -> str:
+    """When and on what a record was measured, in a line."""
+    environment = record["environment"]
+    capability = environment.get("cpu_capability")  # records of earlier versions do not say it
+    return (
+        f"{record['date']}: {environment['device']}{f' with {capability}' if capability else ''}, {environment['cpu_threads']} threads, "
+        f"torch {environment['torch']}, learn2learn {environment['learn2learn']}; "
+        f"{record['rounds']} rounds{', --quick' if record['quick'] else ''}"
+    )
+
+
 def interleave(actions: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds of one call of each action in each round: in every round each has its turn, and the one that begins moves on.
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from metalearn.bench.harness import Bench, Config, Record, Table, spread, with_spread
+from metalearn.bench.harness import Bench, Config, Record, Table, conditions, spread, with_spread
 from metalearn.config.files import choices
 from metalearn.config.identity import SAME_PROTOCOL, compared, config_hash
 from metalearn.errors import UserError
@@ -25,7 +25,7 @@ from metalearn.runs.reference import read_reference
 
 _FOLDER = "record/"
 _QUICK_STEPS = 2
-_MACHINE = ("device", "cpu_threads", "torch")  # of a record's environment: what times depend on
+_MACHINE = ("device", "cpu_capability", "cpu_threads", "torch")  # of a record's environment: what times depend on
 
 
 def measure(bench: Bench) -> Record:
@@ -69,20 +69,22 @@ def _summary(mark: float, runs: list[Record]) -> Record:
 
 
 def add(before: Record, now: Record) -> Record:
-    """What was measured now, with what an earlier call measured on the same kind of machine: other records, and other seeds of these.
+    """What was measured now, with what an earlier call measured: other records, and other seeds of these.
 
-    Seeds of a record whose settings have changed since are dropped.
+    A record that another machine measured keeps the conditions of its own, as `conditions`. Of one that was measured now, seeds of another machine
+    or of settings that have changed since are dropped.
     """
-    here, there = ([record["quick"], *(record["environment"][key] for key in _MACHINE)] for record in (now, before))
-    if here != there:
+    if now["quick"] != before["quick"]:
         return now
-    rows = {row["label"]: row for row in before["rows"]}
+    here, there = ([record["environment"].get(key) for key in _MACHINE] for record in (now, before))
+    own = {} if here == there else {"conditions": conditions(before)}
+    rows = {row["label"]: own | row for row in before["rows"]}
     for row in now["rows"]:
         old = rows.get(row["label"], {})
-        kept = old["runs"] if old.get("protocol") == row["protocol"] else []
+        kept = old["runs"] if old.get("protocol") == row["protocol"] and "conditions" not in old else []
         runs = {run["seed"]: run for run in [*kept, *row["runs"]]}
         rows[row["label"]] = row | _summary(row["mark"], [runs[seed] for seed in sorted(runs)])
-    rounds = max(len(row["runs"]) for row in rows.values())
+    rounds = max(len(row["runs"]) for row in rows.values() if "conditions" not in row)
     return {**now, "rounds": rounds, "rows": list(rows.values())}
 
 

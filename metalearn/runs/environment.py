@@ -36,6 +36,7 @@ def environment(device: str) -> dict[str, Any]:
         "cuda": torch.version.cuda if on_gpu else None,
         "device": torch.cuda.get_device_name(device) if on_gpu else _cpu_model(),
         "cpu_threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # AVX2, AVX512, ...: processors of one name may differ in it
         "platform": platform.platform(),
         "git": git_commit(Path(__file__).resolve().parent),
     }

@@ -60,7 +60,13 @@ def measured(name: str, monkeypatch: pytest.MonkeyPatch, *seeds: int, accuracy: 
 
     monkeypatch.setattr(record, "_of_seed", of_seed)
     bench = Bench(compose, len(seeds), quick=False, device=torch.device("cpu"), train=(name,), seeds=seeds)
-    environment = {"device": "a machine", "cpu_threads": 2, "torch": "2.9"}
+    environment = {
+        "device": "a machine",
+        "cpu_capability": "AVX2",
+        "cpu_threads": 2,
+        "torch": "2.9",
+        "learn2learn": "0.2.0",
+    }
     header = {"date": "2026-01-01", "rounds": len(seeds), "quick": False, "environment": environment}
     return header | record.measure(bench)
 
@@ -86,10 +92,24 @@ def test_records_of_other_experiments_stay(monkeypatch: pytest.MonkeyPatch) -> N
 def test_seeds_of_other_settings_or_another_machine_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     before, now = measured(GLYPHS, monkeypatch, 0), measured(GLYPHS, monkeypatch, 1)
     assert len(record.add(before, now)["rows"][0]["runs"]) == 2
-    elsewhere = {**before, "environment": {**before["environment"], "device": "another machine"}}
-    assert record.add(elsewhere, now) == now
+    for key, value in (("device", "another machine"), ("cpu_capability", "AVX512")):
+        elsewhere = {**before, "environment": {**before["environment"], key: value}}
+        assert record.add(elsewhere, now) == now
     before["rows"][0]["protocol"] = "of a longer schedule"
     assert [run["seed"] for run in record.add(before, now)["rows"][0]["runs"]] == [1]
+
+
+def test_records_that_another_machine_measured_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, now = measured(GLYPHS, monkeypatch, 0, 1), measured(OMNIGLOT, monkeypatch, 0)
+    before["environment"]["cpu_capability"] = None  # as records of earlier versions
+    both = record.add(before, now)
+    glyphs, omniglot = both["rows"]
+    assert glyphs["conditions"] == "2026-01-01: a machine, 2 threads, torch 2.9, learn2learn 0.2.0; 2 rounds"
+    assert "conditions" not in omniglot
+    assert (both["rounds"], both["environment"]["cpu_capability"]) == (1, "AVX2")
+    third = record.add(both, measured(GLYPHS, monkeypatch, 5))
+    assert [[run["seed"] for run in row["runs"]] for row in third["rows"]] == [[5], [0]]
+    assert not any("conditions" in row for row in third["rows"])
 
 
 @pytest.mark.thorough
