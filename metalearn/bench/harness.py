@@ -94,7 +94,7 @@ def conditions(record: Record) -> str:
     return (
         f"{record['date']}: {environment['device']}{f' with {capability}' if capability else ''}, {environment['cpu_threads']} threads, "
         f"torch {environment['torch']}, learn2learn {environment['learn2learn']}; "
-        f"{record['rounds']} rounds{', --quick' if record['quick'] else ''}"
+        f"{record['rounds']} round{'' if record['rounds'] == 1 else 's'}{', --quick' if record['quick'] else ''}"
     )
 
 
