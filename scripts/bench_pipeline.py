@@ -37,7 +37,7 @@ from metalearn.engine.build import build_dataset
 from metalearn.engine.host_memory import keep_freed_memory
 from metalearn.report.text import between, markdown_table
 from metalearn.runs.directory import write_json, write_text
-from metalearn.runs.environment import environment
+from metalearn.runs.environment import environment, machine_text
 from metalearn.tasks import TaskShape
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -200,13 +200,12 @@ def table(made: Record) -> list[str]:
         ratios = [f"{row['ratios'][peer]['median']:.1f}" if peer in row["ratios"] else "" for peer in peers]
         shown = f"{rate['median']:.1f} ({rate['lower']:.1f} to {rate['upper']:.1f})"
         rows.append([row["side"], "changed" if row["changed"] else "plain", shown, *ratios])
-    threads = machine["cpu_threads"]
     return [
         *markdown_table(["", "images", "tasks/s", *(f"times {peer}" for peer in peers)], rows),
         "",
         f"5-way 1-shot tasks with 15 queries, {how['size']}x{how['size']} pixels in colour, JPEG files of {how['file_bytes'] / 1000:.1f} kB; "
         "changed images: crops, mirror images, brightness, contrast, saturation. Medians and quartiles of "
-        f"{how['rounds']} rounds of {how['tasks']} tasks, in turn; {machine['device']}, {threads} thread{'s' * (threads > 1)}, beside other work.",
+        f"{how['rounds']} rounds of {how['tasks']} tasks, in turn; {machine_text(machine)}, beside other work.",
     ]
 
 

@@ -35,8 +35,11 @@ def section(name: str, record: Record | None) -> str:
     if record is None:
         return NOT_MEASURED
     parts = [table.markdown() for table in module_of(name).tables(record)]
-    parts.append(f"Measured {conditions(record)}.")
-    for other in dict.fromkeys(row["conditions"] for row in record["rows"] if "conditions" in row):
+    own = conditions(record)
+    parts.append(f"Measured {own}.")
+    for other in dict.fromkeys(row.get("conditions", own) for row in record["rows"]):
+        if other == own:
+            continue
         # A case with a row for each opponent is named once.
         labels = dict.fromkeys(
             row.get("case", row["label"]) for row in record["rows"] if row.get("conditions") == other

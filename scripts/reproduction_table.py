@@ -32,6 +32,7 @@ from metalearn.intervals import interval95
 from metalearn.kinds import REGRESSION
 from metalearn.report import published
 from metalearn.runs.directory import write_text
+from metalearn.runs.environment import machine_text
 from metalearn.runs.reference import Reference, Row, read_reference
 from metalearn.runs.reproduce import changed_settings
 
@@ -133,8 +134,8 @@ class Measurement(NamedTuple):
         return self.row.verdict(self.ours, self.half_width, higher_is_better=higher)
 
     @property
-    def of_fewer_tasks(self) -> bool:
-        """Whether the number of test tasks is all that was changed: a wider interval of the same quantity."""
+    def changes_tasks_alone(self) -> bool:
+        """Whether the number of test tasks is all that was changed: another interval of the same quantity."""
         return re.fullmatch(r"eval\.tasks=\d+", self.changes) is not None
 
     @property
@@ -146,12 +147,7 @@ class Measurement(NamedTuple):
     @property
     def machine(self) -> str:
         found = [record["results"]["environment"] for record in self.records]
-        return ", ".join(dict.fromkeys(f"{e['device']}{'' if e['cuda'] else _threads(e)}" for e in found))
-
-
-def _threads(environment: dict[str, Any]) -> str:
-    capability = environment.get("cpu_capability")  # records of earlier versions do not say it
-    return f"{f' with {capability}' if capability else ''}, {environment['cpu_threads']} thread{'s' if environment['cpu_threads'] > 1 else ''}"
+        return ", ".join(dict.fromkeys(e["device"] if e["cuda"] else machine_text(e) for e in found))
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -217,7 +213,7 @@ def algorithm_pages(folder: Path) -> dict[str, str]:
 def compact_table(found: list[Measurement], pages: dict[str, str]) -> str:
     """Algorithms of which a cell is measured by cells, one number each, on the data set of `COMPACT`; `pages`: theirs in docs/algorithms."""
     found = [m for m in found if m.experiment.dataset == COMPACT]
-    shown = [m for m in found if not m.changes or (m.of_fewer_tasks and m.ours is not None)]
+    shown = [m for m in found if not m.changes or (m.changes_tasks_alone and m.ours is not None)]
     measured = {m.experiment.algorithm for m in shown if m.ours is not None}
     shown = [m for m in shown if m.experiment.algorithm in measured]
     lines = [
@@ -235,13 +231,13 @@ def compact_table(found: list[Measurement], pages: dict[str, str]) -> str:
 def _preference(m: Measurement) -> tuple[bool, bool, bool, bool]:
     """Smallest for what the compact table shows: measured, on as many test tasks as stated, by the paper's own protocol, with a number in the paper;
     else the first row."""
-    return m.ours is None, m.of_fewer_tasks, m.experiment.is_short, m.row.reported is None
+    return m.ours is None, m.changes_tasks_alone, m.experiment.is_short, m.row.reported is None
 
 
 def _compact_cell(m: Measurement) -> str:
     place = f"conf/experiment/{m.experiment.name}.yaml"
     ours = NOT_MEASURED if m.ours is None else f"[{m.text}]({place}){'ˢ' if m.experiment.is_short else ''}"
-    ours += f", {m.rows[0]['tasks']:,} tasks" if m.of_fewer_tasks else ""
+    ours += f", {m.rows[0]['tasks']:,} tasks" if m.changes_tasks_alone else ""
     paper = _number(m.row.reported) + ("ᵗ" if m.row.reported is not None and _transductive(m) == "yes" else "")
     return f"{ours} ({paper}{'' if m.row.score == 'accuracy' else f', {m.row.name}'})"
 

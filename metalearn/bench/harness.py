@@ -19,6 +19,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from metalearn.places import cache_dir
+from metalearn.runs.environment import machine_text
+from metalearn.sizes import count_text
 
 Config = dict[str, Any]
 Record = dict[str, Any]
@@ -90,11 +92,9 @@ def _markdown_row(cells: Sequence[str]) -> str:
 def conditions(record: Record) -> str:
     """When and on what a record was measured, in a line."""
     environment = record["environment"]
-    capability = environment.get("cpu_capability")  # records of earlier versions do not say it
     return (
-        f"{record['date']}: {environment['device']}{f' with {capability}' if capability else ''}, {environment['cpu_threads']} threads, "
-        f"torch {environment['torch']}, learn2learn {environment['learn2learn']}; "
-        f"{record['rounds']} round{'' if record['rounds'] == 1 else 's'}{', --quick' if record['quick'] else ''}"
+        f"{record['date']}: {machine_text(environment)}, torch {environment['torch']}, learn2learn {environment['learn2learn']}; "
+        f"{count_text(record['rounds'], 'round')}{', --quick' if record['quick'] else ''}"
     )
 
 

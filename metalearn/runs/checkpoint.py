@@ -53,6 +53,11 @@ def drop(run_dir: Path, keep: str) -> None:
         snapshot.unlink(missing_ok=True)
 
 
+def is_there(run_dir: Path) -> bool:
+    """Whether `run_dir` holds a checkpoint to go on from, intact or not."""
+    return any((run_dir / name).exists() for name in (LAST, PREVIOUS))
+
+
 def newest(run_dir: Path) -> dict[str, Any] | None:
     """The content of the newest intact checkpoint, on the CPU; None if there is none."""
     for name in (LAST, PREVIOUS):

@@ -80,9 +80,7 @@ def report_failure(results: RunResults, run_dir: Path, error: BaseException) -> 
     else:
         terminal.file_log.error("%s: %s", results.status, results.error, exc_info=error)
         terminal.error_line(where)
-        if isinstance(error, OSError) and any(
-            (run_dir / name).exists() for name in (checkpoint.LAST, checkpoint.PREVIOUS)
-        ):
+        if isinstance(error, OSError) and checkpoint.is_there(run_dir):
             # A full disk, a directory that became read-only: the cause lies outside the run, which can go on without it.
             terminal.error_line(f"once that is mended, to go on from the last checkpoint: {_resumption(run_dir)}")
 

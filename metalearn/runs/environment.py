@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metalearn.sizes import count_text
 from metalearn.version import __version__
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ def environment(device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "git": git_commit(Path(__file__).resolve().parent),
     }
+
+
+def machine_text(environment: dict[str, Any]) -> str:
+    """What computed, of an `environment` entry: `AMD EPYC with AVX2, 2 threads`; records of earlier versions do not say the instructions."""
+    capability = environment.get("cpu_capability")
+    device = f"{environment['device']} with {capability}" if capability else environment["device"]
+    return f"{device}, {count_text(environment['cpu_threads'], 'thread')}"
 
 
 def git_commit(package: Path) -> str | None:

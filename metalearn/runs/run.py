@@ -139,7 +139,7 @@ def _to_resume(config: dict[str, Any], run_dir: Path, resume: bool) -> dict[str,
         keep = Settings.of(files.read_config(run_dir)).train.keep if is_done(run_dir) else "all"
         if keep in ("best", "none"):
             raise UserError(f"'{run_dir}' is done and kept no last.pt (train.keep={keep}): it cannot be resumed")
-        if any((run_dir / name).exists() for name in (checkpoint.LAST, checkpoint.PREVIOUS)):
+        if checkpoint.is_there(run_dir):
             log.warning("no checkpoint in '%s' is intact: training begins anew, at step 1", run_dir)
         return None
     if "outcome" not in state:
