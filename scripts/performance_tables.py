@@ -35,16 +35,13 @@ def section(name: str, record: Record | None) -> str:
     if record is None:
         return NOT_MEASURED
     parts = [table.markdown() for table in module_of(name).tables(record)]
-    own = conditions(record)
-    parts.append(f"Measured {own}.")
-    for other in dict.fromkeys(row.get("conditions", own) for row in record["rows"]):
-        if other == own:
-            continue
-        # A case with a row for each opponent is named once.
-        labels = dict.fromkeys(
-            row.get("case", row["label"]) for row in record["rows"] if row.get("conditions") == other
-        )
-        parts.append(f"But {'; '.join(labels)}: measured {other}.")
+    # A case with a row for each opponent is named once.
+    labels: dict[str, dict[str, None]] = {}
+    for row in record["rows"]:
+        labels.setdefault(row.get("conditions", conditions(record)), {})[row.get("case", row["label"])] = None
+    most, *others = sorted(labels, key=lambda measured: -len(labels[measured])) or [conditions(record)]
+    parts.append(f"Measured {most}.")
+    parts += [f"But {'; '.join(labels[other])}: measured {other}." for other in others]
     return "\n\n".join(parts)
 
 

@@ -102,7 +102,7 @@ def one_task(algorithm: MetaLSTM, support: tuple[Tensor, Tensor], steps: list[Te
         after = {}
         for name, before in theta.items():
             gradient, flat = found[name].flatten(), before.flatten()
-            seen = torch.cat([preprocessed(loss.detach()).expand(len(flat), 2), preprocessed(gradient)], dim=1)
+            seen = torch.cat([preprocessed(loss.detach()).expand(len(flat), 2), preprocessed(gradient).t()], dim=1)
             states[name] = functional_call(theirs, cell_of, (seen, states[name]))
             hidden = states[name][0]
             f[name] = gates.forget(torch.stack([*hidden.unbind(1), flat, f[name]], dim=1)).squeeze(1).sigmoid()
@@ -132,10 +132,27 @@ def test_loss_and_gradients_are_those_of_one_task_at_a_time(inner_batch: int | N
     assert all(float(part.abs().max()) > 0 for part in found[-6:]), "the meta-learner itself has to learn"
 
 
+def detached(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: part.detach().clone() for name, part in parameters.items()}
+
+
+@pytest.mark.parametrize("block", [7, 10**6])
+def test_evaluation_takes_the_coordinates_in_blocks_and_gives_what_training_does(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    algorithm, tasks = metalstm(), random_tasks()
+    shake(algorithm.gates.parameters())
+    trained = [detached(state.parameters) for state in algorithm.adapt_stepwise(tasks.support)]
+    monkeypatch.setattr("metalearn.algorithms.metalstm._BLOCK", block)
+    with torch.no_grad():
+        tested = [detached(state.parameters) for state in algorithm.eval().adapt_stepwise(tasks.support)]
+    torch.testing.assert_close(tested, trained)
+
+
 def test_preprocessing_is_that_of_the_paper() -> None:
     numbers = [0.0, 1e-9, -1e-9, math.exp(-10), -0.5, 3.0, -2e4]
     found = preprocessed(torch.tensor(numbers, dtype=torch.float64))
-    for x, pair in zip(numbers, found.tolist(), strict=True):
+    for x, pair in zip(numbers, found.t().tolist(), strict=True):
         large = abs(x) >= math.exp(-10)
         expected = (math.log(abs(x)) / 10, math.copysign(1, x)) if large else (-1, math.exp(10) * x)
         assert pair == pytest.approx(expected, abs=1e-12)

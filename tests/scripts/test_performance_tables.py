@@ -43,8 +43,16 @@ def test_a_record_becomes_a_table_in_its_place(script: ModuleType) -> None:
     assert "Measured 2026-01-02: a CPU, 2 threads" in filled
     assert filled.count(script.NOT_MEASURED) == len(BENCHMARKS) - 1
     assert script.filled(filled, {"tasks": record}) == filled
-    record["rows"][0]["conditions"] = "2025-12-31: another CPU"
-    assert "But files: measured 2025-12-31: another CPU." in script.filled(filled, {"tasks": record})
+    other = {"conditions": "2025-12-31: another CPU"}
+    record["rows"].append(record["rows"][0] | other | {"label": "memory"})
+    filled = script.filled(filled, {"tasks": record})
+    assert "Measured 2026-01-02: a CPU" in filled
+    assert "But memory: measured 2025-12-31: another CPU." in filled
+    # What most rows share stands first, whichever was measured last.
+    record["rows"].append(record["rows"][0] | other | {"label": "workers"})
+    filled = script.filled(filled, {"tasks": record})
+    assert "Measured 2025-12-31: another CPU." in filled
+    assert "But files: measured 2026-01-02: a CPU" in filled
 
 
 def test_what_make_bench_compares_with_is_there() -> None:
