@@ -42,6 +42,7 @@ MEASURED = "#   Measured:"
 NOT_MEASURED = "not measured"
 CELLS = ((5, 1), (5, 5), (20, 1), (20, 5))
 COMPACT = "omniglot"  # the data set of the README's table
+FIRST = ("maml", "reptile", "protonet", "matching", "mann")  # its first rows: the algorithms that most readers look for
 
 Record = dict[str, Any]  # a run's reproduction.json
 
@@ -211,16 +212,22 @@ def algorithm_pages(folder: Path) -> dict[str, str]:
 
 
 def compact_table(found: list[Measurement], pages: dict[str, str]) -> str:
-    """Algorithms of which a cell is measured by cells, one number each, on the data set of `COMPACT`; `pages`: theirs in docs/algorithms."""
+    """Algorithms of which a cell is measured by cells, one number each, on the data set of `COMPACT`; `pages`: theirs in docs/algorithms.
+
+    Below those of `FIRST` come the others, most measured cells first.
+    """
     found = [m for m in found if m.experiment.dataset == COMPACT]
     shown = [m for m in found if not m.changes or (m.changes_tasks_alone and m.ours is not None)]
-    measured = {m.experiment.algorithm for m in shown if m.ours is not None}
-    shown = [m for m in shown if m.experiment.algorithm in measured]
+    cells_of: dict[str, set[tuple[int, int]]] = {}
+    for m in shown:
+        if m.ours is not None:
+            cells_of.setdefault(m.experiment.algorithm, set()).add(m.experiment.cell)
+    places = {name: place for place, name in enumerate(FIRST)}
     lines = [
         "| | " + " | ".join(f"{ways}-way {shots}-shot" for ways, shots in CELLS) + " |",
         "|---|" + "---|" * len(CELLS),
     ]
-    for algorithm in dict.fromkeys(m.experiment.algorithm for m in shown):
+    for algorithm in sorted(cells_of, key=lambda name: (places.get(name, len(FIRST)), -len(cells_of[name]), name)):
         own = [m for m in shown if m.experiment.algorithm == algorithm]
         by_cell = [[m for m in own if m.experiment.cell == cell] for cell in CELLS]
         cells = [_compact_cell(min(of_cell, key=_preference)) if of_cell else "" for of_cell in by_cell]
