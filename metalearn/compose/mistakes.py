@@ -90,7 +90,19 @@ def no_such_setting(key: str, known: list[str]) -> str:
     if parent in known and not any(name.startswith(f"{parent}.") for name in known):
         return f"no setting '{key}': '{parent}' has one value, and no settings below it"
     found = similar_setting(key, known, list(elsewhere))
-    return f"no setting '{key}'" + (f"; did you mean '{found}'?" if found else "")
+    return f"no setting '{key}'" + (f"; did you mean '{found}'?" if found else _beside(key, known))
+
+
+def _beside(key: str, known: list[str]) -> str:
+    """` (available in train: ...)`: what is in the group that `key` names, or in the first one above it that there is."""
+    group = key
+    while group := group.rpartition(".")[0]:
+        if inside := [name.removeprefix(f"{group}.") for name in known if name.startswith(f"{group}.")]:
+            break
+    else:
+        inside = known
+    words = (name.partition(".")[0] for name in inside)
+    return f" (available{f' in {group}' if group else ''}: {', '.join(dict.fromkeys(word for word in words if word[0] != '_'))})"
 
 
 def similar_setting(key: str, known: list[str], elsewhere: Sequence[str] = ()) -> str | None:

@@ -194,6 +194,9 @@ def subprocess_of(code: str, **environment: str) -> subprocess.CompletedProcess[
             "no setting 'algorithm.lr' here; it belongs to algorithm=finetune; did you mean 'algorithm.inner_lr'?",
         ),
         ("train experiment=snell2017/omniglot_5w1s dataset.clases=60", "no setting 'dataset.clases'"),
+        ("train backbone.zzz=3", "no setting 'backbone.zzz' (available in backbone: filters, "),
+        ("train train.augment.zzz=3", "no setting 'train.augment.zzz' (available in train.augment: "),
+        ("train zzz=3", "no setting 'zzz' (available: hydra, seed, "),
         ("train dataset=/path/photos", "'dataset=/path/photos': dataset= takes a name, not a path (available: "),
         ("train dataset=./photos", "'dataset=./photos': dataset= takes a name, not a path (available: "),
         (
