@@ -86,7 +86,6 @@ def test_the_repository_is_up_to_date(script: ModuleType) -> None:
     script.main(["--check"])
 
 
-@pytest.mark.thorough
 def test_the_best_known_algorithms_stand_first(script: ModuleType) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[`(\w+)`\]\(docs/algorithms", readme, re.MULTILINE)
@@ -94,6 +93,7 @@ def test_the_best_known_algorithms_stand_first(script: ModuleType) -> None:
     assert "r2d2" in rows[5:]
 
 
+@pytest.mark.thorough
 def test_check_names_what_is_out_of_date_and_writes_nothing(script: ModuleType, copy: Path) -> None:
     script.main([], root=copy)
     script.main(["--check"], root=copy)
