@@ -42,7 +42,7 @@ from metalearn.runs.program_formats import FORMATS
 from metalearn.runs.programs import write
 from metalearn.tasks import TaskShape
 from tests.compose import SMALL, compose
-from tests.each import learners_of_classes
+from tests.each import TWO, learners_of_classes
 from tests.runs.test_predict import TINY
 
 MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime", "safetensors") if not importlib.util.find_spec(name)]
@@ -119,7 +119,7 @@ def converted() -> set[str]:
 
 
 @needs_extra
-@pytest.mark.parametrize("name", learners_of_classes())
+@pytest.mark.parametrize("name", learners_of_classes(TWO))
 def test_every_algorithm_gives_in_every_format_what_it_predicts_or_is_refused(
     name: str, easy: ImageClasses, tmp_path: Path
 ) -> None:

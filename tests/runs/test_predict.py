@@ -28,7 +28,7 @@ from metalearn.runs.predict import Asked, learn
 from metalearn.runs.stored import Unstorable, plain
 from metalearn.tasks import TaskShape
 from tests.compose import compose, steps_of
-from tests.each import learners_of_classes
+from tests.each import TWO, learners_of_classes
 from tests.runs.test_older_versions import WRITTEN
 
 TINY = (
@@ -93,7 +93,7 @@ def shipped(name: str) -> dict[str, Any]:
     return dict(compose(f"algorithm={name}")["algorithm"])
 
 
-@pytest.mark.parametrize("name", learners_of_classes())
+@pytest.mark.parametrize("name", learners_of_classes(TWO))
 def test_every_algorithm_predicts_and_is_kept_in_a_file(
     here: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -154,7 +154,7 @@ def test_each_support_image_is_embedded_once_to_learn_and_to_check_all(
     torch.testing.assert_close(learned.classifier.adapted, whole.classifier.adapted)
 
 
-@pytest.mark.parametrize("name", learners_of_classes())
+@pytest.mark.parametrize("name", learners_of_classes(TWO))
 def test_what_is_adapted_to_embedded_examples_serves_the_whole_algorithm(name: str, trained: Path) -> None:
     config = compose(f"algorithm={name}", *TINY, steps_of(name, "train.steps=2"))
     dataset = build_dataset(config)
