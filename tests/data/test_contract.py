@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import subprocess
@@ -26,6 +27,8 @@ from tests.data.small_sets import SMALL_SETS
 CPU = torch.device("cpu")
 # Sizes that make a data set small, where it has such settings.
 SMALLER = {"classes": 60, "val_classes": 10, "test_classes": 20, "download": False}
+# One of each kind of source, for `make check`: drawn, files of characters, photographs, texts, functions, one's own images, texts and table.
+FAST = ("glyphs", "omniglot", "cifarfs", "clinc150", "sinusoid", "folder", "text", "tabular")
 
 
 def config_of(name: str) -> dict[str, Any]:
@@ -61,21 +64,28 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def configs(small_root: Callable[[str], Path], table: Path) -> dict[str, dict[str, Any]]:
-    """Of each data set, as small as it can be."""
-    made = {name: config_of(name) for name in choices("dataset")}
-    for name in SMALL_SETS:
-        node = made[name]["dataset"]
-        node |= {"root": str(small_root(name))} | ({"size": 16} if "size" in node else {})
-    made["tabular"]["dataset"] |= {"file": str(table)}
+def small_config(small_root: Callable[[str], Path], table: Path) -> Callable[[str], dict[str, Any]]:
+    """Given a data set, its configuration, as small as it can be; its files are written when they are first asked for."""
+
+    @functools.cache
+    def made(name: str) -> dict[str, Any]:
+        config = config_of(name)
+        node = config["dataset"]
+        if name in SMALL_SETS:
+            node |= {"root": str(small_root(name))} | ({"size": 16} if "size" in node else {})
+        if name == "tabular":
+            node |= {"file": str(table)}
+        return config
+
     return made
 
 
 @pytest.fixture(
-    scope="module", params=choices("dataset")
-)  # of a module: what is loaded serves all tests before the next
-def config(request: pytest.FixtureRequest, configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return configs[request.param]
+    scope="module",  # what is loaded serves all tests before the next
+    params=[pytest.param(name, marks=() if name in FAST else pytest.mark.thorough) for name in choices("dataset")],
+)
+def config(request: pytest.FixtureRequest, small_config: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    return small_config(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +159,7 @@ def test_splits_share_no_class_and_no_task(dataset: Dataset, config: dict[str, A
 
 
 @pytest.fixture(scope="session")
-def hashes_elsewhere(configs: dict[str, dict[str, Any]]) -> dict[str, str]:
+def hashes_elsewhere(small_config: Callable[[str], dict[str, Any]]) -> dict[str, str]:
     """The hash of each data set's split in one other process; none of those whose files are not here."""
     program = """
 import json, sys
@@ -163,6 +173,7 @@ for name, config in json.load(sys.stdin).items():
         pass
 print(json.dumps(hashes))
 """
+    configs = {name: small_config(name) for name in choices("dataset")}
     command, texts = [sys.executable, "-c", program], json.dumps(configs)
     run = subprocess.run(command, input=texts, capture_output=True, text=True, check=True, timeout=900)
     return dict(json.loads(run.stdout))
