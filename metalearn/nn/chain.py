@@ -83,12 +83,13 @@ class Chain:
 
 
 class Family(NamedTuple):
-    """What makes each layer that is known here, of the module, the name of its parameters, and whether batch normalisation follows."""
+    """What makes each layer that is known here, of the module, the name of its parameters, and whether batch normalisation follows;
+    of ReLU, whether nobody else needs its input."""
 
     convolution: Callable[[nn.Conv2d, str, bool], Any]
     norm: Callable[[nn.BatchNorm1d | nn.BatchNorm2d, str], Any]
     linear: Callable[[nn.Linear, str, bool], Any]
-    relu: Callable[[], Any]
+    relu: Callable[[bool], Any]
     pool: Callable[[nn.MaxPool2d], Any]
     flatten: Callable[[], Any]
     mean: Callable[[], Any]
@@ -98,6 +99,7 @@ class Step(NamedTuple):
     """One layer that an example passes."""
 
     node: fx.Node
+    before: nn.Module | None
     module: nn.Module | None
     norm: nn.BatchNorm1d | nn.BatchNorm2d | None  # right behind it
 
@@ -131,10 +133,10 @@ def steps_of(network: nn.Module) -> list[Step] | None:
     known = {f"{node.target}.{name}" for node, module in found if module for name, _ in module.named_parameters()}
     if known != {name for name, _ in network.named_parameters()}:
         return None
-    behind = [*(module for _, module in found[1:]), None]
+    modules = [module for _, module in found]
     return [
-        Step(node, module, norm if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) else None)
-        for (node, module), norm in zip(found, behind, strict=True)
+        Step(node, before, module, norm if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) else None)
+        for (node, module), before, norm in zip(found, [None, *modules[:-1]], [*modules[1:], None], strict=True)
     ]
 
 
@@ -163,7 +165,8 @@ def layer_of(step: Step, family: Family) -> Any | None:
     if isinstance(module, nn.Linear):
         return family.linear(module, name, before_norm)
     if isinstance(module, nn.ReLU):
-        return family.relu()
+        # These write what they return, and none of them reads it again.
+        return family.relu(isinstance(step.before, nn.Conv2d | nn.BatchNorm1d | nn.BatchNorm2d | nn.Linear))
     if isinstance(module, nn.MaxPool2d):
         return None if module.ceil_mode or module.return_indices else family.pool(module)
     if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):

@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from metalearn.nn.chain_layers import Layer, Parameters
 
-_MANY = 100  # outputs of a task in each channel; below, torch's convolution of 64 channels takes more time than patches and a product of matrices
+# Outputs of a task in each channel from which on torch's convolution of 64 channels takes less time than patches and a product of matrices; with
+# AVX2 alone, whose backward passes of strided convolutions are slow in torch, and elsewhere. Measured: docs/performance.md.
+_MANY, _MANY_STRIDED_AVX2 = 100, 1000
 
 
 class Convolution:
@@ -37,6 +39,7 @@ class Convolution:
         tasks, n, height, width, c = x.shape
         down, across = self._padding
         self._padded = x.new_zeros(tasks, n, height + 2 * down, width + 2 * across, c)
+        self._by_padded = torch.empty_like(self._padded)  # its gradient
         self._windows = windows_of(self._padded, self._size, self._stride)
         h, w = self._windows.shape[2:4]
         self._patches = torch.empty_like(self._windows, memory_format=torch.contiguous_format)
@@ -72,10 +75,9 @@ class Convolution:
             into[self._bias].copy_(torch.zeros(()) if self._before_norm else rows.sum(1))
         if not needed:
             return None
-        by_patches = torch.bmm(rows, kernels).view_as(self._patches)
-        by_x = torch.zeros_like(self._padded)
-        add_windows(by_x, by_patches, self._stride)
-        return self._inside(by_x)
+        torch.bmm(rows, kernels, out=self._rows)  # nobody needs the patches any more
+        put_windows(self._by_padded, self._patches, self._stride)
+        return self._inside(self._by_padded)
 
 
 class NormalisedConvolution(Convolution):
@@ -191,11 +193,17 @@ class ConvolutionBySize:
         self._of = module
 
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
-        self._chosen = self._direct if outputs_of(self._of, x) >= _MANY else self._by_patches
+        self._chosen = self._direct if outputs_of(self._of, x) >= many(self._of) else self._by_patches
         return self._chosen.forward(x, parameters)
 
     def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:
         return self._chosen.backward(gradient, parameters, into, needed)
+
+
+def many(module: nn.Conv2d) -> int:
+    """From how many outputs on, of a task in each channel, the convolution is torch's own."""
+    slow = max(module.stride) > 1 and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return _MANY_STRIDED_AVX2 if slow else _MANY
 
 
 def outputs_of(module: nn.Conv2d, x: Tensor) -> int:
@@ -214,13 +222,30 @@ def windows_of(padded: Tensor, size: tuple[int, ...], stride: tuple[int, ...]) -
     return padded.as_strided(shape, (s[0], s[1], stride[0] * s[2], stride[1] * s[3], *s[2:]), padded.storage_offset())
 
 
-def add_windows(maps: Tensor, patches: Tensor, stride: tuple[int, ...]) -> None:
-    """Adds patches [T, n, h, w, k, k, c] to maps [T, n, H, W, c], where `windows_of` sees them."""
+def put_windows(maps: Tensor, patches: Tensor, stride: tuple[int, ...]) -> None:
+    """Makes maps [T, n, H, W, c] the sum of patches [T, n, h, w, k, k, c], each where `windows_of` sees it, and 0 where there is none.
+
+    Windows that are `stride` apart share no number: columns of a patch, as many as the stride is long, are put there at once, the first of each place
+    without the zeros they would be added to.
+    """
     h, w, height, width = patches.shape[2:6]
     down, across = stride
+    if height < down or width < across:
+        maps.zero_()  # windows leave gaps
+    else:
+        maps[:, :, down * h :].zero_()
+        maps[:, :, :, across * w :].zero_()
+    s, start = maps.stride(), maps.storage_offset()
     for i in range(height):
-        for j in range(width):
-            maps[:, :, i : i + down * h : down, j : j + across * w : across][:, :, :h, :w] += patches[..., i, j, :]
+        for j in range(0, width, across):
+            columns = patches[..., i, j : j + across, :].flatten(-2)
+            shape = (*maps.shape[:2], h, w, columns.shape[-1])
+            strides = (*s[:2], down * s[2], across * s[3], 1)
+            place = maps.as_strided(shape, strides, start + i * s[2] + j * s[3])
+            if i < down and j == 0:
+                place.copy_(columns)
+            else:
+                place.add_(columns)
 
 
 def _together(tasks: list[Tensor]) -> Tensor:

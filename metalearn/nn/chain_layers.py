@@ -73,8 +73,12 @@ class Linear:
 
 
 class Relu:
+    def __init__(self, in_place: bool) -> None:
+        """In place: nobody needs the input any more."""
+        self._in_place = in_place
+
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
-        self._out = x.relu()
+        self._out = x.relu_() if self._in_place else x.relu()
         return self._out
 
     def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:

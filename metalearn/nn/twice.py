@@ -123,7 +123,7 @@ _FAMILY = Family(
     lambda module, name, before_norm: functools.partial(ConvolutionBySize, module, name, before_norm),
     lambda module, name: functools.partial(BatchNorm, module, name),
     lambda module, name, before_norm: functools.partial(Linear, module, name),
-    lambda: Relu,
+    lambda in_place: functools.partial(Relu, in_place),
     lambda module: functools.partial(MaxPool, module),
     lambda: Flatten,
     lambda: Mean,

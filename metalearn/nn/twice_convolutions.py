@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metalearn.nn.chain_convolutions import add_windows, outputs_of, windows_of
+from metalearn.nn.chain_convolutions import outputs_of, put_windows, windows_of
 from metalearn.nn.chain_layers import Parameters, images_of
 from metalearn.nn.twice_layers import Layer, maps_of, outer, plus, product, shared
 
@@ -41,8 +41,8 @@ class Convolution:
     def _put_back(self, rows: Tensor) -> Tensor:
         """The sum over all patches that a number lies in: what `_cut` is differentiated to."""
         patches = rows.view(self._shape)
-        whole = rows.new_zeros(self._padded)
-        add_windows(whole, patches, self._stride)
+        whole = rows.new_empty(self._padded)
+        put_windows(whole, patches, self._stride)
         (top, left), (height, width) = self._padding, self._padded[2:4]
         return whole[:, :, top : height - top, left : width - left].contiguous()
 

@@ -14,6 +14,7 @@ from metalearn.backbones import MLP, Conv4
 from metalearn.backbones.l2l import Learn2LearnConv4
 from metalearn.kinds import cross_entropy, squared_error
 from metalearn.nn.chain import Chain, chain_of
+from metalearn.nn.chain_convolutions import Convolution, ConvolutionBySize, DirectConvolution
 from metalearn.nn.convolution import Conv2d
 from tests.nn.networks import Residual
 
@@ -45,6 +46,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         nn.Flatten(),
         nn.Linear(45, WAYS, bias=False),
     ),
+    "gaps between patches": lambda: nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, 3, (2, 3), stride=(3, 4), padding=1),
+        nn.Flatten(),
+        nn.Linear(105, WAYS),
+    ),
+    "the images through ReLU": lambda: nn.Sequential(nn.ReLU(), nn.Flatten(), nn.ReLU(), nn.Linear(400, WAYS)),
 }
 
 
@@ -73,6 +82,8 @@ def test_the_gradient_is_that_of_autograd(name: str, direct: bool) -> None:
     torch.manual_seed(0)
     network = NETWORKS[name]().double()
     parameters, x, y = case(network, channels=3 if "more numbers" in name else 1)
+    x -= 0.1 * (name == "the images through ReLU")
+    before = x.clone()
     chain = chain_of(network, direct)
     assert chain is not None
     for examples in (slice(0, 4), slice(0, EXAMPLES), slice(2, EXAMPLES)):  # the chain keeps memory from call to call
@@ -89,6 +100,22 @@ def test_the_gradient_is_that_of_autograd(name: str, direct: bool) -> None:
                 torch.testing.assert_close(found[task], gradient, atol=1e-10, rtol=1e-8, msg=parameter)
                 if gradient.abs().max() > 1e-12:  # not a bias before a norm
                     assert found[task].abs().max() > 1e-6
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(("instructions", "expected"), [("AVX2", Convolution), ("AVX512", DirectConvolution)])
+def test_strided_convolutions_of_middling_size_go_by_what_the_processor_has(
+    instructions: str, expected: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    found = {}
+    for stride, side in ((1, 5), (1, 20), (2, 20), (2, 80)):  # 25, 400, 100 and 1,600 outputs
+        layer = ConvolutionBySize(nn.Conv2d(2, 3, 3, stride, padding=1), "conv", before_norm=False)
+        parameters = {"conv.weight": torch.rand(1, 3, 3, 3, 2).permute(0, 1, 4, 2, 3), "conv.bias": torch.rand(1, 3)}
+        layer.forward(torch.rand(1, 1, side, side, 2), parameters)
+        found[stride, side] = type(layer._chosen)
+    direct = DirectConvolution
+    assert found == {(1, 5): Convolution, (1, 20): direct, (2, 20): expected, (2, 80): direct}
 
 
 def test_any_loss_will_do() -> None:
