@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -20,6 +21,12 @@ from metalearn.data.images import ImageClasses
 
 # Tiny tensors gain nothing from more, and on a busy machine threads that wait for each other lose a lot.
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Has Python look for garbage no more among what stays: torch, the tests, their parameters. That took a tenth of the suite's time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

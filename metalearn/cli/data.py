@@ -96,9 +96,8 @@ class _Chosen(NamedTuple):
 def _list(words: list[str], config_dir: str | None) -> None:
     if words:
         raise UserError(f"data list takes no argument, '{words[0]}' was given")
-    import yaml
-
     from metalearn.config.files import choice_file, choices, target_of
+    from metalearn.config.yaml_text import from_yaml
     from metalearn.data.cache import entries, size_of
     from metalearn.data.files.catalogue import about_of
     from metalearn.report.terminal import table
@@ -113,7 +112,7 @@ def _list(words: list[str], config_dir: str | None) -> None:
             if (size := size_of(entry))
         ]
         classes, images = map(str, sizes[0]) if sizes else ("", "")
-        rows.append([name, about.title, classes, images, _state(name, about, yaml.safe_load(text)), about.licence])
+        rows.append([name, about.title, classes, images, _state(name, about, from_yaml(text)), about.licence])
     table(
         ["name", "what", "classes", "images", "files", "licence"],
         rows,

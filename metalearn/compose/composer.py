@@ -31,6 +31,7 @@ from metalearn.config.moved import with_all_added
 from metalearn.config.plugins import refuse_untrusted, used_by
 from metalearn.config.resume import refuse_changes
 from metalearn.config.tree import container, dotted_keys, plain_without_limits, without_limits
+from metalearn.config.yaml_text import from_yaml
 from metalearn.errors import UserError
 
 
@@ -200,7 +201,7 @@ def _check_files(directory: Path) -> None:
         path for group in (*GROUPS, "experiment", "sweep") for path in (directory / group).glob("*.yaml")
     ):
         try:
-            content = yaml.safe_load(file.read_bytes())
+            content = from_yaml(file.read_bytes())
         except (yaml.YAMLError, OSError, ValueError, RecursionError):
             continue  # not of interest unless it is chosen: then Hydra says what is wrong
         if content is not None and not isinstance(content, dict):

@@ -8,9 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from metalearn.config.plugins import conf_dirs
+from metalearn.config.yaml_text import from_yaml
 from metalearn.errors import UserError
 
 
@@ -63,7 +62,7 @@ def target_of(group: str, name: str) -> str:
 @functools.cache  # a message that lists choices looks into each file of a group
 def _read(file: Path, changed: int) -> dict[str, Any]:
     """What stands in a YAML file that was last changed at `changed`."""
-    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content: dict[str, Any] = from_yaml(file.read_text(encoding="utf-8"))
     return content
 
 

@@ -10,11 +10,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
 from metalearn.config.comments import stated
 from metalearn.config.files import choice_file, choices, conf_dir
 from metalearn.config.limits import rule_texts
+from metalearn.config.yaml_text import from_yaml
 
 _BOUNDS = {">=": "minimum", ">": "exclusiveMinimum", "<=": "maximum", "<": "exclusiveMaximum"}
 _INTERPOLATION = {"type": "string", "pattern": r"^\$\{.*\}$"}
@@ -72,7 +71,7 @@ def _node() -> Schema:
 
 def _add_file(root: Schema, file: Any, group: str) -> None:
     """Adds the settings of one YAML file; `group` is empty for the file of the whole configuration."""
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    content = from_yaml(file.read_text(encoding="utf-8")) or {}
     for included in _included(content):
         content["limits"] = included.get("limits", {}) | content.get("limits", {})
     # A file of package _global_ holds its group's node, others are the node.
@@ -100,7 +99,7 @@ def _included(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for entry in content.get("defaults", []):
         if isinstance(entry, str) and entry.startswith("/") and entry.endswith("@_here_"):
             file = conf_dir() / f"{entry.removeprefix('/').removesuffix('@_here_')}.yaml"
-            yield yaml.safe_load(file.read_text(encoding="utf-8"))
+            yield from_yaml(file.read_text(encoding="utf-8"))
 
 
 def _values(plain: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

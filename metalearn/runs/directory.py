@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metalearn import atomic
 from metalearn.config.tree import leaves
+from metalearn.config.yaml_text import from_yaml
 from metalearn.errors import UserError, one_line
 from metalearn.locks import NoLocksError, folder_locked
 
@@ -57,7 +58,7 @@ def read_config(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / "config.yaml"
     try:
-        config = yaml.safe_load(read_text(path))
+        config = from_yaml(read_text(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from error
     return mapping(path, config)

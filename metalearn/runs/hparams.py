@@ -9,6 +9,7 @@ import yaml
 from metalearn.config.files import conf_dir
 from metalearn.config.identity import QUESTION, kind_of
 from metalearn.config.tree import leaves
+from metalearn.config.yaml_text import from_yaml
 
 _GROUPS = ("algorithm", "backbone", "dataset")
 
@@ -91,5 +92,5 @@ def _defaults(config: dict[str, Any]) -> dict[str, object]:
 
 def _read(name: str) -> dict[str, Any]:
     file = conf_dir() / f"{name}.yaml"
-    node = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    node = from_yaml(file.read_text(encoding="utf-8")) if file.is_file() else None
     return node if isinstance(node, dict) else {}

@@ -7,9 +7,8 @@ import logging.config
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from metalearn.config.files import conf_dir
+from metalearn.config.yaml_text import from_yaml
 
 _OUTPUT_DIR = "${hydra.runtime.output_dir}"  # what stands for the run directory in conf/hydra/job_logging
 
@@ -22,7 +21,7 @@ def log_to(run_dir: Path, on_console: bool = True, settings: dict[str, Any] | No
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     shipped = conf_dir() / "hydra" / "job_logging" / "metalearn.yaml"
-    chosen = _placed(settings or yaml.safe_load(shipped.read_text(encoding="utf-8")), str(run_dir.resolve()))
+    chosen = _placed(settings or from_yaml(shipped.read_text(encoding="utf-8")), str(run_dir.resolve()))
     if chosen.get("root") is None:  # hydra/job_logging=disabled or none
         return
     if not on_console:

@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
+from metalearn.config.yaml_text import from_yaml
 from metalearn.errors import UserError, one_line
 from metalearn.runs.directory import mapping, read_text
 
 _LINE = re.compile(r"( *)([A-Za-z_][\w./-]*):(?: (.*))?")
 # Texts that end with their line.
 _VALUE = re.compile(r"[\w./~][\w./~+=@,%-]*( [\w./~+=@,%()-]+)*|-[\d.]\S*|\[[\w., -]*\]|'[^']*'")
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def quick_config(path: Path) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def quick_config(path: Path) -> dict[str, Any]:
     text = read_text(path)
     try:
         quick = _by_lines(text)
-        return quick if quick is not None else mapping(path, yaml.load(text, Loader=_LOADER))
+        return quick if quick is not None else mapping(path, from_yaml(text))
     except yaml.YAMLError as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from error
 
@@ -69,11 +69,11 @@ _NOT_PLAIN = object()
 def _plain(value: str) -> Any:
     if _VALUE.fullmatch(value) is None:
         return _NOT_PLAIN
-    return yaml.load(value, Loader=_LOADER)
+    return from_yaml(value)
 
 
 def scalar(text: str) -> Any:
     try:
-        return yaml.load(text, Loader=_LOADER)
+        return from_yaml(text)
     except yaml.YAMLError:
         return text

@@ -31,6 +31,7 @@ import yaml
 from metalearn.config import plugins
 from metalearn.config.files import conf_dir
 from metalearn.config.limits import allows
+from metalearn.config.yaml_text import from_yaml
 from metalearn.errors import UserError, nearest, one_line
 
 Node = dict[str, Any]
@@ -151,7 +152,7 @@ class _Files:
         if file is None:
             return None
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            content = from_yaml(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"{file}: {one_line(error)}") from error
         if not isinstance(content, dict):

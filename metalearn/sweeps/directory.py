@@ -22,6 +22,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from metalearn.config.identity import differences
+from metalearn.config.yaml_text import from_yaml
 from metalearn.errors import UserError, one_line
 from metalearn.locks import NoLocksError, is_locked, locked
 from metalearn.runs import directory as files
@@ -51,7 +52,7 @@ class SweepDir:
         """The stored configuration of a job."""
         path = self._file(name, "yaml")
         try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+            config = from_yaml(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{path} cannot be read: {one_line(error)}") from error
         if not isinstance(config, dict):
