@@ -10,6 +10,7 @@ from typing import NamedTuple
 import yaml
 
 from metalearn.config.files import choice_file
+from metalearn.config.yaml_text import nodes_of
 
 
 class Stated(NamedTuple):
@@ -24,7 +25,7 @@ def stated(file: Path) -> dict[str, Stated]:
     """Dotted path, relative to the file, of every key in it; an empty mapping for a file that cannot be read."""
     try:
         text = file.read_text(encoding="utf-8")
-        root = yaml.compose(text)
+        root = nodes_of(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return dict(_keys(root, text.splitlines(), "")) if isinstance(root, yaml.MappingNode) else {}

@@ -16,3 +16,13 @@ def from_yaml(text: str | bytes) -> Any:
         yaml.YAMLError: it is no YAML.
     """
     return yaml.load(text, Loader=_LOADER)
+
+
+def nodes_of(text: str) -> yaml.Node | None:
+    """The nodes of a YAML text, which know where in it they stand; None for an empty one.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+    """
+    root: yaml.Node | None = yaml.compose(text, Loader=_LOADER)
+    return root
