@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from metalearn.nn.chain_layers import Layer, Parameters
 
-# Outputs of a task in each channel from which on torch's convolution of 64 channels takes less time than patches and a product of matrices; with
-# AVX2 alone, whose backward passes of strided convolutions are slow in torch, and elsewhere. Measured: docs/performance.md.
+# From how many outputs on, of a task in each channel, torch's convolution of 64 channels takes less time than patches and a product of matrices.
+# Strided ones take more on processors with AVX2 alone, where torch's backward passes of them are slow. Measured: docs/performance.md.
 _MANY, _MANY_STRIDED_AVX2 = 100, 1000
 
 
