@@ -12,10 +12,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from metalearn.config.files import choices, conf_dir
+from metalearn.config.files import choices, conf_dir, content_of, node_of
 from metalearn.config.moved import present_experiment
 from metalearn.config.tree import dotted_keys
-from metalearn.config.yaml_text import from_yaml
 from metalearn.errors import nearest
 
 GROUPS = ("algorithm", "backbone", "dataset", "task")  # the groups that have a node of their own
@@ -201,10 +200,7 @@ def _settings_by_choice() -> dict[str, list[str]]:
             file = conf_dir() / group / f"{name}.yaml"
             if not file.is_file():  # a plug-in's
                 continue
-            plain = from_yaml(file.read_text(encoding="utf-8"))
-            # A file of package _global_ holds its group's node, others are the node.
-            node = plain[group] if isinstance(plain.get(group), dict) else plain
-            for key in dotted_keys(node):
+            for key in dotted_keys(node_of(group, content_of(file))):
                 found.setdefault(f"{group}.{key}", []).append(f"{group}={name}")
     return found
 

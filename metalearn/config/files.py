@@ -50,13 +50,23 @@ def choice_file(group: str, name: str) -> Path:
 
 def target_of(group: str, name: str) -> str:
     """The `_target_` of a choice that `choices` lists, its own or that of the file of the group that it is made from."""
-    file = choice_file(group, name)
-    content = _read(file, file.stat().st_mtime_ns)
-    node = content.get(group, content)
+    content = content_of(choice_file(group, name))
+    node = node_of(group, content)
     if "_target_" in node:
         return str(node["_target_"])
     bases = [entry for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
     return target_of(group, bases[0])
+
+
+def node_of(group: str, content: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a group in what stands in a file of it: a file of package _global_ holds its group's node, others are the node."""
+    node = content.get(group)
+    return node if isinstance(node, dict) else content
+
+
+def content_of(file: Path) -> dict[str, Any]:
+    """What stands in the YAML file of a choice, read anew where the file has changed; nobody may write to it."""
+    return _read(file, file.stat().st_mtime_ns)
 
 
 @functools.cache  # a message that lists choices looks into each file of a group

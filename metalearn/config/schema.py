@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from metalearn.config.comments import stated
-from metalearn.config.files import choice_file, choices, conf_dir
+from metalearn.config.files import choice_file, choices, conf_dir, node_of
 from metalearn.config.limits import rule_texts
 from metalearn.config.yaml_text import from_yaml
 
@@ -74,10 +74,7 @@ def _add_file(root: Schema, file: Any, group: str) -> None:
     content = from_yaml(file.read_text(encoding="utf-8")) or {}
     for included in _included(content):
         content["limits"] = included.get("limits", {}) | content.get("limits", {})
-    # A file of package _global_ holds its group's node, others are the node.
-    whole = content if not group or isinstance(content.get(group), dict) else {group: content}
-    if group:
-        whole = {group: whole[group]}
+    whole = {group: node_of(group, content)} if group else content
     comments = stated(file)
     values = dict(_values(whole))
     for path, rule in rule_texts(whole):

@@ -190,10 +190,10 @@ class ConvolutionBySize:
     def __init__(self, module: nn.Conv2d, name: str, before_norm: bool) -> None:
         self._direct, self._by_patches = (kind(module, name, before_norm) for kind in (DirectConvolution, Convolution))
         self._chosen: Layer = self._direct
-        self._of = module
+        self._of, self._many = module, many(module)
 
     def forward(self, x: Tensor, parameters: Parameters) -> Tensor:
-        self._chosen = self._direct if outputs_of(self._of, x) >= many(self._of) else self._by_patches
+        self._chosen = self._direct if outputs_of(self._of, x) >= self._many else self._by_patches
         return self._chosen.forward(x, parameters)
 
     def backward(self, gradient: Tensor, parameters: Parameters, into: Parameters, needed: bool) -> Tensor | None:
