@@ -23,7 +23,7 @@ def compose(*overrides: str) -> dict[str, Any]:
     return copy.deepcopy(_composed(*overrides))
 
 
-@functools.lru_cache(maxsize=256)  # a composition takes 0.15 s, and many tests want the same
+@functools.lru_cache(maxsize=1024)  # a composition takes 0.15 s, and many tests want the same
 def _composed(*overrides: str) -> dict[str, Any]:
     with composer() as composing:
         config, _ = composing.job(list(overrides), 0)

@@ -49,6 +49,7 @@ class Composer:
     def __init__(self, hydra: Hydra, config_name: str) -> None:
         self._hydra = hydra
         self._config_name = config_name
+        self._parsed: dict[tuple[str, ...], list[Override]] = {}
 
     def compose(self, overrides: list[str], mode: RunMode = RunMode.RUN, sweeps: bool = False) -> DictConfig:
         """With `sweeps`, values that are lists of values for a sweep are let through."""
@@ -70,7 +71,11 @@ class Composer:
 
     def parse(self, overrides: list[str]) -> list[Override]:
         """The overrides as Hydra reads them; `glob(...)` knows the choices of its group."""
-        return OverridesParser.create(config_loader=self._hydra.config_loader).parse_overrides(overrides)
+        parsed = self._parsed.get(tuple(overrides))
+        if parsed is None:  # a millisecond for each override, and several ask for the same ones
+            parser = OverridesParser.create(config_loader=self._hydra.config_loader)
+            parsed = self._parsed[tuple(overrides)] = parser.parse_overrides(overrides)
+        return list(parsed)
 
     def described(self, overrides: list[str]) -> Described:
         """The composition as `explain` and `config` tell it: unchecked, with the rules and with who set what."""

@@ -5,6 +5,7 @@ Images are uint8 arrays [height, width, 3].
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -169,7 +170,7 @@ def encoded(picture: Image.Image, photo: bool) -> bytes:
     if photo:
         picture.save(content, "JPEG", quality=85)
     else:
-        picture.quantize(128).save(content, "PNG")
+        picture.quantize(128, Image.Quantize.MAXCOVERAGE).save(content, "PNG")
     return content.getvalue()
 
 
@@ -283,6 +284,7 @@ def _around(x: float, y: float, radius: float) -> list[tuple[float, float]]:
     return _scaled([(x - radius, y - radius), (x + radius, y + radius)])
 
 
+@functools.cache  # Pillow decodes the font's file at every call
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     try:
         return ImageFont.load_default(size)

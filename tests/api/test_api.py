@@ -21,6 +21,7 @@ TINY = (
         "train.val_tasks=4",
         "train.task_chunk=1",
         "eval.tasks=4",
+        "eval.pictures=0",
         "task.queries=2",
     ),
     *("backbone.filters=8", "dataset.classes=40", "dataset.val_classes=6", "dataset.test_classes=6", "dataset.size=16"),

@@ -50,6 +50,7 @@ TINY = (
     "train.val_tasks=10",
     "train.checkpoint_every=3",
     "eval.tasks=20",
+    "eval.pictures=0",
 )
 CPU = torch.device("cpu")
 Act = Callable[[], None]

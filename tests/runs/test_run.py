@@ -32,6 +32,7 @@ TINY = [
     "train.val_tasks=10",
     "train.checkpoint_every=3",
     "eval.tasks=40",
+    "eval.pictures=0",
 ]
 FILES = {
     "config.yaml",
@@ -77,7 +78,7 @@ def metrics(run_dir: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("algorithm", ["protonet", "maml"])
 def test_a_run_writes_what_is_promised(algorithm: str, capsys: pytest.CaptureFixture[str]) -> None:
-    run_dir, results = train(algorithm, f"algorithm={algorithm}")
+    run_dir, results = train(algorithm, f"algorithm={algorithm}", "eval.pictures=2")
     names = {file.name for file in run_dir.iterdir()}
     assert names - {next(name for name in names if name.startswith("events.out"))} - set(PROJECTOR) == FILES
     assert set(PROJECTOR) <= names or algorithm != "protonet"  # embeddings, of learners that compare examples

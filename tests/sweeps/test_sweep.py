@@ -617,7 +617,7 @@ TINY = [
     *("dataset.classes=40", "dataset.val_classes=8", "dataset.test_classes=12", "backbone.filters=8"),
     *("task.queries=5", "task.train.ways=5", "task.train.queries=3", "train.meta_batch_size=2", "train.task_chunk=1"),
     *("train.steps=12", "train.val_every=4", "train.val_tasks=10", "train.checkpoint_every=3"),
-    *("eval.tasks=20", "device=cpu"),
+    *("eval.tasks=20", "eval.pictures=0", "device=cpu"),
 ]
 
 
