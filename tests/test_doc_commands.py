@@ -23,7 +23,14 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NEEDS_FILES = ("--plugins", "--config-dir", "--resume")  # composed from files of a reader's own, or from a run
 SKETCHES = re.compile(r"hydra/launcher=|\.\.\. ")  # a command with a gap, or for a launcher that is installed apart
 # What the settings of a test run are on top of those of a page.
-TINY = ("train.steps=4", "train.val_every=2", "train.val_tasks=4", "eval.tasks=6", "eval.pictures=0", "backbone.filters=8")
+TINY = (
+    "train.steps=4",
+    "train.val_every=2",
+    "train.val_tasks=4",
+    "eval.tasks=6",
+    "eval.pictures=0",
+    "backbone.filters=8",
+)
 
 
 def _commands(page: Path) -> list[str]:

@@ -20,7 +20,7 @@ from metalearn.cli.single import run_and_report
 # Composer: a launcher's worker process imports this module to find `job`, and resolves the name of the job's directory with its resolver.
 from metalearn.compose.composer import explained, run_configuration
 from metalearn.config.files import conf_dir
-from metalearn.config.tree import drop_limits
+from metalearn.config.tree import container, drop_limits
 
 
 def call_hydra(argv: list[str]) -> None:
@@ -53,4 +53,4 @@ def explain(wanted: Explanation) -> None:
 
 def job(cfg: DictConfig) -> dict[str, Any]:
     """One run in the directory that Hydra made for it; launchers call it, perhaps in another process."""
-    return run_and_report(run_configuration(cfg), Path(HydraConfig.get().runtime.output_dir))
+    return run_and_report(run_configuration(container(cfg, resolve=True)), Path(HydraConfig.get().runtime.output_dir))

@@ -103,9 +103,9 @@ class Composer:
         run_dir = str(cfg.hydra.run.dir)
         own = _without_hydra(cfg)
         resolve_sources(own, self._node)
-        check_limits(own)
+        values = check_limits(own)
         check_known(own, GROUPS[:3])
-        return _with_home(run_configuration(own)), str(Path(run_dir).expanduser()), dict(logging)
+        return _with_home(run_configuration(values)), str(Path(run_dir).expanduser()), dict(logging)
 
     def resumption(self, saved: DictConfig, overrides: list[str], whose: str) -> dict[str, Any]:
         """A run's configuration with the few overrides that let it go on as before."""
@@ -129,7 +129,7 @@ class Composer:
             there["task"] = like
         fresh = self.compose([f"{group}={name}" for group, name in there.items()])
         HydraConfig.instance().set_config(fresh)
-        nodes = run_configuration(_without_hydra(fresh))
+        nodes = run_configuration(container(_without_hydra(fresh), resolve=True))
         # A run older than a setting was made as that setting's default is, or as `with_all_added` said.
         _fill_in(config, {key: node for key, node in nodes.items() if key not in GROUPS or key in there})
         for group, name in chosen.items():
@@ -151,8 +151,7 @@ class Composer:
         if "task" in chosen:  # task.train is of another choice, whose limits it was checked by
             with open_dict(checked):
                 checked.task.limits = {key: rule for key, rule in checked.task.limits.items() if "train." not in key}
-        check_evaluated(checked, chosen, settings)
-        return _with_home(run_configuration(checked))
+        return _with_home(run_configuration(check_evaluated(checked, chosen, settings)))
 
     def _node(self, group: str, name: str) -> DictConfig | None:
         """The settings of a choice of a group with their limits; None where there is none of that name."""
@@ -264,12 +263,16 @@ def explained(overrides: list[str], config_dir: str | None, config_name: str | N
         raise UserError(explanation(error, known_keys)) from error
 
 
-def run_configuration(cfg: DictConfig) -> dict[str, Any]:
-    """A run's configuration: without limits, and without what says how a sweep is to be run and what it is called.
+def run_configuration(values: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a run, of composed values: without limits, and without what says how a sweep is to be run and what it is called.
 
     `plugins` names the packages of the user's own that its parts come from.
     """
-    plain = {key: value for key, value in without_limits(cfg).items() if key not in ("sweep", "sweep_name", "plugins")}
+    plain = {
+        key: value
+        for key, value in plain_without_limits(values).items()
+        if key not in ("sweep", "sweep_name", "plugins")
+    }
     used = used_by(plain)
     return plain | ({"plugins": used} if used else {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
@@ -61,14 +62,14 @@ def _refuse_without_effect(override: Override) -> None:
     )
 
 
-def check_evaluated(checked: DictConfig, chosen: dict[str, str], settings: list[Override]) -> None:
-    """Checks the limits of a run's configuration with the choices and settings of `for_evaluation`.
+def check_evaluated(checked: DictConfig, chosen: dict[str, str], settings: list[Override]) -> dict[str, Any]:
+    """Checks the limits of a run's configuration with the choices and settings of `for_evaluation`; returns what `check_limits` does.
 
     Raises:
         UserError: as `check_limits`; where the user chose a data set and nothing of the task, it says that the run's own task does not fit.
     """
     try:
-        check_limits(checked)
+        return check_limits(checked)
     except UserError as error:
         asked = "task" in chosen or any(override.key_or_group.startswith("task.") for override in settings)
         if asked or "dataset" not in chosen or not str(error).startswith("task."):

@@ -40,18 +40,24 @@ _LITERAL = re.compile(r"[\w.+-]+")
 _NO_RULE = re.compile(r"sweep_name|sweep\.(grid|list|zip|search)(\..*)?|reference(\..*)?")
 
 
-def check_limits(cfg: DictConfig) -> None:
-    """Raises one UserError naming every mandatory value not set or, when all are, every value outside its limits."""
+def check_limits(cfg: DictConfig) -> dict[str, Any]:
+    """Returns the values that it checked, with their `limits`, interpolations resolved.
+
+    Raises:
+        UserError: names every mandatory value not set or, when all are, every value outside its limits.
+    """
     as_written = dict(leaves(container(cfg, resolve=False)))
     # OmegaConf.missing_keys would raise at the first interpolation that leads to a missing value, and name that one.
     missing = [key for key, value in as_written.items() if value == "???"]
     if missing:
         raise UserError("; ".join(f"{key} must be set" for key in missing))
-    faults = dict(_faults(container(cfg, resolve=True)))
+    values = container(cfg, resolve=True)
+    faults = dict(_faults(values))
     # A value taken over from another setting is the user's fault only when nothing else is.
     own = [fault for key, fault in faults.items() if "${" not in str(as_written.get(key))]
     if faults:
         raise UserError("; ".join(own or faults.values()))
+    return values
 
 
 def check_known(cfg: DictConfig, own: Collection[str]) -> None:

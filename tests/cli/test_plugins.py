@@ -19,7 +19,14 @@ from metalearn.sweeps.directory import SweepDir
 from metalearn.sweeps.summary import write_summary
 
 TINY = (
-    *("train.steps=2", "train.val_every=2", "train.val_tasks=2", "train.task_chunk=1", "eval.tasks=2", "eval.pictures=0"),
+    *(
+        "train.steps=2",
+        "train.val_every=2",
+        "train.val_tasks=2",
+        "train.task_chunk=1",
+        "eval.tasks=2",
+        "eval.pictures=0",
+    ),
     *("task.queries=1", "backbone.filters=8"),
 )
 FILES = {

@@ -8,6 +8,7 @@ import pytest
 from hydra._internal.config_repository import ConfigRepository
 from hydra.plugins.config_source import ConfigResult
 
+from metalearn.compose import wishes
 from metalearn.compose.composer import composer
 from metalearn.compose.mistakes import MISTAKES
 from metalearn.compose.wishes import with_origins
@@ -143,6 +144,29 @@ def test_compositions_by_one_composer_are_those_of_a_new_one() -> None:
     with composer() as composing:
         together = [composing.job(overrides, 0)[0] for overrides in [*asked, *asked]]
     assert together == [compose(*overrides) for overrides in [*asked, *asked]]
+
+
+def test_what_was_merged_before_is_what_the_files_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [
+        ["algorithm=maml", "train.lr=0.5", "+train.new=1"],
+        ["algorithm=maml"],
+        ["algorithm=protonet", "task=5way_1shot", "task.train.ways=7"],
+        ["algorithm=protonet", "task=5way_1shot"],
+        ["experiment=short/maml_omniglot_5w1s", "seed=3"],
+        ["experiment=short/maml_omniglot_5w1s"],
+    ]
+
+    def described(overrides: list[str]) -> object:
+        with composer() as composing:
+            found = composing.described([*overrides, "sweep_name=one"])  # the default is the time
+            return found, with_origins("train.steps=400"), with_origins("backbone.running_stats=false")
+
+    for overrides in asked:
+        described(overrides)
+    remembered = [described(overrides) for overrides in asked]
+    for overrides, found in zip(asked, remembered, strict=True):
+        monkeypatch.setattr(wishes, "_read_before", {})
+        assert described(overrides) == found
 
 
 def test_a_place_of_files_that_an_override_adds_is_not_kept_for_others(tmp_path: Path) -> None:

@@ -18,7 +18,15 @@ from metalearn.runs.tracking import read_metrics
 
 TINY = (
     *("dataset.classes=30", "dataset.val_classes=8", "dataset.test_classes=8", "dataset.size=16", "backbone.filters=4"),
-    *("task.queries=3", "train.steps=6", "train.val_every=3", "train.val_tasks=4", "train.log_every=2", "eval.tasks=4", "eval.pictures=0"),
+    *(
+        "task.queries=3",
+        "train.steps=6",
+        "train.val_every=3",
+        "train.val_tasks=4",
+        "train.log_every=2",
+        "eval.tasks=4",
+        "eval.pictures=0",
+    ),
     *("train.checkpoint_every=3", "train.meta_batch_size=5", "train.task_chunk=1", "device=cpu"),
 )
 

@@ -20,7 +20,14 @@ from metalearn.runs.seen import refuse_seen_classes, seen_classes
 TINY = [
     *("dataset.classes=40", "dataset.val_classes=8", "dataset.test_classes=12", "dataset.size=16"),
     *("backbone.filters=4", "task.queries=3", "task.train.ways=5", "train.steps=2", "train.meta_batch_size=2"),
-    *("train.task_chunk=1", "train.val_every=2", "train.val_tasks=2", "train.checkpoint_every=2", "eval.tasks=6", "eval.pictures=0"),
+    *(
+        "train.task_chunk=1",
+        "train.val_every=2",
+        "train.val_tasks=2",
+        "train.checkpoint_every=2",
+        "eval.tasks=6",
+        "eval.pictures=0",
+    ),
 ]
 
 

@@ -97,7 +97,15 @@ def test_a_run_without_a_younger_setting_keeps_its_meaning(tmp_path: Path, monke
     small = [f"algorithm.{key}=8" for key in ("controller_size", "memory_slots", "memory_width")]
     then_meant = {"order": "read_first", "write_vectors": "key", "empty_length": 1e-4, "initial": "plain"}
     other = ["algorithm.read_heads=2", *(f"algorithm.{key}={value}" for key, value in then_meant.items())]
-    few = ["train.steps=4", "eval.tasks=10", "eval.pictures=0", "train.val_tasks=10", "train.lr=0.01", "task.queries=2", "dataset.size=12"]
+    few = [
+        "train.steps=4",
+        "eval.tasks=10",
+        "eval.pictures=0",
+        "train.val_tasks=10",
+        "train.lr=0.01",
+        "task.queries=2",
+        "dataset.size=12",
+    ]
     main(["train", "algorithm=mann", "backbone=pixels", *small, *other, *few, "hydra.run.dir=run"])
     then = read_results(tmp_path / "run")["test"]
     file = tmp_path / "run" / "config.yaml"

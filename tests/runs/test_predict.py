@@ -39,7 +39,14 @@ TINY = (
         "dataset.size=16",
         "dataset.drawers=8",
     ),
-    *("backbone.filters=8", "train.steps=2", "train.meta_batch_size=2", "train.val_every=2", "eval.tasks=4", "eval.pictures=0"),
+    *(
+        "backbone.filters=8",
+        "train.steps=2",
+        "train.meta_batch_size=2",
+        "train.val_every=2",
+        "eval.tasks=4",
+        "eval.pictures=0",
+    ),
     *("task.queries=2", "task.train.ways=5", "task.train.shots=1", "task.train.queries=2"),
 )
 

@@ -20,7 +20,14 @@ TINY = [
         "dataset.size=16",
         "dataset.drawers=10",
     ),
-    *("backbone.filters=8", "train.steps=2", "train.val_every=2", "train.val_tasks=4", "eval.tasks=24", "eval.pictures=0"),
+    *(
+        "backbone.filters=8",
+        "train.steps=2",
+        "train.val_every=2",
+        "train.val_tasks=4",
+        "eval.tasks=24",
+        "eval.pictures=0",
+    ),
     *("train.meta_batch_size=2", "train.log_every=1"),
 ]
 VARYING = ["task=varying", "task.min_ways=2", "task.max_ways=6", "task.max_support=20", "task.max_queries=3"]

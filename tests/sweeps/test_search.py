@@ -205,7 +205,14 @@ def test_another_search_under_the_same_name_is_refused() -> None:
 
 def test_a_pruned_run_says_so_keeps_its_checkpoint_and_can_be_gone_on_with() -> None:
     small = (*SMALL, "dataset.classes=40", "dataset.val_classes=8", "dataset.test_classes=12", "device=cpu")
-    steps = ("train.steps=6", "train.val_every=2", "train.val_tasks=4", "train.task_chunk=2", "eval.tasks=4", "eval.pictures=0")
+    steps = (
+        "train.steps=6",
+        "train.val_every=2",
+        "train.val_tasks=4",
+        "train.task_chunk=2",
+        "eval.tasks=4",
+        "eval.pictures=0",
+    )
     config = compose(*small, *steps, "train.meta_batch_size=2", "train.checkpoint_every=100")
     whole, stopped = Path("whole"), Path("stopped")
     whole.mkdir()
