@@ -1,4 +1,4 @@
-"""The one door to learn2learn: imported late (all of it takes seconds), with gym's notice silenced, and with a helpful word where it is missing."""
+"""The one door to learn2learn: imported late (all of it takes more than a second), with gym's notice silenced, and with a helpful word where it is missing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from metalearn.errors import UserError
+from metalearn.nn.late_compiler import without_compiler
 
 INSTALL = (
     "pip install '.[l2l]' && "
@@ -19,7 +20,7 @@ INSTALL = (
 
 
 def learn2learn() -> ModuleType:
-    """The whole learn2learn package, with its environments, texts and images: seconds.
+    """The whole learn2learn package, with its environments, texts and images: more than a second.
 
     Raises:
         UserError: it is not installed; the message holds the command that installs it on today's Python.
@@ -30,7 +31,8 @@ def learn2learn() -> ModuleType:
     except ImportError:
         pass
     try:
-        return importlib.import_module(_PACKAGE)
+        with without_compiler():  # torchvision would import it
+            return importlib.import_module(_PACKAGE)
     except ImportError as error:
         raise _missing(error) from error
 

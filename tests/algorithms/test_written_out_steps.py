@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from unittest.mock import patch
 
 import pytest
@@ -63,3 +64,17 @@ def test_meta_gradient_is_that_of_autograd(case: str, queries: int, easy: ImageC
         assert (found is None) == (gradient is None)
         if gradient is not None:
             torch.testing.assert_close(found, gradient, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", ["maml", "strided", "metasgd"])
+def test_a_first_step_waits_for_no_import_of_symbols(
+    case: str, easy: ImageClasses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch imports sympy, 0.7 s and 30 MiB, where autograd is handed the gradient of an outcome that is no scalar."""
+    algorithm = build_algorithm(compose(*CASES[case], *SMALL), easy).train()
+    tasks = easy.source("train", 0, torch.device("cpu")).tasks(0, 2, TaskShape(5, 1, 1))
+    monkeypatch.setitem(sys.modules, "torch.fx.experimental.symbolic_shapes", None)  # importing it is an error
+    with patch.object(TwiceDifferentiable, "__call__", autospec=True, side_effect=PLAIN) as used:
+        _, gradients = meta_gradient_of(algorithm, tasks)
+    assert used.called
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)

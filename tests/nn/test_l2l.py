@@ -17,6 +17,7 @@ maml, sgd, utils = (learn2learn_module(name) for name in ("algorithms.maml", "al
 assert not {"gym", "scipy", "torchvision", "learn2learn"} & set(sys.modules), "more than a module was imported"
 assert maml is learn2learn_module("algorithms.maml")
 whole = learn2learn()
+assert not {"torch._dynamo", "sympy"} & set(sys.modules), "torch's compiler was imported too"
 assert inspect.getsource(whole.algorithms.MAML) == inspect.getsource(maml.MAML)
 assert inspect.getsource(whole.algorithms.MetaSGD) == inspect.getsource(sgd.MetaSGD)
 assert whole.utils.update_module and whole.vision.models and whole.optim.ParameterUpdate
