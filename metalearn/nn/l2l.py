@@ -1,4 +1,4 @@
-"""The one door to learn2learn: imported late (all of it takes more than a second), with gym's notice silenced, and with a helpful word where it is missing."""
+"""The one door to learn2learn: imported late (all of it takes a second), with gym's notice silenced, and with a helpful word where it is missing."""
 
 from __future__ import annotations
 
