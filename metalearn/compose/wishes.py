@@ -48,9 +48,20 @@ class _Read:
     """What was read from the places where a loader looks."""
 
     files: dict[str, ConfigResult | None] = field(default_factory=dict)
-    composed: dict[tuple[object, ...], bytes] = field(
-        default_factory=dict
-    )  # the files of a defaults list, merged; pickled
+    # defaults list -> its files merged, and what was noted of them; pickled
+    composed: dict[tuple[object, ...], bytes] = field(default_factory=dict)
+
+
+@dataclass
+class _Noted:
+    """What a composition noted of its files."""
+
+    stated: set[str] = field(default_factory=set)  # the settings of the files read so far
+    kept: set[str] = field(default_factory=set)  # of these, those that no wish may change
+    setters: dict[str, list[Setter]] = field(default_factory=dict)
+    # key -> (value, origin) of the wishes that nothing has replaced
+    wishes: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    wishing: dict[str, Path] = field(default_factory=dict)  # origin -> its file
 
 
 # `train.lr=0.002` -> `algorithm=protonet`: the granted wishes of the compositions since `forget`, for error messages.
@@ -121,30 +132,22 @@ class WishingLoader(ConfigLoaderImpl):
             if override.key_or_group not in (*GROUPS, "experiment", "sweep"):
                 self._record(override.key_or_group, Setter(override.value(), "command line"))
         _setters.clear()
-        _setters.update(self._setters)
-        _origins.update({_text(key, value): origin for key, (value, origin) in self._wishes.items()})
+        _setters.update(self._noted.setters)
+        _origins.update({_text(key, value): origin for key, (value, origin) in self._noted.wishes.items()})
         return cfg
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         known = self._read_from(repo).composed
         which = tuple((one.config_path, one.package, one.is_self, one.primary) for one in defaults)
         if which not in known:
-            cfg = self._merged(defaults, repo)
+            self._noted = _Noted()
+            cfg = super()._compose_config_from_defaults_list(defaults, repo)
             if len(known) >= _MOST_COMPOSED:
                 known.pop(next(iter(known)))
-            noted = (self._stated, self._setters, self._kept, self._wishes, self._wishing)
-            known[which] = pickle.dumps((cfg, *noted))  # a fifth of the time of a deep copy
-        cfg, self._stated, self._setters, self._kept, self._wishes, self._wishing = pickle.loads(known[which])
+            known[which] = pickle.dumps((cfg, self._noted))  # a fifth of the time of a deep copy
+        merged: tuple[DictConfig, _Noted] = pickle.loads(known[which])
+        cfg, self._noted = merged
         return cfg
-
-    def _merged(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
-        """The files of a defaults list, merged and their wishes granted; notes who stated what."""
-        self._stated: set[str] = set()  # the settings of the files read so far
-        self._setters: dict[str, list[Setter]] = {}
-        self._kept: set[str] = set()  # of these, those that no wish may change
-        self._wishes: dict[str, tuple[Any, str]] = {}  # key -> (value, origin) of the wishes that nothing has replaced
-        self._wishing: dict[str, Path] = {}  # origin -> its file
-        return super()._compose_config_from_defaults_list(defaults, repo)
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
         loaded = super()._load_single_config(default, repo)
@@ -158,11 +161,11 @@ class WishingLoader(ConfigLoaderImpl):
         loaded.config = config
         for key in ("prefers", "keeps"):
             if isinstance(node, DictConfig) and key in node:
-                self._kept |= set(node[key]) if key == "keeps" else set()
+                self._noted.kept |= set(node[key]) if key == "keeps" else set()
                 config[group].pop(key)
         self._record_file(config, _file(loaded.path, path), group, name)
         if wishes:
-            self._wishing[f"{group}={name}"] = _file(loaded.path, path)
+            self._noted.wishing[f"{group}={name}"] = _file(loaded.path, path)
         self._grant(config, wishes, f"{group}={name}" if group in GROUPS else None)
         return loaded
 
@@ -176,10 +179,10 @@ class WishingLoader(ConfigLoaderImpl):
                 self._record(key, Setter(value, "file", f"{group}={name}" if group else "", file, as_written))
 
     def _record(self, key: str, setter: Setter) -> None:
-        for below in [one for one in self._setters if one.startswith(f"{key}.")]:  # a whole node was replaced
+        for below in [one for one in self._noted.setters if one.startswith(f"{key}.")]:  # a whole node was replaced
             if setter.by == "command line":
-                self._setters.setdefault(below, []).append(setter)
-        self._setters.setdefault(key, []).append(setter)
+                self._noted.setters.setdefault(below, []).append(setter)
+        self._noted.setters.setdefault(key, []).append(setter)
 
     def _grant(self, config: DictConfig, wishes: dict[str, Any], origin: str | None) -> None:
         """Puts this file's wishes, and earlier files' wishes for what this file states, into its settings."""
@@ -188,15 +191,17 @@ class WishingLoader(ConfigLoaderImpl):
         if origin is None:  # train.yaml, an experiment, a sweep: they decide
             for key in here:
                 self._decided(key)
-        self._stated |= here
-        self._wishes |= {key: (value, origin or "") for key, value in wishes.items() if key not in self._kept}
-        for key, (value, by) in self._wishes.items():
-            if key not in self._stated:
+        self._noted.stated |= here
+        self._noted.wishes |= {
+            key: (value, origin or "") for key, value in wishes.items() if key not in self._noted.kept
+        }
+        for key, (value, by) in self._noted.wishes.items():
+            if key not in self._noted.stated:
                 if key.partition(".")[0] not in GROUPS:
-                    raise UserError(f"{by} prefers {key}: no such setting{nearest(key, self._stated)}")
+                    raise UserError(f"{by} prefers {key}: no such setting{nearest(key, self._noted.stated)}")
             elif key in here or key in wishes:
                 OmegaConf.update(config, key, value, force_add=True)
-                file = self._wishing[by]
+                file = self._noted.wishing[by]
                 written = next(
                     iter({f"prefers.{key}", f"{by.partition('=')[0]}.prefers.{key}"} & set(stated(file))), ""
                 )
@@ -204,8 +209,8 @@ class WishingLoader(ConfigLoaderImpl):
 
     def _decided(self, key: str) -> None:
         """Forgets the wish for a setting that is stated outright."""
-        if key in self._wishes:
-            value, _ = self._wishes.pop(key)
+        if key in self._noted.wishes:
+            value, _ = self._noted.wishes.pop(key)
             _origins.pop(_text(key, value), None)
 
 
