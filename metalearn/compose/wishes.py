@@ -62,6 +62,7 @@ class _Noted:
     # key -> (value, origin) of the wishes that nothing has replaced
     wishes: dict[str, tuple[Any, str]] = field(default_factory=dict)
     wishing: dict[str, Path] = field(default_factory=dict)  # origin -> its file
+    stated_outright: set[str] = field(default_factory=set)  # `key=value` of the wishes that were replaced
 
 
 # `train.lr=0.002` -> `algorithm=protonet`: the granted wishes of the compositions since `forget`, for error messages.
@@ -133,6 +134,8 @@ class WishingLoader(ConfigLoaderImpl):
                 self._record(override.key_or_group, Setter(override.value(), "command line"))
         _setters.clear()
         _setters.update(self._noted.setters)
+        for setting in self._noted.stated_outright:  # whatever an earlier composition had it from
+            _origins.pop(setting, None)
         _origins.update({_text(key, value): origin for key, (value, origin) in self._noted.wishes.items()})
         return cfg
 
@@ -211,7 +214,7 @@ class WishingLoader(ConfigLoaderImpl):
         """Forgets the wish for a setting that is stated outright."""
         if key in self._noted.wishes:
             value, _ = self._noted.wishes.pop(key)
-            _origins.pop(_text(key, value), None)
+            self._noted.stated_outright.add(_text(key, value))
 
 
 def _state(folder: str) -> FolderState:

@@ -98,6 +98,17 @@ def test_a_value_that_the_user_gave_is_no_wish() -> None:
     assert with_origins("train.meta_batch_size=16 is") == "train.meta_batch_size=16 is"
 
 
+def test_nor_is_one_that_an_experiment_states(tmp_path: Path) -> None:
+    choice = own(tmp_path, "algorithm", "defaults: [maml, _self_]\nprefers: {train.steps: 77}\n")
+    outright = own(tmp_path, "experiment", "# @package _global_\ntrain: {steps: 77}\n")
+    for _ in range(2):  # from the files, and from what was merged of them before
+        with composer(str(tmp_path)) as composing:
+            composing.compose(choice)
+            assert with_origins("train.steps=77 is") == "train.steps=77 (preferred by algorithm=mine) is"
+            composing.compose([*choice, *outright])
+            assert with_origins("train.steps=77 is") == "train.steps=77 is"
+
+
 SMALL_BACKBONES = {
     "resnet12": ["backbone.filters=[8,8,8,8]"],
     "torchvision": ["backbone.weights=none", "backbone.size=32"],
