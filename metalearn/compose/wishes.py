@@ -142,14 +142,15 @@ class WishingLoader(ConfigLoaderImpl):
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         known = self._read_from(repo).composed
         which = tuple((one.config_path, one.package, one.is_self, one.primary) for one in defaults)
-        if which not in known:
-            self._noted = _Noted()
-            cfg = super()._compose_config_from_defaults_list(defaults, repo)
-            if len(known) >= _MOST_COMPOSED:
-                known.pop(next(iter(known)))
-            known[which] = pickle.dumps((cfg, self._noted))  # a fifth of the time of a deep copy
-        merged: tuple[DictConfig, _Noted] = pickle.loads(known[which])
-        cfg, self._noted = merged
+        cfg: DictConfig
+        if which in known:
+            cfg, self._noted = pickle.loads(known[which])
+            return cfg
+        self._noted = _Noted()
+        cfg = super()._compose_config_from_defaults_list(defaults, repo)
+        if len(known) >= _MOST_COMPOSED:
+            known.pop(next(iter(known)))
+        known[which] = pickle.dumps((cfg, self._noted))  # a fifth of the time of a deep copy
         return cfg
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
